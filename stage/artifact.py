@@ -1,0 +1,140 @@
+"""Artifacts: immutable directories with a manifest that says what they are, what they came from and what they hold.
+
+    <root>/artifacts/<stage>-<key16>/     manifest.json + files          committed by rename, never changed again
+    <root>/work/<stage>-<key16>/          lease, checkpoints, metrics    what an unfinished stage needs to go on
+
+A directory without a readable manifest is not an artifact.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from posttrain.stage.errors import PosttrainError, UsageError
+from posttrain.stage.files import (
+    canonical_json,
+    file_problems,
+    files_under,
+    hash_files,
+    publish_directory,
+    sha256_text,
+    write_json_atomic,
+)
+
+MANIFEST = "manifest.json"
+LOGS = "logs"
+"""Folder of an artifact whose files differ from run to run (timings): verified, but outside the digest."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Parent:
+    """One input of the stage: the artifact's kind, content digest and directory name."""
+
+    kind: str
+    digest: str
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """The record of one artifact; `digest` is over the contents alone, `key` over everything that led to them."""
+
+    kind: str
+    stage: str
+    run: str
+    key: str
+    digest: str
+    files: dict[str, dict[str, Any]]
+    parents: dict[str, Parent]
+    config: dict[str, Any]
+    code_digest: str
+    seed: int
+    metrics: dict[str, Any]
+    headline: str
+    tokens: int
+    wall_seconds: float
+    created: str
+    packages: dict[str, str]
+    hardware: dict[str, Any]
+    licenses: list[str]
+    facts: dict[str, Any]
+
+
+def artifact_name(stage: str, key: str) -> str:
+    """Return the directory name of an artifact: the stage's name and the first 16 digits of its key."""
+    return f"{stage}-{key[:16]}"
+
+
+def content_digest(kind: str, files: dict[str, dict[str, Any]]) -> str:
+    """Return the SHA-256 over the kind and the hashes of all files outside `LOGS`."""
+    hashes = {name: entry["sha256"] for name, entry in files.items() if not name.startswith(f"{LOGS}/")}
+    return sha256_text(canonical_json({"kind": kind, "files": hashes}))
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Return an artifact's manifest.
+
+    Raises UsageError when the directory is not an artifact, or its manifest cannot be read.
+    """
+    path = directory / MANIFEST
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw["parents"] = {name: Parent(**parent) for name, parent in raw["parents"].items()}
+        return Manifest(**raw)
+    except FileNotFoundError:
+        raise UsageError(f"{directory}: not an artifact (no {MANIFEST}); give the directory of a committed one") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path}: not a valid manifest ({error}); delete the directory and run again") from None
+
+
+def is_artifact(directory: Path) -> bool:
+    """Return whether a directory is a committed artifact with a readable manifest."""
+    try:
+        read_manifest(directory)
+    except UsageError:
+        return False
+    return True
+
+
+def commit(temporary: Path, final: Path, manifest: Manifest) -> Manifest:
+    """Hash what ``temporary`` holds, complete the manifest, and publish it all as ``final``.
+
+    Returns the manifest as written. Raises PosttrainError when the stage left nothing to commit.
+    """
+    if not files_under(temporary):
+        raise PosttrainError(f"stage {manifest.stage} wrote no file into {temporary}; nothing to commit")
+    files = hash_files(temporary)
+    complete = dataclasses.replace(manifest, files=files, digest=content_digest(manifest.kind, files))
+    write_json_atomic(temporary / MANIFEST, dataclasses.asdict(complete))
+    if final.exists() and not is_artifact(final):
+        shutil.rmtree(final)
+    publish_directory(temporary, final)
+    return complete
+
+
+def verify(directory: Path) -> list[str]:
+    """Return one line per file of an artifact that is missing, changed or not in its manifest."""
+    manifest = read_manifest(directory)
+    problems = file_problems(directory, manifest.files)
+    known = {*manifest.files, MANIFEST}
+    for path in files_under(directory):
+        name = path.relative_to(directory).as_posix()
+        if name not in known:
+            problems.append(f"{path}: not in the manifest")
+    if content_digest(manifest.kind, manifest.files) != manifest.digest:
+        problems.append(f"{directory / MANIFEST}: the recorded digest does not match the recorded files")
+    return problems
+
+
+def copy_or_link(source: Path, target: Path) -> None:
+    """Place a file of one committed artifact in another one: hard-linked where the file system allows, else copied."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

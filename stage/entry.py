@@ -1,0 +1,244 @@
+"""The entry of every stage process: read the spec, take the lease, run the stage function, commit what it made.
+
+    python -m posttrain.data.curate --spec work/…/spec.json            as the pipeline starts it
+    accelerate launch -m posttrain.train.sft inputs.model=DIR inputs.data=DIR output=DIR learning_rate=1e-5   by hand
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import platform
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from posttrain.stage.artifact import LOGS, Manifest, Parent, commit, is_artifact, read_manifest
+from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, PosttrainError, UsageError, did_you_mean
+from posttrain.stage.files import canonical_json, sha256_text, write_json_atomic
+from posttrain.stage.lease import Lease
+from posttrain.stage.schema import build, to_dict
+from posttrain.stage.spec import StageSpec, Tracking
+from posttrain.stage.tracking import Tracker, open_tracker
+
+C = TypeVar("C")
+PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "deepspeed", "datasets", "tokenizers", "pyarrow")
+
+
+@dataclasses.dataclass
+class Context:
+    """What a stage function may use besides its configuration."""
+
+    spec: StageSpec
+    inputs: dict[str, Path]
+    output: Path
+    """Empty temporary directory; what it holds when the function returns becomes the artifact."""
+    work: Path
+    """Survives a crash: checkpoints live here."""
+    tracker: Tracker
+    main_process: bool
+
+
+@dataclasses.dataclass
+class StageResult:
+    """What a stage function returns on the first rank."""
+
+    metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
+    headline: str = ""
+    """The one figure for the pipeline's table, such as ``eval loss 1.23``."""
+    tokens: int = 0
+    """Tokens processed, for tokens/s."""
+    licenses: list[str] = dataclasses.field(default_factory=list)
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """What later stages or a reader should know: template hash, parameters, row accounting."""
+
+
+StageFunction = Callable[[Any, Context], StageResult]
+
+
+def stage_main(function: StageFunction, config_class: type[Any], kind: str) -> None:
+    """Run a stage as this process, and exit with the code that `posttrain.stage.errors` documents."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    main_process = os.environ.get("RANK", "0") == "0"
+    outcome: Path | None = None
+    try:
+        spec = _spec_from_arguments(sys.argv[1:], config_class, function)
+        outcome = Path(spec.outcome)
+        config = build(config_class, spec.config, spec.run)
+        _run(function, config, spec, kind, main_process)
+        code, message = EXIT_DONE, ""
+    except PosttrainError as error:
+        code, message = error.exit_code, str(error)
+        print(f"error: {message}", file=sys.stderr)
+    except Exception as error:
+        traceback.print_exc()
+        code, message = EXIT_FAILED, f"{type(error).__name__}: {error}"
+    if outcome is not None and (main_process or code not in (EXIT_DONE,)):
+        write_json_atomic(outcome, {"code": code, "message": message})
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code) if code == EXIT_FAILED and not main_process else sys.exit(code)
+
+
+def _run(function: StageFunction, config: Any, spec: StageSpec, kind: str, main_process: bool) -> None:
+    output, work = Path(spec.output), Path(spec.work)
+    temporary = output.with_name(f".{output.name}.incomplete")
+    if not main_process:
+        function(config, _context(spec, temporary, work, main_process))
+        return
+    with Lease(work / "lease", spec.pipeline, spec.lease_wait_seconds):
+        if is_artifact(output):
+            return
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        started = time.monotonic()
+        context = _context(spec, temporary, work, main_process)
+        try:
+            result = function(config, context)
+        finally:
+            context.tracker.finish()
+        history = work / "metrics.jsonl"
+        if history.exists():
+            (temporary / LOGS).mkdir(exist_ok=True)
+            shutil.copy2(history, temporary / LOGS / history.name)
+        commit(temporary, output, _manifest(result, config, spec, kind, time.monotonic() - started))
+        _clear_work(work)
+
+
+def _context(spec: StageSpec, temporary: Path, work: Path, main_process: bool) -> Context:
+    inputs = {name: Path(path) for name, path in spec.inputs.items()}
+    work.mkdir(parents=True, exist_ok=True)
+    return Context(spec, inputs, temporary, work, open_tracker(spec, main_process), main_process)
+
+
+def _clear_work(work: Path) -> None:
+    """Drop the checkpoints of a committed stage; W&B's offline files stay, since they are not yet synced."""
+    for path in work.iterdir():
+        if path.name not in {"lease", "wandb"}:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _manifest(result: StageResult, config: Any, spec: StageSpec, kind: str, seconds: float) -> Manifest:
+    licenses = set(result.licenses)
+    for path in spec.inputs.values():
+        licenses.update(read_manifest(Path(path)).licenses)
+    return Manifest(
+        kind=kind,
+        stage=spec.stage,
+        run=spec.run,
+        key=spec.key,
+        digest="",
+        files={},
+        parents=spec.parents,
+        config=to_dict(config),
+        code_digest=spec.code_digest,
+        seed=spec.seed,
+        metrics=result.metrics,
+        headline=result.headline,
+        tokens=result.tokens,
+        wall_seconds=round(seconds, 2),
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        packages=_packages(),
+        hardware=_hardware(spec),
+        licenses=sorted(licenses),
+        facts=result.facts,
+    )
+
+
+def _packages() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _hardware(spec: StageSpec) -> dict[str, Any]:
+    facts = {"machine": platform.machine(), "cpus": os.cpu_count(), "processes": spec.num_processes}
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        facts["torch_threads"] = torch.get_num_threads()
+        facts["accelerators"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return facts
+
+
+def _spec_from_arguments(arguments: list[str], config_class: type[Any], function: StageFunction) -> StageSpec:
+    if len(arguments) == 2 and arguments[0] == "--spec":
+        return StageSpec.read(Path(arguments[1]))
+    return _spec_by_hand(arguments, config_class, function.__module__)
+
+
+def _spec_by_hand(arguments: list[str], config_class: type[Any], module: str) -> StageSpec:
+    run = module.removeprefix("posttrain.") if module != "__main__" else _main_module_name()
+    values: dict[str, Any] = {}
+    inputs: dict[str, str] = {}
+    own: dict[str, str] = {"seed": "0", "output": ""}
+    for argument in arguments:
+        name, equals, text = argument.partition("=")
+        if not equals:
+            raise UsageError(f"{argument!r}: not of the form key=value; give inputs.NAME=DIR, output=DIR and knobs")
+        name = name.removeprefix(f"{run}.")
+        if name.startswith("inputs."):
+            inputs[name.removeprefix("inputs.")] = text
+        elif name in own:
+            own[name] = text
+        else:
+            _set_nested(values, name.split("."), yaml.safe_load(text))
+    if not own["output"]:
+        raise UsageError(f"output: missing; give output=DIR{did_you_mean('output', values)}")
+    config = to_dict(build(config_class, values, run))
+    output = Path(own["output"]).resolve()
+    parents = {}
+    for name, path in inputs.items():
+        manifest = read_manifest(Path(path))
+        parents[name] = Parent(manifest.kind, manifest.digest, Path(path).name)
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    work = output.with_name(f"{output.name}.work")
+    key = sha256_text(canonical_json({"run": run, "config": config, "parents": {k: p.digest for k, p in parents.items()}}))
+    return StageSpec(
+        stage=run.rpartition(".")[2],
+        run=run,
+        pipeline="by-hand",
+        key=key,
+        code_digest="",
+        config=config,
+        inputs=inputs,
+        parents=parents,
+        output=str(output),
+        work=str(work),
+        outcome=str(output.with_name(f"{output.name}.outcome.json")),
+        seed=int(own["seed"]),
+        num_processes=world_size,
+        tracking=Tracking(),
+    )
+
+
+def _main_module_name() -> str:
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name.removeprefix("posttrain.") if spec is not None else "stage"
+
+
+def _set_nested(values: dict[str, Any], path: list[str], value: Any) -> None:
+    for name in path[:-1]:
+        values = values.setdefault(name, {})
+    values[path[-1]] = value
+
+
+def read_outcome(path: Path) -> tuple[int, str] | None:
+    """Return the exit code and message that a stage process left, or None when it left nothing (it was killed)."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return int(raw["code"]), str(raw["message"])

@@ -1,0 +1,124 @@
+"""Configuration schemas: one pydantic dataclass per stage, built from plain values with errors a user can mend.
+
+A field made with `speed` changes how fast a stage runs but not what it makes, so it stays out of the artifact's key.
+A field made with `external` names a file or folder outside the store, whose contents are part of the key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from posttrain.stage.errors import UsageError, did_you_mean
+
+T = TypeVar("T")
+
+schema = dataclass(config=ConfigDict(extra="forbid", use_attribute_docstrings=True), kw_only=True)
+"""Decorator of every configuration dataclass: unknown keys are errors, values are checked and converted."""
+
+
+def speed(default: Any, **limits: Any) -> Any:
+    """Declare a knob that changes speed or memory only, and so is not part of the key."""
+    return Field(default=default, json_schema_extra={"speed": True}, **limits)
+
+
+def external(default: Any = None) -> Any:
+    """Declare a knob that names an outside file or folder; the key covers its contents, not its path."""
+    return Field(default=default, json_schema_extra={"external": True})
+
+
+def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Return an instance of a schema from plain values.
+
+    ``where`` is the dotted path of the node, for messages. Raises UsageError that lists every fault in one line each.
+    """
+    try:
+        return TypeAdapter(cls).validate_python(dict(values))
+    except ValidationError as error:
+        raise UsageError("\n".join(_explain(cls, fault, where) for fault in error.errors())) from None
+
+
+def _explain(cls: type[Any], fault: Any, where: str) -> str:
+    location = [str(part) for part in fault["loc"]]
+    key = ".".join([where, *location]) if where else ".".join(location)
+    if fault["type"] == "unexpected_keyword_argument":
+        siblings = _fields_at(cls, location[:-1])
+        return f"{key}: unknown key{did_you_mean(location[-1], siblings)}"
+    message = fault["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(fault["input"], dict) or dataclasses.is_dataclass(fault["input"]) else f"{fault['input']!r}: "
+    if fault["type"] == "missing":
+        shown = ""
+    return f"{key}: {shown}{message[0].lower()}{message[1:]}"
+
+
+def _fields_at(cls: Any, location: list[str]) -> list[str]:
+    for name in location:
+        cls = typing.get_type_hints(cls).get(name) if dataclasses.is_dataclass(cls) else None
+    return [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a configuration as plain, JSON-ready values, every default written out."""
+    plain: dict[str, Any] = TypeAdapter(type(config)).dump_python(config, mode="json")
+    return plain
+
+
+def key_values(config: Any, digest_of: Callable[[Path], str]) -> dict[str, Any]:
+    """Return what of a configuration belongs to the artifact's key.
+
+    Speed knobs are left out; each path of an `external` knob is replaced by ``digest_of(path)``, so that moving a file
+    changes nothing and editing it changes the key.
+    """
+    kept: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        marks = _marks(config, field.name)
+        if marks.get("speed"):
+            continue
+        if marks.get("external"):
+            kept[field.name] = _digest_paths(value, digest_of)
+        else:
+            kept[field.name] = _plain(value, digest_of)
+    return kept
+
+
+def external_paths(config: Any) -> list[Path]:
+    """Return every outside file or folder that a configuration names."""
+    paths: list[Path] = []
+
+    def note(path: Path) -> str:
+        paths.append(path)
+        return ""
+
+    key_values(config, note)
+    return paths
+
+
+def _plain(value: Any, digest_of: Callable[[Path], str]) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return key_values(value, digest_of)
+    if isinstance(value, dict):
+        return {str(key): _plain(item, digest_of) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, digest_of) for item in value]
+    return value
+
+
+def _digest_paths(value: Any, digest_of: Callable[[Path], str]) -> Any:
+    if value is None:
+        return None
+    if isinstance(value, (list, tuple)):
+        return [_digest_paths(item, digest_of) for item in value]
+    return digest_of(Path(value))
+
+
+def _marks(config: Any, name: str) -> dict[str, Any]:
+    info = type(config).__pydantic_fields__[name]
+    extra = info.json_schema_extra
+    return extra if isinstance(extra, dict) else {}

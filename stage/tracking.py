@@ -1,0 +1,156 @@
+"""Metrics of a stage: always `metrics.jsonl`, and W&B beside it when it is wanted and works."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from posttrain.stage.files import write_text_atomic
+from posttrain.stage.spec import StageSpec
+
+log = logging.getLogger(__name__)
+
+
+class Tracker(Protocol):
+    """Receives scalars by step; the null object is `NullTracker`."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Record scalars of one step."""
+
+    def rewind(self, step: int) -> None:
+        """Forget everything after ``step``: training goes on from there."""
+
+    def finish(self) -> None:
+        """Flush and close."""
+
+
+class NullTracker:
+    """Records nothing: the tracker of every rank but the first."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Do nothing."""
+
+    def rewind(self, step: int) -> None:
+        """Do nothing."""
+
+    def finish(self) -> None:
+        """Do nothing."""
+
+
+class JsonlTracker:
+    """Appends ``{"step": …, "seconds": …, metric: value, …}`` lines; each step stands once even across restarts."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._start = time.monotonic()
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Append one line."""
+        line = {"step": step, "seconds": round(time.monotonic() - self._start, 3), **metrics}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drop the lines after ``step``, and a last line that a crash cut short."""
+        if self.path.exists():
+            kept = [line for line in read_metrics(self.path) if line["step"] <= step]
+            write_text_atomic(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def finish(self) -> None:
+        """Nothing is buffered."""
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a `metrics.jsonl`, without a last line that a crash cut short."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+class WandbTracker:
+    """W&B, one run per stage with an id fixed by the artifact's key, so that a restart goes on with the same run.
+
+    Any failure of W&B is logged once and ends the tracking, never the training.
+    """
+
+    def __init__(self, spec: StageSpec) -> None:
+        self._run: Any = None
+        self._guard("start", lambda: self._start(spec))
+
+    def _start(self, spec: StageSpec) -> None:
+        os.environ.setdefault("WANDB_SILENT", "true")
+        import wandb
+
+        self._run = wandb.init(
+            project=spec.tracking.project,
+            group=spec.tracking.group,
+            name=spec.stage,
+            id=f"{spec.stage}-{spec.key[:16]}",
+            resume="allow",
+            mode=spec.tracking.wandb,  # type: ignore[arg-type]
+            dir=spec.work,
+            config={**spec.config, "seed": spec.seed, "parents": {k: p.digest for k, p in spec.parents.items()}},
+            settings=wandb.Settings(console="off", disable_git=True, save_code=False),
+        )
+
+    def _guard(self, what: str, action: Any) -> None:
+        try:
+            action()
+        except Exception as error:  # a tracker must never end a training run
+            log.warning("W&B failed to %s and is off for this stage: %s", what, error)
+            self._run = None
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Send one step."""
+        if self._run is not None:
+            self._guard("log", lambda: self._run.log(dict(metrics), step=step))
+
+    def rewind(self, step: int) -> None:
+        """W&B itself ignores steps that it already has."""
+
+    def finish(self) -> None:
+        """Close the run."""
+        if self._run is not None:
+            self._guard("finish", self._run.finish)
+
+
+class Trackers:
+    """Several trackers as one."""
+
+    def __init__(self, trackers: list[Tracker]) -> None:
+        self._trackers = trackers
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Pass on."""
+        for tracker in self._trackers:
+            tracker.log(metrics, step)
+
+    def rewind(self, step: int) -> None:
+        """Pass on."""
+        for tracker in self._trackers:
+            tracker.rewind(step)
+
+    def finish(self) -> None:
+        """Pass on."""
+        for tracker in self._trackers:
+            tracker.finish()
+
+
+def open_tracker(spec: StageSpec, main_process: bool) -> Tracker:
+    """Return the tracker of this rank: `metrics.jsonl` in the work directory, and W&B unless it is disabled."""
+    if not main_process:
+        return NullTracker()
+    trackers: list[Tracker] = [JsonlTracker(Path(spec.work) / "metrics.jsonl")]
+    if spec.tracking.wandb != "disabled" and spec.run.startswith("train."):
+        trackers.append(WandbTracker(spec))
+    return Trackers(trackers)
