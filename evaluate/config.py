@@ -1,0 +1,39 @@
+"""Knobs of the evaluation stages."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from posttrain.stage.schema import schema, speed
+
+
+@schema
+class PolicyEvaluationConfig:
+    """Scores one policy: held-out loss, and responses to evaluation items."""
+
+    max_new_tokens: int = Field(default=64, ge=1)
+    max_items: int | None = Field(default=None, ge=1)
+    """Evaluate at most this many items, taken evenly over tasks and languages."""
+    batch_size: int = speed(64, ge=1)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+@schema
+class RewardEvaluationConfig:
+    """Scores one reward model on held-out comparisons."""
+
+    batch_size: int = speed(64, ge=1)
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+
+
+@schema
+class ReportConfig:
+    """Compares stages and writes the report."""
+
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    resamples: int = Field(default=2000, ge=100)
+    """Bootstrap resamples."""
+    samples: int = Field(default=12, ge=0)
+    """Prompts whose responses are shown side by side."""
