@@ -87,7 +87,9 @@ def read_manifest(directory: Path) -> Manifest:
         raw["parents"] = {name: Parent(**parent) for name, parent in raw["parents"].items()}
         return Manifest(**raw)
     except FileNotFoundError:
-        raise UsageError(f"{directory}: not an artifact (no {MANIFEST}); give the directory of a committed one") from None
+        raise UsageError(
+            f"{directory}: not an artifact (no {MANIFEST}); give the directory of a committed one"
+        ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path}: not a valid manifest ({error}); delete the directory and run again") from None
 

@@ -1,7 +1,7 @@
 """The entry of every stage process: read the spec, take the lease, run the stage function, commit what it made.
 
-    python -m posttrain.data.curate --spec work/…/spec.json            as the pipeline starts it
-    accelerate launch -m posttrain.train.sft inputs.model=DIR inputs.data=DIR output=DIR learning_rate=1e-5   by hand
+python -m posttrain.data.curate --spec work/…/spec.json            as the pipeline starts it
+accelerate launch -m posttrain.train.sft inputs.model=DIR inputs.data=DIR output=DIR learning_rate=1e-5   by hand
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-
 from posttrain.stage.artifact import LOGS, Manifest, Parent, commit, is_artifact, read_manifest
 from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, PosttrainError, UsageError, did_you_mean
 from posttrain.stage.files import canonical_json, sha256_text, write_json_atomic
@@ -205,7 +204,9 @@ def _spec_by_hand(arguments: list[str], config_class: type[Any], module: str) ->
         parents[name] = Parent(manifest.kind, manifest.digest, Path(path).name)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     work = output.with_name(f"{output.name}.work")
-    key = sha256_text(canonical_json({"run": run, "config": config, "parents": {k: p.digest for k, p in parents.items()}}))
+    key = sha256_text(
+        canonical_json({"run": run, "config": config, "parents": {k: p.digest for k, p in parents.items()}})
+    )
     return StageSpec(
         stage=run.rpartition(".")[2],
         run=run,

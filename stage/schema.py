@@ -12,10 +12,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from posttrain.stage.errors import UsageError, did_you_mean
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
-
-from posttrain.stage.errors import UsageError, did_you_mean
 
 T = TypeVar("T")
 
@@ -51,7 +50,9 @@ def _explain(cls: type[Any], fault: Any, where: str) -> str:
         siblings = _fields_at(cls, location[:-1])
         return f"{key}: unknown key{did_you_mean(location[-1], siblings)}"
     message = fault["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(fault["input"], dict) or dataclasses.is_dataclass(fault["input"]) else f"{fault['input']!r}: "
+    shown = (
+        "" if isinstance(fault["input"], dict) or dataclasses.is_dataclass(fault["input"]) else f"{fault['input']!r}: "
+    )
     if fault["type"] == "missing":
         shown = ""
     return f"{key}: {shown}{message[0].lower()}{message[1:]}"

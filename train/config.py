@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
-
 from posttrain.stage.schema import external, schema, speed
+from pydantic import Field, model_validator
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -57,7 +56,9 @@ class BaseConfig:
     def _one_origin(self) -> BaseConfig:
         given = [name for name in ("path", "hub_name", "architecture") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"give exactly one of path, hub_name and architecture (given: {', '.join(given) or 'none'})")
+            raise ValueError(
+                f"give exactly one of path, hub_name and architecture (given: {', '.join(given) or 'none'})"
+            )
         return self
 
 

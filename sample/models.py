@@ -1,0 +1,115 @@
+"""Load models from artifacts: full weights, or an adapter on the sibling artifact that it was trained on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from posttrain.stage.artifact import read_manifest
+from posttrain.stage.errors import UsageError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+)
+
+BASE_FILE = "base.json"
+"""File of an adapter artifact that names the sibling artifact with the backbone's weights."""
+
+
+def is_adapter(directory: Path) -> bool:
+    """Return whether a model artifact holds an adapter rather than full weights."""
+    return (directory / BASE_FILE).is_file()
+
+
+def read_base(directory: Path) -> dict[str, Any]:
+    """Return an adapter artifact's `base.json`."""
+    raw: dict[str, Any] = json.loads((directory / BASE_FILE).read_text(encoding="utf-8"))
+    return raw
+
+
+def backbone_directory(directory: Path) -> Path:
+    """Return the directory with the full weights behind a model artifact, which is its own unless it is an adapter.
+
+    Raises UsageError when the backbone is gone, or is not the one that the adapter was trained on.
+    """
+    if not is_adapter(directory):
+        return directory
+    base = read_base(directory)
+    backbone: Path = directory.parent / base["base"]
+    if not backbone.is_dir():
+        raise UsageError(
+            f"{directory}: the adapter's base artifact {backbone} is missing; restore it or run its stage again"
+        )
+    digest = read_manifest(backbone).digest
+    if digest != base["digest"]:
+        raise UsageError(
+            f"{backbone}: digest {digest[:12]}, but the adapter {directory.name} was trained on {base['digest'][:12]}"
+        )
+    return backbone
+
+
+def trusts_remote_code(directory: Path) -> bool:
+    """Return whether the base stage was configured to run the model's own code."""
+    return bool(read_manifest(directory).facts.get("trust_remote_code", False))
+
+
+def load_policy(
+    directory: Path,
+    dtype: str = "float32",
+    attention: str = "sdpa",
+    *,
+    trainable_adapter: bool = False,
+    four_bit: bool = False,
+) -> PreTrainedModel:
+    """Return the causal language model of a model artifact; an adapter comes as a PeftModel on its backbone."""
+    backbone = backbone_directory(directory)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        backbone,
+        dtype=getattr(torch, dtype),
+        attn_implementation=attention,
+        quantization_config=four_bit_config() if four_bit else None,
+        trust_remote_code=trusts_remote_code(backbone),
+    )
+    return _with_adapter(model, directory, trainable_adapter) if is_adapter(directory) else model
+
+
+def load_reward_model(directory: Path, dtype: str = "float32", attention: str = "sdpa") -> PreTrainedModel:
+    """Return the sequence classifier of a reward-model artifact; its `config` has `reward_mean` and `reward_std`."""
+    backbone = backbone_directory(directory)
+    config = AutoConfig.from_pretrained(backbone, num_labels=1, trust_remote_code=trusts_remote_code(backbone))
+    if is_adapter(directory):
+        base = read_base(directory)
+        config.reward_mean, config.reward_std = base["reward_mean"], base["reward_std"]
+        config.pad_token_id = base["pad_token_id"]
+    model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
+        backbone, config=config, dtype=getattr(torch, dtype), attn_implementation=attention
+    )
+    return _with_adapter(model, directory, trainable=False) if is_adapter(directory) else model
+
+
+def four_bit_config() -> BitsAndBytesConfig:
+    """Return the NF4 double quantisation of QLoRA (Dettmers et al. 2023).
+
+    Raises UsageError when bitsandbytes is not installed.
+    """
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        raise UsageError("adapter.kind=qlora: bitsandbytes is not installed; pip install 'posttrain[qlora]'") from None
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def _with_adapter(model: PreTrainedModel, directory: Path, trainable: bool) -> PreTrainedModel:
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, str(directory), is_trainable=trainable)  # type: ignore[return-value]

@@ -1,0 +1,105 @@
+"""Which rows make which optimizer step, on which rank, in which micro-batch.
+
+The order is a pure function of the seed: rows are shuffled anew each epoch, the stream of epochs is cut into global
+batches (which may span two epochs, so that every batch is full), and each global batch is sorted by length before it is
+split over ranks and micro-batches. Sorting inside the batch saves padding without biasing any gradient: whatever the
+number of ranks or the micro-batch size, a step sees the same rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from posttrain.stage.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchPlan:
+    """How a global batch is laid out: `global_batch_size` = `micro_batch_size` × `world_size` × `accumulation`."""
+
+    num_rows: int
+    global_batch_size: int
+    micro_batch_size: int
+    world_size: int
+    accumulation: int
+    max_steps: int
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the rows in all steps."""
+        return self.max_steps * self.global_batch_size / self.num_rows
+
+
+def plan_batches(
+    num_rows: int,
+    global_batch_size: int,
+    most_per_micro_batch: int,
+    world_size: int,
+    epochs: float,
+    max_steps: int | None,
+) -> BatchPlan:
+    """Return the layout with the largest micro-batch that divides a rank's share of the global batch.
+
+    Raises UsageError when there are no rows, or the world size does not divide the global batch.
+    """
+    if num_rows == 0:
+        raise UsageError(
+            "the training split has no rows; look at accounting.json of the data stages for where they went"
+        )
+    if global_batch_size % world_size:
+        raise UsageError(
+            f"global_batch_size={global_batch_size} is not divisible by the {world_size} processes; "
+            f"use a multiple of {world_size}"
+        )
+    share = global_batch_size // world_size
+    micro = max(size for size in range(1, min(share, most_per_micro_batch) + 1) if share % size == 0)
+    steps = max_steps if max_steps is not None else math.ceil(epochs * num_rows / global_batch_size)
+    return BatchPlan(num_rows, global_batch_size, micro, world_size, share // micro, steps)
+
+
+class StepBatchSampler:
+    """Yields this rank's micro-batches, step after step; length is all micro-batches of the training."""
+
+    def __init__(self, plan: BatchPlan, lengths: list[int], seed: int, rank: int) -> None:
+        self.plan = plan
+        self.lengths = lengths
+        self.seed = seed
+        self.rank = rank
+        self.batch_size = plan.micro_batch_size
+        self.drop_last = True
+
+    def __len__(self) -> int:
+        return self.plan.max_steps * self.plan.accumulation
+
+    def __iter__(self) -> Iterator[list[int]]:
+        plan, lengths = self.plan, self.lengths
+        stream = _EpochStream(plan.num_rows, self.seed)
+        for _ in range(plan.max_steps):
+            rows = sorted(stream.take(plan.global_batch_size), key=lambda row: (lengths[row], row))
+            for start in range(self.rank, plan.accumulation * plan.world_size, plan.world_size):
+                yield rows[start * plan.micro_batch_size : (start + 1) * plan.micro_batch_size]
+
+
+class _EpochStream:
+    """The endless stream of shuffled epochs, read from the front."""
+
+    def __init__(self, num_rows: int, seed: int) -> None:
+        self._num_rows = num_rows
+        self._seed = seed
+        self._epoch = 0
+        self._left: list[int] = []
+
+    def take(self, count: int) -> list[int]:
+        taken: list[int] = []
+        while len(taken) < count:
+            if not self._left:
+                order = np.random.default_rng([self._seed, self._epoch]).permutation(self._num_rows)
+                self._left = order.tolist()
+                self._epoch += 1
+            missing = count - len(taken)
+            taken += self._left[:missing]
+            self._left = self._left[missing:]
+        return taken

@@ -1,0 +1,95 @@
+"""Turn rows into padded tensors.
+
+B rows of a micro-batch, T positions, R responses of all groups of a micro-batch, P pairs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from posttrain.train.dataset import Row
+from posttrain.train.packing import IGNORED
+from torch import Tensor
+
+Batch = dict[str, Tensor]
+
+
+def pad_right(sequences: list[np.ndarray[Any, Any]], value: int) -> Tensor:
+    """Return sequences as one int64 tensor, filled up on the right with ``value``."""
+    padded = np.full((len(sequences), max(len(sequence) for sequence in sequences)), value, dtype=np.int64)
+    for row, sequence in enumerate(sequences):
+        padded[row, : len(sequence)] = sequence
+    return torch.from_numpy(padded)
+
+
+def collate_sft(rows: list[Row], pad_token_id: int) -> Batch:
+    """Return ``input_ids_BT``, ``labels_BT``, ``attention_mask_BT`` of demonstrations."""
+    ids = [row["input_ids"] for row in rows]
+    return {
+        "row": torch.tensor([row["row"] for row in rows]),
+        "input_ids": pad_right(ids, pad_token_id),
+        "labels": pad_right([row["labels"] for row in rows], IGNORED),
+        "attention_mask": pad_right([np.ones(len(sequence)) for sequence in ids], 0),
+    }
+
+
+def collate_packs(rows: list[Row], pad_token_id: int, flatten: bool) -> Batch:
+    """Return ``input_ids_BT``, ``labels_BT``, ``position_ids_BT`` of packs; padding is a sequence of its own.
+
+    ``flatten`` lays all packs end to end in one row (B = 1), as flash attention wants it.
+    """
+    if flatten:
+        joined = {
+            name: torch.from_numpy(np.concatenate([row[name] for row in rows]).astype(np.int64))[None]
+            for name in ("input_ids", "labels", "position_ids")
+        }
+        return {"row": torch.tensor([row["row"] for row in rows]), **joined}
+    longest = max(len(row["input_ids"]) for row in rows)
+    positions = [np.concatenate([row["position_ids"], np.arange(longest - len(row["position_ids"]))]) for row in rows]
+    return {
+        "row": torch.tensor([row["row"] for row in rows]),
+        "input_ids": pad_right([row["input_ids"] for row in rows], pad_token_id),
+        "labels": pad_right([row["labels"] for row in rows], IGNORED),
+        "position_ids": pad_right(positions, 0),
+    }
+
+
+def collate_groups(rows: list[Row], pad_token_id: int) -> Batch:
+    """Return whole K-ranked groups: every response once, and the untied pairs among them.
+
+    ``input_ids_RT``, ``attention_mask_RT``; ``better_P`` and ``worse_P`` index R; ``rank_gap_P`` ≥ 1; ``weight_P`` is
+    1 / C(K, 2) of the pair's group (Ouyang et al. 2022, eq. 1), so that a group weighs the same whatever its K.
+    """
+    sequences, better, worse, gap, weight = [], [], [], [], []
+    for row in rows:
+        first, ranks = len(sequences), row["ranks"]
+        sequences += [np.concatenate([row["prompt_ids"], response]) for response in row["responses_ids"]]
+        for i, rank_i in enumerate(ranks):
+            for j, rank_j in enumerate(ranks):
+                if rank_i < rank_j:
+                    better.append(first + i)
+                    worse.append(first + j)
+                    gap.append(float(rank_j - rank_i))
+                    weight.append(1.0 / math.comb(len(ranks), 2))
+    return {
+        "row": torch.tensor([row["row"] for row in rows]),
+        "input_ids": pad_right(sequences, pad_token_id),
+        "attention_mask": pad_right([np.ones(len(sequence)) for sequence in sequences], 0),
+        "better": torch.tensor(better, dtype=torch.int64),
+        "worse": torch.tensor(worse, dtype=torch.int64),
+        "rank_gap": torch.tensor(gap),
+        "weight": torch.tensor(weight),
+    }
+
+
+def with_rows(collate: Callable[[list[Row]], dict[str, Any]]) -> Callable[[list[Row]], dict[str, Any]]:
+    """Return a collator that also keeps each row's index, for error messages."""
+
+    def collate_and_keep(rows: list[Row]) -> dict[str, Any]:
+        return {**collate(rows), "row": torch.tensor([row["row"] for row in rows])}
+
+    return collate_and_keep
