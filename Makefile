@@ -1,0 +1,44 @@
+# Each target sets up .venv by itself when pyproject.toml or constraints.txt is newer than it (see scripts/bootstrap.sh).
+# PYTHON=/path/to/python chooses the interpreter; PYTEST_ARGS="-k dpo" adds arguments for pytest.
+
+PYTHON ?=
+PYTEST_ARGS ?=
+BIN := .venv/bin
+READY := .venv/ready
+
+# Two pytest workers of one thread each fit the smallest machine that we support: 2 cores.
+PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 WANDB_MODE=offline \
+	$(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test faults check format clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(READY): pyproject.toml constraints.txt scripts/bootstrap.sh
+	@scripts/bootstrap.sh $(PYTHON)
+
+demo: $(READY)  ## run the whole pipeline on generated data (CPU, about ten minutes)
+	$(BIN)/posttrain run recipe=demo
+
+test: $(READY)  ## run the tests, the long matrices excepted
+	$(PYTEST) -m "not slow" -n 2 --dist loadfile $(PYTEST_ARGS)
+
+faults: $(READY)  ## kill training at every file event, resume, compare (long)
+	$(PYTEST) tests/faults $(PYTEST_ARGS)
+
+check: $(READY)  ## lint, types, import layers, size ceilings
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PYTHONPATH=.typing $(BIN)/lint-imports --no-cache
+	$(BIN)/python scripts/check.py
+
+format: $(READY)  ## apply the formatter and the linter's fixes
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove .venv, caches and build output; runs in outputs/ stay
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
