@@ -1,13 +1,13 @@
 """The records that curated datasets hold, and their Parquet files.
 
-A dataset artifact holds records of one type in `train.parquet` and `eval.parquet` (either may have no rows), the name of
-that type in `dataset.json`, and the row accounting in `accounting.json`.
+A dataset artifact holds records of one type in `train.parquet` and `eval.parquet` (either may have no rows), the name
+of that type in `dataset.json`, and the row accounting in `accounting.json`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -125,7 +125,8 @@ def write_records(path: Path, records: Iterable[R], record_type: type[R]) -> Non
 
 def read_records(path: Path, record_type: type[R]) -> list[R]:
     """Return the records of a Parquet file that `write_records` wrote."""
-    return [record_type.model_construct(**_with_messages(row)) for row in pq.read_table(path).to_pylist()]
+    construct: Callable[..., Any] = record_type.model_construct
+    return [construct(**_with_messages(row)) for row in pq.read_table(path).to_pylist()]
 
 
 def _with_messages(row: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+
 from posttrain.stage.artifact import LOGS, Manifest, Parent, commit, is_artifact, read_manifest
 from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, PosttrainError, UsageError, did_you_mean
 from posttrain.stage.files import canonical_json, sha256_text, write_json_atomic
@@ -164,7 +165,7 @@ def _packages() -> dict[str, str]:
 
 
 def _hardware(spec: StageSpec) -> dict[str, Any]:
-    facts = {"machine": platform.machine(), "cpus": os.cpu_count(), "processes": spec.num_processes}
+    facts: dict[str, Any] = {"machine": platform.machine(), "cpus": os.cpu_count(), "processes": spec.num_processes}
     torch = sys.modules.get("torch")
     if torch is not None:
         facts["torch_threads"] = torch.get_num_threads()

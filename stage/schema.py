@@ -12,14 +12,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from posttrain.stage.errors import UsageError, did_you_mean
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from posttrain.stage.errors import UsageError, did_you_mean
+
 T = TypeVar("T")
 
-schema = dataclass(config=ConfigDict(extra="forbid", use_attribute_docstrings=True), kw_only=True)
-"""Decorator of every configuration dataclass: unknown keys are errors, values are checked and converted."""
+
+@typing.dataclass_transform(kw_only_default=True, field_specifiers=(Field,))
+def schema(cls: type[T]) -> type[T]:
+    """Make a class a configuration dataclass: unknown keys are errors, values are checked and converted."""
+    made: Any = dataclass(config=ConfigDict(extra="forbid", use_attribute_docstrings=True), kw_only=True)(cls)
+    return made  # type: ignore[no-any-return]
 
 
 def speed(default: Any, **limits: Any) -> Any:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from posttrain.stage.schema import external, schema, speed
 from pydantic import Field, model_validator
+
+from posttrain.stage.schema import external, schema, speed
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -34,7 +35,7 @@ class ArchitectureConfig:
 
 @schema
 class BaseConfig:
-    """The base model: imported from a folder or hub name, or made from scratch with a tokenizer trained on the input."""
+    """The base model: imported from a folder or hub name, or made from scratch with a tokenizer of its own."""
 
     path: str | None = external()
     """Local Hugging Face folder."""
