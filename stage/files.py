@@ -6,10 +6,12 @@ import hashlib
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 _CHUNK_BYTES = 1 << 20
+_HASH_THREADS = 8
 
 
 def sha256_file(path: Path) -> str:
@@ -38,12 +40,14 @@ def files_under(directory: Path) -> list[Path]:
 
 def hash_files(directory: Path, exclude: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
     """Return ``{relative path: {"sha256": …, "bytes": …}}`` for every file below a directory."""
-    found = {}
-    for path in files_under(directory):
-        name = path.relative_to(directory).as_posix()
-        if name not in exclude:
-            found[name] = {"sha256": sha256_file(path), "bytes": path.stat().st_size}
-    return found
+    paths = {path.relative_to(directory).as_posix(): path for path in files_under(directory)}
+    names = [name for name in paths if name not in exclude]
+    with ThreadPoolExecutor(_HASH_THREADS) as pool:  # hashlib releases the interpreter lock
+        hashes = list(pool.map(lambda name: sha256_file(paths[name]), names))
+    return {
+        name: {"sha256": digest, "bytes": paths[name].stat().st_size}
+        for name, digest in zip(names, hashes, strict=True)
+    }
 
 
 def file_problems(directory: Path, expected: dict[str, dict[str, Any]]) -> list[str]:
@@ -76,7 +80,7 @@ def write_text_atomic(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
+    temporary.replace(path)
     fsync_path(path.parent)
 
 
@@ -96,7 +100,7 @@ def publish_directory(temporary: Path, final: Path) -> None:
         fsync_path(path)
     fsync_path(temporary)
     final.parent.mkdir(parents=True, exist_ok=True)
-    os.rename(temporary, final)
+    temporary.rename(final)
     fsync_path(final.parent)
 
 
@@ -108,5 +112,5 @@ def remove_directory(path: Path) -> None:
     if not path.exists():
         return
     doomed = path.with_name(f".{path.name}.removing.{os.getpid()}")
-    os.rename(path, doomed)
+    path.rename(doomed)
     shutil.rmtree(doomed)

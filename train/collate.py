@@ -30,7 +30,7 @@ def collate_sft(rows: list[Row], pad_token_id: int) -> Batch:
     """Return ``input_ids_BT``, ``labels_BT``, ``attention_mask_BT`` of demonstrations."""
     ids = [row["input_ids"] for row in rows]
     return {
-        "row": torch.tensor([row["row"] for row in rows]),
+        **_bookkeeping(rows, sum(len(sequence) for sequence in ids)),
         "input_ids": pad_right(ids, pad_token_id),
         "labels": pad_right([row["labels"] for row in rows], IGNORED),
         "attention_mask": pad_right([np.ones(len(sequence)) for sequence in ids], 0),
@@ -42,16 +42,17 @@ def collate_packs(rows: list[Row], pad_token_id: int, flatten: bool) -> Batch:
 
     ``flatten`` lays all packs end to end in one row (B = 1), as flash attention wants it.
     """
+    bookkeeping = _bookkeeping(rows, sum(len(row["input_ids"]) for row in rows))
     if flatten:
         joined = {
             name: torch.from_numpy(np.concatenate([row[name] for row in rows]).astype(np.int64))[None]
             for name in ("input_ids", "labels", "position_ids")
         }
-        return {"row": torch.tensor([row["row"] for row in rows]), **joined}
+        return {**bookkeeping, **joined}
     longest = max(len(row["input_ids"]) for row in rows)
     positions = [np.concatenate([row["position_ids"], np.arange(longest - len(row["position_ids"]))]) for row in rows]
     return {
-        "row": torch.tensor([row["row"] for row in rows]),
+        **bookkeeping,
         "input_ids": pad_right([row["input_ids"] for row in rows], pad_token_id),
         "labels": pad_right([row["labels"] for row in rows], IGNORED),
         "position_ids": pad_right(positions, 0),
@@ -76,9 +77,10 @@ def collate_groups(rows: list[Row], pad_token_id: int) -> Batch:
                     gap.append(float(rank_j - rank_i))
                     weight.append(1.0 / math.comb(len(ranks), 2))
     return {
-        "row": torch.tensor([row["row"] for row in rows]),
+        **_bookkeeping(rows, sum(len(sequence) for sequence in sequences)),
         "input_ids": pad_right(sequences, pad_token_id),
         "attention_mask": pad_right([np.ones(len(sequence)) for sequence in sequences], 0),
+        "num_groups": torch.tensor(len(rows)),
         "better": torch.tensor(better, dtype=torch.int64),
         "worse": torch.tensor(worse, dtype=torch.int64),
         "rank_gap": torch.tensor(gap),
@@ -86,10 +88,12 @@ def collate_groups(rows: list[Row], pad_token_id: int) -> Batch:
     }
 
 
-def with_rows(collate: Callable[[list[Row]], dict[str, Any]]) -> Callable[[list[Row]], dict[str, Any]]:
-    """Return a collator that also keeps each row's index, for error messages."""
+def collate_pairs(rows: list[Row], collate: Callable[[list[Row]], Batch]) -> Batch:
+    """Return what TRL's preference collator makes of pairs, with our bookkeeping."""
+    batch = collate(rows)
+    return {**_bookkeeping(rows, int(batch["attention_mask"].sum())), **batch}
 
-    def collate_and_keep(rows: list[Row]) -> dict[str, Any]:
-        return {**collate(rows), "row": torch.tensor([row["row"] for row in rows])}
 
-    return collate_and_keep
+def _bookkeeping(rows: list[Row], num_tokens: int) -> Batch:
+    """Return what the trainer takes out of a batch before the model sees it: row indices and the count of real tokens."""
+    return {"row": torch.tensor([row["row"] for row in rows]), "num_tokens": torch.tensor(num_tokens)}

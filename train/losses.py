@@ -15,7 +15,7 @@ def pairwise_ranking_loss(
     worse_P: Tensor,
     weight_P: Tensor,
     rank_gap_P: Tensor,
-    num_groups: int,
+    num_groups: Tensor | int,
     margin_per_rank: float,
     centering_coefficient: float,
 ) -> Tensor:

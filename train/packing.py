@@ -55,8 +55,8 @@ def best_fit_decreasing(lengths: list[int], capacity: int) -> list[list[int]]:
 class PackedRows(Dataset[Row]):
     """Packs of demonstrations. `position_ids` restart at 0 with each row, which is what keeps rows apart.
 
-    The attention masks of transformers are built from those restarts (`masking_utils.find_packed_sequence_indices`), for
-    SDPA, eager and flex attention alike; flash attention takes its sequence boundaries from them.
+    The attention masks of transformers are built from those restarts, for SDPA, eager and flex attention alike
+    (`masking_utils.find_packed_sequence_indices`); flash attention takes its sequence boundaries from them.
     """
 
     def __init__(self, rows: SftRows, capacity: int) -> None:

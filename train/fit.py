@@ -1,0 +1,119 @@
+"""Run a trainer to its end: announce, resume, train, evaluate, save what the artifact holds."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
+
+from posttrain.sample.models import BASE_FILE, is_adapter, read_base
+from posttrain.stage.artifact import read_manifest
+from posttrain.stage.entry import Context
+from posttrain.stage.errors import PosttrainError, StoppedError
+from posttrain.stage.files import write_json_atomic
+from posttrain.train.adapters import count_parameters
+from posttrain.train.batching import BatchPlan
+from posttrain.train.checkpoint import newest_valid_checkpoint
+from posttrain.train.trainer import StageTrainer
+
+log = logging.getLogger(__name__)
+
+
+def checkpoint_directory(context: Context) -> Path:
+    """Return where a stage keeps its checkpoints until its artifact is committed."""
+    return context.work / "checkpoints"
+
+
+def world_size(context: Context) -> int:
+    """Return the number of processes, which must be what the launcher asked for.
+
+    Raises PosttrainError otherwise: accelerate starts a single process without a word when its arguments do not fit.
+    """
+    actual = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    if actual != context.spec.num_processes:
+        raise PosttrainError(
+            f"{actual} processes are running, but the launcher asked for {context.spec.num_processes}; "
+            "check the accelerate arguments in the first line of this log"
+        )
+    return actual
+
+
+def announce(plan: BatchPlan, model: Any, lengths: list[int]) -> None:
+    """Print the derived quantities of a training stage."""
+    total, trainable = count_parameters(model)
+    log.info(
+        "global batch %d = %d rows x %d processes x %d accumulation; %d steps = %.2f epochs of %s rows (%s tokens each)",
+        plan.global_batch_size,
+        plan.micro_batch_size,
+        plan.world_size,
+        plan.accumulation,
+        plan.max_steps,
+        plan.epochs,
+        f"{plan.num_rows:,}",
+        f"{sum(lengths):,}",
+    )
+    log.info("parameters %s, trainable %s", f"{total:,}", f"{trainable:,}")
+
+
+def fit(trainer: StageTrainer, context: Context) -> dict[str, float]:
+    """Train from the newest valid checkpoint, or from the start, to the last step; returns the final metrics.
+
+    Raises StoppedError when a signal ended the training early; its state is saved.
+    """
+    checkpoint = _agree_on_checkpoint(checkpoint_directory(context), context.main_process)
+    if checkpoint is not None:
+        log.info("resuming from %s, the newest valid checkpoint", checkpoint.name)
+        trainer.resume_counters(checkpoint)
+    else:
+        trainer.tracker.rewind(0)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    step, last = trainer.state.global_step, trainer.plan.max_steps
+    if trainer.stop.stopped:
+        raise StoppedError(
+            f"stopped on request at step {step} of {last}, checkpoint saved; run the same command to go on"
+        )
+    if step != last:
+        raise PosttrainError(f"training ended at step {step} of {last}; this is a bug in the data order")
+    metrics = {"steps": step, "tokens": trainer.tokens_seen}
+    if trainer.eval_dataset is not None:
+        evaluation = trainer.evaluate()
+        metrics |= {name: value for name, value in evaluation.items() if not name.endswith(("_runtime", "_per_second"))}
+    metrics.pop("epoch", None)
+    return metrics
+
+
+def _agree_on_checkpoint(directory: Path, main_process: bool) -> Path | None:
+    """Return the checkpoint that the first rank found, on every rank."""
+    found = [newest_valid_checkpoint(directory) if main_process else None]
+    if torch.distributed.is_initialized():
+        torch.distributed.broadcast_object_list(found, src=0)
+    return found[0]
+
+
+def save_model(
+    trainer: StageTrainer, context: Context, tokenizer: PreTrainedTokenizerBase, extra: dict[str, Any] | None = None
+) -> None:
+    """Write the trained model as an artifact's files: safetensors, configuration, tokenizer and its chat template.
+
+    An adapter is written alone, with `base.json` naming the artifact that holds its backbone; ``extra`` is added there.
+    All ranks must call this: sharded weights are gathered.
+    """
+    trainer.save_model(str(context.output))
+    if not context.main_process:
+        return
+    tokenizer.save_pretrained(str(context.output))
+    for name in ("training_args.bin", "README.md"):
+        (context.output / name).unlink(missing_ok=True)
+    if isinstance(trainer.accelerator.unwrap_model(trainer.model), PeftModel):
+        write_json_atomic(context.output / BASE_FILE, _base_of(context.inputs["model"]) | (extra or {}))
+
+
+def _base_of(model: Path) -> dict[str, Any]:
+    if is_adapter(model):
+        base = read_base(model)
+        return {"base": base["base"], "digest": base["digest"]}
+    return {"base": model.name, "digest": read_manifest(model).digest}

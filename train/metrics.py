@@ -1,0 +1,36 @@
+"""Metrics that cost no synchronisation until they are logged."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class RatioSums:
+    """Sums numerators and denominators on the device; `take` reduces them over all ranks in one collective."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, dict[str, Tensor]] = defaultdict(dict)
+
+    def add(self, mode: str, name: str, numerator: Tensor, denominator: Tensor | float) -> None:
+        """Add a term of ``Σ numerator / Σ denominator`` for ``train`` or ``eval``."""
+        bottom = torch.as_tensor(denominator, dtype=torch.float64).to(numerator.device, torch.float64)
+        term = torch.stack([numerator.detach().to(torch.float64), bottom])
+        sums = self._sums[mode]
+        sums[name] = sums[name] + term if name in sums else term
+
+    def take(self, mode: str) -> dict[str, float]:
+        """Return every ratio over all ranks, and start again from nothing."""
+        sums = self._sums.pop(mode, {})
+        if not sums:
+            return {}
+        stacked = torch.stack([sums[name] for name in sorted(sums)])
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(stacked)
+        return {
+            name: (top / bottom if bottom else float("nan"))
+            for name, (top, bottom) in zip(sorted(sums), stacked.tolist(), strict=True)
+        }

@@ -1,0 +1,113 @@
+"""Log-probabilities of every response under the frozen reference model, computed once and kept as an artifact.
+
+    accelerate launch -m posttrain.train.reference inputs.model=DIR inputs.data=DIR output=DIR
+
+B sequences of a batch, T positions. Responses are sorted by length and batched by tokens, so little padding is computed;
+ranks take batches in turn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import torch.distributed as dist
+from accelerate import PartialState
+from torch import Tensor
+
+from posttrain.data.chat import load_tokenizer, template_digest
+from posttrain.sample.models import load_policy
+from posttrain.stage.entry import Context, StageResult, stage_main
+from posttrain.train.collate import pad_right
+from posttrain.train.config import ReferenceConfig
+from posttrain.train.dataset import GroupRows, require_tokens
+from posttrain.train.fit import world_size
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Response:
+    """One response of one group, with its prompt."""
+
+    id: str
+    index: int
+    prompt_length: int
+    ids: np.ndarray[Any, Any]
+
+
+def responses_of(rows: GroupRows) -> list[Response]:
+    """Return every response of every group, in file order."""
+    found = []
+    for row, group_id in enumerate(rows.ids):
+        group = rows[row]
+        prompt = group["prompt_ids"]
+        for index, response in enumerate(group["responses_ids"]):
+            found.append(Response(group_id, index, len(prompt), np.concatenate([prompt, response])))
+    return found
+
+
+def batches_by_tokens(responses: list[Response], batch_tokens: int) -> list[list[Response]]:
+    """Return batches of similar length, longest first, each of at most ``batch_tokens`` padded tokens."""
+    batches: list[list[Response]] = []
+    for response in sorted(responses, key=lambda item: (-len(item.ids), item.id, item.index)):
+        if batches and len(batches[-1][0].ids) * (len(batches[-1]) + 1) <= batch_tokens:
+            batches[-1].append(response)
+        else:
+            batches.append([response])
+    return batches
+
+
+@torch.no_grad()
+def response_log_probs(model: Any, batch: list[Response], pad_token_id: int) -> Tensor:
+    """Return the summed log-probability of each response given its prompt, as ``logp_B`` in float64."""
+    device = next(model.parameters()).device
+    ids_BT = pad_right([response.ids for response in batch], pad_token_id).to(device)
+    mask_BT = pad_right([np.ones(len(response.ids)) for response in batch], 0).to(device)
+    logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits[:, :-1]
+    targets_BT = ids_BT[:, 1:]
+    picked_BT = logits_BTV.float().log_softmax(-1).gather(-1, targets_BT[..., None]).squeeze(-1)
+    starts = torch.tensor([response.prompt_length - 1 for response in batch], device=device)
+    in_response_BT = (torch.arange(targets_BT.shape[1], device=device) >= starts[:, None]) & mask_BT[:, 1:].bool()
+    return (picked_BT.double() * in_response_BT).sum(-1)
+
+
+def run(config: ReferenceConfig, context: Context) -> StageResult:
+    """Score all responses of ``inputs.data`` under ``inputs.model`` and write one row a response."""
+    state = PartialState()
+    tokenizer = load_tokenizer(context.inputs["model"])
+    require_tokens(context.inputs["data"], "comparison", template_digest(tokenizer))
+    world_size(context)
+    model = load_policy(context.inputs["model"], config.dtype, config.attention).to(state.device).eval()
+    tokens = 0
+    for split in ("train", "eval"):
+        responses = responses_of(GroupRows.read(context.inputs["data"], split))
+        tokens += sum(len(response.ids) for response in responses)
+        batches = batches_by_tokens(responses, config.batch_tokens)
+        part: list[tuple[str, int, float]] = []
+        for number in range(state.process_index, len(batches), state.num_processes):
+            values = response_log_probs(model, batches[number], tokenizer.pad_token_id).tolist()
+            part += [(item.id, item.index, logp) for item, logp in zip(batches[number], values, strict=True)]
+        parts: list[Any] = [part]
+        if dist.is_initialized():
+            parts = [None] * state.num_processes
+            dist.all_gather_object(parts, part)
+        rows = sorted(row for piece in parts for row in piece)
+        log.info("%s: %d responses in %d batches", split, len(rows), len(batches))
+        if context.main_process:
+            columns = list(zip(*rows, strict=True)) if rows else [[], [], []]
+            types = [("id", pa.string()), ("response", pa.int32()), ("logp", pa.float64())]
+            arrays = [pa.array(column, type=kind) for column, (_, kind) in zip(columns, types, strict=True)]
+            pq.write_table(
+                pa.Table.from_arrays(arrays, names=[n for n, _ in types]), context.output / f"{split}.parquet"
+            )
+    return StageResult({"tokens": tokens}, f"{tokens:,} tokens scored", tokens)
+
+
+if __name__ == "__main__":
+    stage_main(run, ReferenceConfig, kind="reference_logps")

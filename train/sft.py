@@ -1,0 +1,96 @@
+"""Supervised finetuning on tokenized demonstrations.
+
+accelerate launch -m posttrain.train.sft inputs.model=DIR inputs.data=DIR output=DIR optimizer.learning_rate=1e-5
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+import trl
+from torch import Tensor
+
+from posttrain.data.chat import load_tokenizer, template_digest
+from posttrain.sample.models import load_policy
+from posttrain.stage.entry import Context, StageResult, stage_main
+from posttrain.train.adapters import make_trainable, weights_dtype
+from posttrain.train.arguments import training_arguments
+from posttrain.train.batching import plan_batches
+from posttrain.train.collate import collate_packs, collate_sft
+from posttrain.train.config import SftConfig
+from posttrain.train.dataset import SftRows, require_tokens
+from posttrain.train.fit import announce, checkpoint_directory, fit, save_model, world_size
+from posttrain.train.packing import PackedRows
+from posttrain.train.trainer import StageTrainer
+
+
+class SftTrainer(StageTrainer, trl.SFTTrainer):
+    """TRL's trainer and fused LM head, with token-exact losses over micro-batches, ranks and the held-out split."""
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Tensor | None = None
+    ) -> Any:
+        """Return the sum of token losses over the tokens of the whole global batch (of this batch in evaluation)."""
+        outputs = model(**inputs, use_cache=False, fused_lm_head=True)
+        loss_BT = -outputs.log_probs
+        if self.args.loss_type == "dft":
+            loss_BT = loss_BT * outputs.log_probs.exp().detach()  # Wu et al. 2025, eq. 9
+        mode, trained = ("train" if model.training else "eval"), outputs.label_mask.sum()
+        if mode == "eval":
+            self.sums.add(mode, "loss", loss_BT.sum(), trained)
+        self.sums.add(mode, "token_accuracy", outputs.is_top1.sum(), trained)
+        self.sums.add(mode, "entropy", outputs.entropy.sum(), trained)
+        tokens = trained if num_items_in_batch is None else num_items_in_batch
+        loss = loss_BT.sum() / torch.as_tensor(tokens).clamp(min=1)
+        if num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes  # DDP averages over ranks; the token count is already global
+        return (loss, outputs) if return_outputs else loss
+
+
+def run(config: SftConfig, context: Context) -> StageResult:
+    """Finetune ``inputs.model`` on ``inputs.data`` and write the model."""
+    source = context.inputs["model"]
+    tokenizer = load_tokenizer(source)
+    require_tokens(context.inputs["data"], "demonstration", template_digest(tokenizer))
+    train, held_out = (SftRows.read(context.inputs["data"], split) for split in ("train", "eval"))
+    rows: SftRows | PackedRows = PackedRows(train, config.pack_length) if config.packing else train
+    eval_rows: SftRows | PackedRows = PackedRows(held_out, config.pack_length) if config.packing else held_out
+    plan = plan_batches(
+        len(rows),
+        config.global_batch_size,
+        config.micro_batch_size,
+        world_size(context),
+        config.epochs,
+        config.max_steps,
+    )
+    arguments = trl.SFTConfig(
+        **training_arguments(config, plan, checkpoint_directory(context), context.spec.seed),
+        loss_type=config.loss,
+        max_length=None,
+    )
+    four_bit = config.adapter.kind == "qlora"
+    policy = load_policy(source, weights_dtype(config), config.attention, trainable_adapter=True, four_bit=four_bit)
+    policy = make_trainable(policy, config.adapter, "train.sft")
+    flatten = config.attention.startswith("flash")
+    collate = partial(collate_packs, flatten=flatten) if config.packing else collate_sft
+    trainer = SftTrainer(
+        model=policy,
+        args=arguments,
+        data_collator=partial(collate, pad_token_id=tokenizer.pad_token_id),
+        train_dataset=rows,
+        eval_dataset=eval_rows if len(eval_rows) else None,
+        processing_class=tokenizer,
+    )
+    trainer.attach(plan, context.tracker, config.keep_checkpoints)
+    announce(plan, policy, rows.lengths())
+    metrics = fit(trainer, context)
+    save_model(trainer, context, tokenizer)
+    return StageResult(
+        metrics, f"eval loss {metrics['eval_loss']:.3f}" if "eval_loss" in metrics else "", int(metrics["tokens"])
+    )
+
+
+if __name__ == "__main__":
+    stage_main(run, SftConfig, kind="model")

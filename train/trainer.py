@@ -1,0 +1,171 @@
+"""What all our trainers add to TRL's: exact data order, crash-safe checkpoints, a NaN guard, one log."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import Trainer
+from transformers.trainer_callback import PrinterCallback
+
+from posttrain.stage.errors import NonFiniteLossError
+from posttrain.stage.tracking import Tracker
+from posttrain.train.batching import BatchPlan, StepBatchSampler
+from posttrain.train.checkpoint import commit_checkpoint, rotate_checkpoints, staging_directory
+from posttrain.train.metrics import RatioSums
+from posttrain.train.signals import StopOnSignal
+
+log = logging.getLogger(__name__)
+
+_COUNTERS = "counters.json"
+
+
+class StageTrainer(Trainer):
+    """Mixin in front of a TRL trainer: ``class SftTrainer(StageTrainer, trl.SFTTrainer)``."""
+
+    plan: BatchPlan
+    tracker: Tracker
+    keep_checkpoints: int
+    _saving = False
+
+    def attach(self, plan: BatchPlan, tracker: Tracker, keep_checkpoints: int) -> None:
+        """Give the trainer what TRL's constructor does not take; call it once, before `train`."""
+        self.plan = plan
+        self.tracker = tracker
+        self.keep_checkpoints = keep_checkpoints
+        self.sums = RatioSums()
+        self.stop = StopOnSignal()
+        self.tokens_seen = 0
+        self._run_tokens = 0
+        self._logged_tokens = 0
+        self._run_seconds = 0.0
+        self._losses: list[Tensor] = []
+        self._rows: list[Tensor] = []
+        self.remove_callback(PrinterCallback)
+        self.add_callback(self.stop)
+
+    # Data: the order is ours, so that it depends on the seed alone.
+
+    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        return dataset  # the data stage tokenized it
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return this rank's micro-batches of all steps."""
+        rows: Any = self.train_dataset
+        sampler = StepBatchSampler(self.plan, rows.lengths(), self.args.seed, self.args.process_index)
+        return DataLoader(
+            rows,
+            batch_sampler=sampler,  # type: ignore[arg-type]
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        rows, num_tokens = inputs.pop("row"), inputs.pop("num_tokens")
+        if self.model.training:
+            self._rows.append(rows)
+            self._run_tokens += int(num_tokens)
+        prepared: dict[str, Any] = super()._prepare_inputs(inputs)
+        return prepared
+
+    # Steps: a loss that is not finite ends the run before it reaches the weights.
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Run one micro-batch and remember its loss for the check at the step's end."""
+        started = time.monotonic()
+        loss: Tensor = super().training_step(*args, **kwargs)
+        self._losses.append(loss)
+        self._run_seconds += time.monotonic() - started
+        return loss
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        norm = super()._clip_grad_norm(model)
+        values = torch.stack(self._losses)
+        gradient = norm if isinstance(norm, Tensor) else torch.tensor(0.0 if norm is None else float(norm))
+        finite = torch.isfinite(values).all() & torch.isfinite(gradient).to(values.device)
+        if not bool(finite):
+            raise NonFiniteLossError(self._blame(values.isfinite().tolist(), float(gradient)))
+        self._losses.clear()
+        self._rows.clear()
+        return norm
+
+    def _blame(self, finite: list[bool], gradient_norm: float) -> str:
+        suspects = [rows for rows, ok in zip(self._rows, finite, strict=True) if not ok] or self._rows
+        ids = [self.train_dataset.ids[int(row)] for rows in suspects for row in rows]
+        what = "the loss is not finite" if not all(finite) else f"the gradient norm is {gradient_norm}"
+        shown = ", ".join(ids[:16]) + (f" and {len(ids) - 16} more" if len(ids) > 16 else "")
+        return (
+            f"step {self.state.global_step + 1}: {what} in the micro-batch with samples {shown}; no checkpoint of this "
+            "state was saved. Look at these rows, or lower optimizer.learning_rate"
+        )
+
+    # Checkpoints: `transformers` writes into a staging folder; the commit is ours.
+
+    def _get_output_dir(self, trial: Any) -> str:
+        directory = Path(self.args.output_dir)
+        return str(staging_directory(directory) if self._saving else directory)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        directory, step = Path(self.args.output_dir), self.state.global_step
+        self._count_tokens()
+        self._saving = True
+        try:
+            Trainer._save_checkpoint(self, model, trial)  # past TRL's, which writes a model card each time
+        finally:
+            self._saving = False
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            staged = staging_directory(directory) / f"checkpoint-{step}"
+            (staged / _COUNTERS).write_text(json.dumps({"tokens_seen": self.tokens_seen}), encoding="utf-8")
+            commit_checkpoint(directory, step, {"world_size": self.args.world_size})
+            rotate_checkpoints(directory, self.keep_checkpoints)
+        self.accelerator.wait_for_everyone()
+
+    def resume_counters(self, checkpoint: Path) -> None:
+        """Take up the counters of a checkpoint, and forget what was logged after it."""
+        self.tokens_seen = json.loads((checkpoint / _COUNTERS).read_text(encoding="utf-8"))["tokens_seen"]
+        self.tracker.rewind(int(checkpoint.name.rpartition("-")[2]))
+
+    # Logging: one line a step for people, the same numbers for the tracker.
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add our metrics and TRL's to ``logs`` (in place), print one line, and hand them to the tracker."""
+        mode = "train" if self.model.training else "eval"
+        prefix = "eval_" if mode == "eval" else ""
+        own = self.sums.take(mode)
+        inherited = {name: sum(values) / len(values) for name, values in self._metrics[mode].items()}
+        self._metrics[mode].clear()
+        logs.update({f"{prefix}{name}": value for name, value in {**inherited, **own}.items()})
+        logs.pop("num_tokens", None)
+        if "train_runtime" in logs:
+            return
+        if mode == "train":
+            logs.update(self._throughput())
+        Trainer.log(self, logs, start_time)
+        for name in ("epoch", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_num_tokens"):
+            logs.pop(name, None)
+        if self.is_world_process_zero():
+            step, last = self.state.global_step, self.plan.max_steps
+            log.info("step %d/%d  %s", step, last, "  ".join(f"{name} {value:.4g}" for name, value in logs.items()))
+            self.tracker.log(logs, step)
+
+    def _count_tokens(self) -> None:
+        """Add the tokens of all ranks since the last call to the total."""
+        tokens = torch.tensor(self._run_tokens, dtype=torch.float64, device=self.args.device)
+        total = int(self.accelerator.reduce(tokens, reduction="sum"))
+        self.tokens_seen += total
+        self._logged_tokens += total
+        self._run_tokens = 0
+
+    def _throughput(self) -> dict[str, float]:
+        """Return tokens per second over all ranks since the last log, and the total."""
+        self._count_tokens()
+        rate = self._logged_tokens / self._run_seconds if self._run_seconds else 0.0
+        self._logged_tokens, self._run_seconds = 0, 0.0
+        return {"tokens_per_second": round(rate, 1), "tokens_seen": self.tokens_seen}
