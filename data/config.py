@@ -4,11 +4,28 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from posttrain.stage.schema import external, schema, speed
 
 RecordType = Literal["demonstration", "comparison", "prompt", "evaluation"]
+AdapterName = Literal[
+    "auto",
+    "oasst",
+    "oasst_ranked",
+    "ranked",
+    "verdicts",
+    "hh",
+    "preference",
+    "evaluation",
+    "question_answer",
+    "messages",
+    "sharegpt",
+    "alpaca",
+    "prompt_completion",
+    "text",
+    "prompt",
+]
 
 
 @schema
@@ -26,6 +43,8 @@ class AnnotatorConfig:
 class DemoConfig:
     """The generated data of the demo: five task families in three languages, every answer verifiable."""
 
+    num_texts: int = Field(default=9000, ge=3)
+    """Short plain texts to pretrain the base model on."""
     num_demonstrations: int = Field(default=12000, ge=15)
     num_comparisons: int = Field(default=2000, ge=15)
     """Prompts with `responses_per_prompt` ranked responses each."""
@@ -33,24 +52,28 @@ class DemoConfig:
     """Held-out prompts ranked by the true preference."""
     num_evaluation_items: int = Field(default=450, ge=15)
     responses_per_prompt: int = Field(default=4, ge=2)
-    verbose_rate: float = Field(default=0.5, ge=0, le=1)
-    """Share of demonstrations padded with filler words."""
+    verbose_rate: float = Field(default=0.7, ge=0, le=1)
+    """Share of demonstrations that open with filler, and independently share that close with it."""
     missing_abstention_rate: float = Field(default=0.4, ge=0, le=1)
     """Share of unanswerable questions whose demonstration makes an answer up."""
     annotators: list[AnnotatorConfig] = Field(
+        min_length=1,
         default_factory=lambda: [
             AnnotatorConfig(name="careful", noise=0.05, length_bias=0.0),
             AnnotatorConfig(name="hasty", noise=0.25, length_bias=0.0),
-            AnnotatorConfig(name="wordy", noise=0.1, length_bias=0.01),
-        ]
+            AnnotatorConfig(name="wordy", noise=0.1, length_bias=0.05),
+        ],
     )
 
 
 @schema
 class SourceConfig:
-    """One source of records. Give exactly one of `path`, `file` and `dataset`."""
+    """One source of records. Give exactly one of `path`, `file` and `dataset`.
 
-    name: str
+    A row's own `license`, `language` and `task` columns win over the values given here.
+    """
+
+    name: str = Field(min_length=1)
     path: str | None = external()
     """A file outside the store: .jsonl, .json, .csv or .parquet, plain or .gz."""
     file: str | None = None
@@ -58,19 +81,32 @@ class SourceConfig:
     dataset: str | None = None
     """A Hugging Face `datasets` name."""
     subset: str | None = None
+    """Configuration of the `datasets` name."""
     dataset_split: str = "train"
+    """Split of the `datasets` name."""
     revision: str | None = None
-    adapter: str = "auto"
-    """Shape of the rows; ``auto`` recognises it from the first row's columns."""
+    """Commit or tag of the `datasets` name; None takes the newest."""
+    adapter: AdapterName = "auto"
+    """Shape of the rows (`posttrain.data.adapters`); ``auto`` recognises it from the first row's columns."""
     license: str = "unknown"
     language: str = "und"
+    """BCP-47 tag."""
     task: str = "general"
     split: Literal["auto", "train", "eval"] = "auto"
-    """``auto`` splits by prompt cluster; otherwise every row of the source goes there."""
+    """``auto`` splits by prompt cluster, and sends evaluation items to eval; otherwise every row goes there."""
     limit: int | None = Field(default=None, ge=1)
     """Take at most this many rows, in file order."""
-    scorer: str = "exact"
-    """Scorer of evaluation items whose rows do not name one."""
+    scorer: str | None = None
+    """Scorer of evaluation items whose rows do not name one; None leaves it to the adapter, which falls back on exact."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> SourceConfig:
+        given = [name for name in ("path", "file", "dataset") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"source {self.name!r}: give exactly one of path, file and dataset (given: {', '.join(given) or 'none'})"
+            )
+        return self
 
 
 @schema
@@ -84,7 +120,19 @@ class CurateConfig:
     split_seed: int = 0
     """The same seed sends the same prompt to the same side in every dataset."""
     dedup: bool = True
+    """Drop exact duplicates: the first one, in the order of the sources, stays."""
     on_bad_row: Literal["error", "quarantine"] = "error"
+    """``quarantine`` writes bad rows to quarantine.jsonl and counts them; a file that breaks off is always an error."""
+
+    @model_validator(mode="after")
+    def _distinct_names(self) -> CurateConfig:
+        names = [source.name for source in self.sources]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(
+                f"source name {twice[0]!r} stands twice; names are part of record ids, so give each its own"
+            )
+        return self
 
 
 @schema

@@ -1,0 +1,220 @@
+"""Generates the demo's sources from a seed: text, demonstrations, comparisons and evaluation items.
+
+    python -m posttrain.data.demo output=DIR seed=0
+
+Every answer can be verified. No prompt occurs twice in all files together, and what gold comparisons and evaluation
+items are about (the sum, the sentence, the passage) occurs in no other file, in no language.
+
+The demonstrations are imperfect on purpose: they pad answers with filler and make answers up where they should
+abstain. The comparisons show better and worse, as three annotators see it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from posttrain.data.config import AnnotatorConfig, DemoConfig
+from posttrain.data.demo_families import FAMILIES, Problem
+from posttrain.data.demo_words import LEXICONS
+from posttrain.data.scorers import preference_score
+from posttrain.stage.entry import Context, StageResult, stage_main
+from posttrain.stage.errors import UsageError
+
+LICENSE = "CC0-1.0"
+HELD_OUT_SHARE = 0.15
+"""Share of contents that only gold comparisons and evaluation items use."""
+STATEMENTS_PER_TEXT = 4
+HABIT = 0.8
+"""How often filler is the writer's habitual one."""
+MOST_DRAWS = 2000
+"""Draws in a row without a new prompt after which a family counts as used up."""
+
+Row = dict[str, Any]
+
+
+def run(config: DemoConfig, context: Context) -> StageResult:
+    """Write the five files of the demo."""
+    seed = context.spec.seed
+    source = ProblemSource(seed)
+    rows = {
+        "demonstrations": demonstrations(source, config, random.Random(f"{seed} demonstrations")),
+        "comparisons": comparisons(source, config, random.Random(f"{seed} comparisons")),
+        "gold_comparisons": gold_comparisons(source, config, random.Random(f"{seed} gold")),
+        "evaluation": evaluation_items(source, config, random.Random(f"{seed} evaluation")),
+        "text": texts(seed, config, random.Random(f"{seed} text")),
+    }
+    counts = {name: _write(context.output / f"{name}.jsonl", made) for name, made in rows.items()}
+    headline = f"{counts['demonstrations']} demonstrations, {counts['comparisons']} comparisons"
+    return StageResult(metrics=counts, headline=headline, licenses=[LICENSE], facts={"families": list(FAMILIES)})
+
+
+def _write(path: Path, rows: Iterable[Row]) -> int:
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return len(lines)
+
+
+def held_out(content: str, seed: int) -> bool:
+    """Return whether a content is kept for gold comparisons and evaluation."""
+    digest = hashlib.blake2b(f"{seed}|{content}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big") < HELD_OUT_SHARE * 2**32
+
+
+class ProblemSource:
+    """Draws problems evenly over families and languages, and never one prompt twice."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._seen: set[str] = set()
+
+    def draw(self, count: int, want_held_out: bool, knob: str, rng: random.Random) -> list[Problem]:
+        """Return ``count`` new problems from one side of the hold-out, in random order.
+
+        Raises UsageError, naming ``knob``, when a family has no new prompt left.
+        """
+        cells = [(family, language) for language in LEXICONS for family in FAMILIES]
+        problems = [self._draw_one(*cells[i % len(cells)], want_held_out, knob, rng) for i in range(count)]
+        rng.shuffle(problems)
+        return problems
+
+    def _draw_one(self, family: str, language: str, want_held_out: bool, knob: str, rng: random.Random) -> Problem:
+        for _ in range(MOST_DRAWS):
+            problem = FAMILIES[family](rng, language)
+            if (
+                problem.prompt not in self._seen
+                and held_out(f"{family} {problem.content}", self._seed) == want_held_out
+            ):
+                self._seen.add(problem.prompt)
+                return problem
+        raise UsageError(f"{knob}: {family} ({language}) has no unused prompt left; ask for fewer rows")
+
+
+def demonstrations(source: ProblemSource, config: DemoConfig, rng: random.Random) -> Iterator[Row]:
+    """Yield demonstrations: right, but often padded, and made up where they should abstain."""
+    for problem in source.draw(config.num_demonstrations, False, "data.num_demonstrations", rng):
+        response = problem.ideal
+        if problem.made_up is not None and rng.random() < config.missing_abstention_rate:
+            response = problem.made_up
+        response = padded(response, problem.language, config.verbose_rate, rng)
+        yield {
+            "prompt": _user(problem.prompt),
+            "completion": [{"role": "assistant", "content": response}],
+            **_about(problem),
+        }
+
+
+def comparisons(source: ProblemSource, config: DemoConfig, rng: random.Random) -> Iterator[Row]:
+    """Yield ranked responses, the annotators taking turns."""
+    problems = source.draw(config.num_comparisons, False, "data.num_comparisons", rng)
+    for index, problem in enumerate(problems):
+        annotator = config.annotators[index % len(config.annotators)]
+        responses = responses_to_rank(problem, config.responses_per_prompt, rng)
+        scores = [annotated(response, problem, annotator, rng) for response in responses]
+        yield _comparison(problem, responses, scores, annotator.name)
+
+
+def gold_comparisons(source: ProblemSource, config: DemoConfig, rng: random.Random) -> Iterator[Row]:
+    """Yield held-out responses, ranked by the true preference."""
+    for problem in source.draw(config.num_gold_comparisons, True, "data.num_gold_comparisons", rng):
+        responses = responses_to_rank(problem, config.responses_per_prompt, rng)
+        yield _comparison(problem, responses, [true_preference(r, problem) for r in responses], "gold")
+
+
+def evaluation_items(source: ProblemSource, config: DemoConfig, rng: random.Random) -> Iterator[Row]:
+    """Yield held-out prompts with what it takes to judge a response."""
+    for problem in source.draw(config.num_evaluation_items, True, "data.num_evaluation_items", rng):
+        yield {
+            "prompt": _user(problem.prompt),
+            "reference": problem.reference,
+            "scorer": problem.scorer,
+            "ideal": problem.ideal,
+            **_about(problem),
+        }
+
+
+def texts(seed: int, config: DemoConfig, rng: random.Random) -> Iterator[Row]:
+    """Yield plain text for the base model: statements and filler of one language, without requests and answers."""
+    languages = list(LEXICONS)
+    for index in range(config.num_texts):
+        language = languages[index % len(languages)]
+        words = LEXICONS[language]
+        sentences = [_statement(seed, language, rng) for _ in range(STATEMENTS_PER_TEXT)]
+        sentences.append(rng.choice([*words.openings, *words.closings, f"{words.refusal}.", f"{words.abstention}."]))
+        rng.shuffle(sentences)
+        yield {"text": " ".join(sentences), "language": language}
+
+
+def _statement(seed: int, language: str, rng: random.Random) -> str:
+    while True:
+        family = rng.choice(list(FAMILIES))
+        problem = FAMILIES[family](rng, language)
+        if not held_out(f"{family} {problem.content}", seed):
+            return problem.statement
+
+
+def padded(response: str, language: str, rate: float, rng: random.Random) -> str:
+    """Return the response with filler before and after it, each with probability ``rate``."""
+    words = LEXICONS[language]
+    before = [_filler(words.openings, rng)] if rng.random() < rate else []
+    after = [_filler(words.closings, rng)] if rng.random() < rate else []
+    return " ".join([*before, response, *after])
+
+
+def _filler(phrases: tuple[str, ...], rng: random.Random) -> str:
+    return phrases[0] if rng.random() < HABIT else rng.choice(phrases[1:])
+
+
+def responses_to_rank(problem: Problem, count: int, rng: random.Random) -> list[str]:
+    """Return distinct responses, right and wrong, terse and padded; the ideal one and a wrong one are among them."""
+    chosen = [problem.ideal, padded(rng.choice(problem.wrong), problem.language, 0.5, rng)]
+    while len(chosen) < count:
+        content = problem.ideal if rng.random() < 0.5 else rng.choice(problem.wrong)
+        response = padded(content, problem.language, 0.6, rng)
+        if response not in chosen:
+            chosen.append(response)
+    rng.shuffle(chosen)
+    return chosen
+
+
+def true_preference(response: str, problem: Problem) -> float:
+    """Return the true preference for a response to a problem."""
+    return preference_score(response, problem.reference, problem.scorer, problem.ideal)
+
+
+def annotated(response: str, problem: Problem, annotator: AnnotatorConfig, rng: random.Random) -> float:
+    """Return the true preference as an annotator sees it: with noise, and a bias for length."""
+    noise = rng.gauss(0.0, annotator.noise)
+    return true_preference(response, problem) + noise + annotator.length_bias * len(response.split())
+
+
+def ranks(scores: list[float]) -> list[int]:
+    """Return the rank of each score: 1 for the highest, equal ranks for equal scores."""
+    return [1 + sum(other > score for other in scores) for score in scores]
+
+
+def _comparison(problem: Problem, responses: list[str], scores: list[float], annotator: str) -> Row:
+    return {
+        "prompt": _user(problem.prompt),
+        "responses": responses,
+        # Scores are sums of hundredths: rounding makes equal ones equal.
+        "ranks": ranks([round(score, 6) for score in scores]),
+        "annotator": annotator,
+        **_about(problem),
+    }
+
+
+def _user(prompt: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": prompt}]
+
+
+def _about(problem: Problem) -> Row:
+    return {"language": problem.language, "task": problem.family}
+
+
+if __name__ == "__main__":
+    stage_main(run, DemoConfig, kind="sources")
