@@ -25,6 +25,7 @@ class RewardEvaluationConfig:
     """Scores one reward model on held-out comparisons."""
 
     batch_size: int = speed(64, ge=1)
+    dtype: Literal["float32", "bfloat16"] = "float32"
     confidence: float = Field(default=0.95, gt=0, lt=1)
 
 

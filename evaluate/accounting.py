@@ -1,0 +1,63 @@
+"""What became of every row: the accounting of each dataset and tokens artifact, as table rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+ACCOUNTING_FILE = "accounting.json"
+TOTAL = "total"
+
+
+@dataclasses.dataclass(frozen=True)
+class AccountRow:
+    """One source of one artifact, or all of them (`TOTAL`)."""
+
+    source: str
+    rows_in: int
+    kept: int
+    dropped: dict[str, int]
+    """Reason → rows, the most frequent reason first."""
+    train: int | None
+    eval: int | None
+
+    @property
+    def balanced(self) -> bool:
+        """Whether every row that came in was either kept or dropped for a reason."""
+        return self.rows_in == self.kept + sum(self.dropped.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class Account:
+    """The accounting of one artifact."""
+
+    label: str
+    kind: str
+    rows: list[AccountRow]
+    truncated: int | None
+    """Rows cut to the longest allowed length; None where nothing is ever cut."""
+    tokens: dict[str, Any] | None
+    """Total, percentiles and figures per language; None for datasets."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the accounting as plain values."""
+        return dataclasses.asdict(self)
+
+
+def read_account(directory: Path, label: str, kind: str) -> Account | None:
+    """Return the accounting of a dataset or tokens artifact, or None when it has none."""
+    path = directory / ACCOUNTING_FILE
+    if not path.exists():
+        return None
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    rows = [_row(name, entry) for name, entry in sorted(raw["by_source"].items())]
+    if len(rows) != 1:
+        rows.append(_row(TOTAL, raw))
+    return Account(label, kind, rows, raw.get("truncated"), raw.get("tokens"))
+
+
+def _row(source: str, entry: dict[str, Any]) -> AccountRow:
+    dropped = sorted(entry["dropped"].items(), key=lambda pair: (-pair[1], pair[0]))
+    return AccountRow(source, entry["rows_in"], entry["kept"], dict(dropped), entry.get("train"), entry.get("eval"))

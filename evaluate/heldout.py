@@ -1,0 +1,80 @@
+"""Held-out loss of a policy: the negative log-likelihood of each row's trained tokens.
+
+Letters of array shapes: B rows of the batch, T tokens (padded on the right), V vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+
+IGNORED = -100
+"""Label of a token that is not trained on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RowLoss:
+    """Summed loss of a row's trained tokens, in nats, and their number."""
+
+    loss: float
+    tokens: int
+
+
+def row_losses(
+    model: PreTrainedModel, input_ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], batch_size: int
+) -> list[RowLoss]:
+    """Return the loss of each row, in the order given; rows of similar length share a batch, the longest go first."""
+    order = sorted(range(len(input_ids)), key=lambda row: len(input_ids[row]), reverse=True)
+    losses: dict[int, RowLoss] = {}
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        batch = _batch_losses(model, [input_ids[row] for row in rows], [labels[row] for row in rows])
+        losses.update(zip(rows, batch, strict=True))
+    return [losses[row] for row in range(len(input_ids))]
+
+
+@torch.inference_mode()
+def _batch_losses(model: PreTrainedModel, input_ids: list[Sequence[int]], labels: list[Sequence[int]]) -> list[RowLoss]:
+    ids_BT = pad_sequence([torch.tensor(row) for row in input_ids], batch_first=True).to(model.device)
+    labels_BT = pad_sequence([torch.tensor(row) for row in labels], batch_first=True, padding_value=IGNORED)
+    lengths_B = torch.tensor([len(row) for row in input_ids])
+    mask_BT = (torch.arange(ids_BT.shape[1]) < lengths_B[:, None]).long().to(model.device)
+    logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
+    targets_BT = labels_BT[:, 1:].to(model.device)
+    trained_BT = targets_BT != IGNORED
+    nll_BT = torch.zeros(targets_BT.shape, dtype=torch.float64, device=model.device)
+    nll_BT[trained_BT] = functional.cross_entropy(
+        logits_BTV[:, :-1][trained_BT].float(), targets_BT[trained_BT], reduction="none"
+    ).double()
+    losses_B, tokens_B = nll_BT.sum(1).tolist(), trained_BT.sum(1).tolist()
+    return [RowLoss(loss, tokens) for loss, tokens in zip(losses_B, tokens_B, strict=True)]
+
+
+def summarise_losses(losses: Sequence[RowLoss], tasks: Sequence[str], languages: Sequence[str]) -> dict[str, Any]:
+    """Return loss per token and perplexity over all rows, per task and per language; every token weighs the same."""
+    return {
+        "overall": _token_mean(losses),
+        "by_task": _by_group(losses, tasks),
+        "by_language": _by_group(losses, languages),
+    }
+
+
+def _by_group(losses: Sequence[RowLoss], names: Sequence[str]) -> dict[str, Any]:
+    groups: dict[str, list[RowLoss]] = defaultdict(list)
+    for loss, name in zip(losses, names, strict=True):
+        groups[name].append(loss)
+    return {name: _token_mean(groups[name]) for name in sorted(groups)}
+
+
+def _token_mean(losses: Sequence[RowLoss]) -> dict[str, Any]:
+    tokens = sum(row.tokens for row in losses)
+    loss = sum(row.loss for row in losses) / tokens
+    return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "rows": len(losses), "tokens": tokens}

@@ -1,0 +1,139 @@
+"""Score one policy: held-out loss, and greedy responses to evaluation items.
+
+python -m posttrain.evaluate.policy inputs.model=DIR inputs.data=DIR inputs.items=DIR output=DIR max_new_tokens=64
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import chain, zip_longest
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from posttrain.data.chat import load_tokenizer, template_digest
+from posttrain.data.records import EvaluationItem, Message, message_dicts
+from posttrain.data.scorers import preference_score, score
+from posttrain.evaluate.config import PolicyEvaluationConfig
+from posttrain.evaluate.heldout import row_losses, summarise_losses
+from posttrain.evaluate.inputs import read_evaluation_items, read_heldout_tokens
+from posttrain.evaluate.item_scores import ScoredItem, summarise_items, write_items
+from posttrain.sample.generate import Response, encode_prompts, generate
+from posttrain.sample.models import load_policy
+from posttrain.stage.entry import Context, StageResult, stage_main
+from posttrain.stage.errors import UsageError
+from posttrain.stage.files import write_json_atomic
+
+log = logging.getLogger(__name__)
+
+
+def run(config: PolicyEvaluationConfig, context: Context) -> StageResult:
+    """Write items.parquet (when there are items) and summary.json."""
+    data, items_from = context.inputs.get("data"), context.inputs.get("items")
+    if data is None and items_from is None:
+        raise UsageError("evaluate.policy: nothing to score on; give inputs.data, inputs.items or both")
+    directory = context.inputs["model"]
+    tokenizer = load_tokenizer(directory)
+    rows = read_heldout_tokens(data, "demonstration", template_digest(tokenizer)) if data is not None else []
+    items = take_evenly(read_evaluation_items(items_from), config.max_items) if items_from is not None else []
+    log.info("%d held-out rows, %d items, %d new tokens at most", len(rows), len(items), config.max_new_tokens)
+
+    model = load_policy(directory, config.dtype).eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    summary: dict[str, Any] = {"loss": None, "items": None, "too_long": []}
+    if rows:
+        losses = row_losses(model, [r["input_ids"] for r in rows], [r["labels"] for r in rows], config.batch_size)
+        summary["loss"] = summarise_losses(losses, [r["task"] for r in rows], [r["language"] for r in rows])
+    if items:
+        fitting, summary["too_long"] = split_by_length(model, tokenizer, items, config.max_new_tokens)
+        prompts = [message_dicts(item.prompt) for item in fitting]
+        responses = generate(model, tokenizer, prompts, config.max_new_tokens, config.batch_size)
+        scored = [score_item(item, response) for item, response in zip(fitting, responses, strict=True)]
+        write_items(context.output, scored)
+        summary["items"] = summarise_items(scored)
+    write_json_atomic(context.output / "summary.json", summary)
+    return _result(summary, sum(len(row["input_ids"]) for row in rows))
+
+
+def take_evenly(items: Sequence[EvaluationItem], most: int | None) -> list[EvaluationItem]:
+    """Return at most ``most`` items, taken in turns from each task and language, in the order given."""
+    if most is None or len(items) <= most:
+        return list(items)
+    queues: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for index, item in enumerate(items):
+        queues[item.task, item.language].append(index)
+    turns = [index for index in chain.from_iterable(zip_longest(*queues.values())) if index is not None]
+    return [items[index] for index in sorted(turns[:most])]
+
+
+def split_by_length(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[EvaluationItem], max_new_tokens: int
+) -> tuple[list[EvaluationItem], list[str]]:
+    """Return the items that the model's context holds together with a response, and the ids of the others.
+
+    Raises UsageError when it holds none.
+    """
+    context = getattr(model.config, "max_position_embeddings", None)
+    if context is None:
+        return list(items), []
+    ids = encode_prompts(tokenizer, [message_dicts(item.prompt) for item in items])
+    fits = [len(prompt) + max_new_tokens <= context for prompt in ids]
+    fitting = [item for item, fit in zip(items, fits, strict=True) if fit]
+    if not fitting:
+        raise UsageError(
+            f"max_new_tokens={max_new_tokens}: with the shortest prompt of {min(map(len, ids))} tokens, no item fits "
+            f"the model's context of {context}; lower it"
+        )
+    too_long = [item.id for item, fit in zip(items, fits, strict=True) if not fit]
+    if too_long:
+        log.warning("%d of %d items leave no room for a response and are left out", len(too_long), len(items))
+    return fitting, too_long
+
+
+def score_item(item: EvaluationItem, response: Response) -> ScoredItem:
+    """Return a response with its scores."""
+    preference = None
+    if item.ideal is not None:
+        preference = preference_score(response.text, item.reference, item.scorer, item.ideal)
+    return ScoredItem(
+        id=item.id,
+        task=item.task,
+        language=item.language,
+        prompt=prompt_text(item.prompt),
+        response=response.text,
+        reference=item.reference,
+        ideal=item.ideal,
+        scorer=item.scorer,
+        correct=score(item.scorer, response.text, item.reference),
+        preference=preference,
+        ended=response.ended,
+    )
+
+
+def prompt_text(messages: Sequence[Message]) -> str:
+    """Return a prompt for people to read: one message as it is, several with their roles."""
+    if len(messages) == 1:
+        return messages[0].content
+    return "\n\n".join(f"{message.role}: {message.content}" for message in messages)
+
+
+def _result(summary: dict[str, Any], tokens: int) -> StageResult:
+    metrics: dict[str, Any] = {"too_long": len(summary["too_long"])}
+    headline = ""
+    if summary["loss"] is not None:
+        overall = summary["loss"]["overall"]
+        metrics |= {"loss": overall["loss"], "perplexity": overall["perplexity"]}
+        headline = f"loss {overall['loss']:.3f}"
+    if summary["items"] is not None:
+        overall = summary["items"]["overall"]
+        metrics |= {"exact_match": overall["exact_match"]["value"], "ended": overall["ended"], "items": overall["n"]}
+        headline = f"exact match {overall['exact_match']['value']:.2f}"
+        if overall["preference"] is not None:
+            metrics["preference"] = overall["preference"]["value"]
+    return StageResult(metrics=metrics, headline=headline, tokens=tokens)
+
+
+if __name__ == "__main__":
+    stage_main(run, PolicyEvaluationConfig, kind="scores")

@@ -1,0 +1,108 @@
+"""Score one reward model on held-out comparisons.
+
+python -m posttrain.evaluate.reward inputs.model=DIR inputs.data=DIR output=DIR
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+
+from posttrain.data.chat import load_tokenizer, template_digest
+from posttrain.evaluate.config import RewardEvaluationConfig
+from posttrain.evaluate.inputs import read_heldout_tokens
+from posttrain.evaluate.pair_scores import ScoredGroup, pairs_of, summarise_pairs
+from posttrain.sample.models import load_reward_model
+from posttrain.stage.entry import Context, StageResult, stage_main
+from posttrain.stage.errors import UsageError
+from posttrain.stage.files import write_json_atomic
+
+log = logging.getLogger(__name__)
+
+
+def run(config: RewardEvaluationConfig, context: Context) -> StageResult:
+    """Write items.parquet, one row per untied pair, and summary.json."""
+    directory = context.inputs["model"]
+    tokenizer = load_tokenizer(directory)
+    data = context.inputs["data"]
+    rows = read_heldout_tokens(data, "comparison", template_digest(tokenizer))
+    if all(len(set(row["ranks"])) == 1 for row in rows):
+        raise UsageError(f"{data.name}: every held-out group is one tie; give comparisons with differing ranks")
+    sequences = [row["prompt_ids"] + response for row in rows for response in row["responses_ids"]]
+    log.info("%d groups, %d responses", len(rows), len(sequences))
+
+    model = load_reward_model(directory, config.dtype).eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    rewards = iter(score_sequences(model, sequences, tokenizer.pad_token_id, config.batch_size))
+    groups = [_scored_group(row, [next(rewards) for _ in row["responses_ids"]]) for row in rows]
+    pairs = [pair for group in groups for pair in pairs_of(group)]
+    pq.write_table(pa.Table.from_pylist([pair._asdict() for pair in pairs]), context.output / "items.parquet")
+    summary = summarise_pairs(groups, config.confidence)
+    write_json_atomic(context.output / "summary.json", summary)
+    return _result(summary, sum(map(len, sequences)))
+
+
+def score_sequences(
+    model: PreTrainedModel, sequences: Sequence[Sequence[int]], pad_token_id: int, batch_size: int
+) -> list[float]:
+    """Return the raw reward of each token sequence, in the order given; the longest are scored first."""
+    order = sorted(range(len(sequences)), key=lambda row: len(sequences[row]), reverse=True)
+    rewards: dict[int, float] = {}
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        batch = _score_batch(model, [sequences[row] for row in rows], pad_token_id)
+        rewards.update(zip(rows, batch, strict=True))
+    return [rewards[row] for row in range(len(sequences))]
+
+
+@torch.inference_mode()
+def _score_batch(model: PreTrainedModel, sequences: list[Sequence[int]], pad_token_id: int) -> list[float]:
+    """Return the rewards of one batch: B rows of T tokens, padded on the right."""
+    rows = [torch.tensor(row) for row in sequences]
+    ids_BT = pad_sequence(rows, batch_first=True, padding_value=pad_token_id)
+    lengths_B = torch.tensor([len(row) for row in rows])
+    mask_BT = (torch.arange(ids_BT.shape[1]) < lengths_B[:, None]).long()
+    logits_B1 = model(
+        input_ids=ids_BT.to(model.device), attention_mask=mask_BT.to(model.device), use_cache=False
+    ).logits
+    rewards_B: list[float] = logits_B1[:, 0].double().tolist()
+    return rewards_B
+
+
+def _scored_group(row: dict[str, Any], rewards: list[float]) -> ScoredGroup:
+    return ScoredGroup(
+        id=row["id"],
+        source=row["source"],
+        task=row["task"],
+        language=row["language"],
+        ranks=row["ranks"],
+        rewards=rewards,
+        lengths=[len(response) for response in row["responses_ids"]],
+    )
+
+
+def _result(summary: dict[str, Any], tokens: int) -> StageResult:
+    accuracy = summary["overall"]["accuracy"]
+    half_width = (accuracy["high"] - accuracy["low"]) / 2
+    return StageResult(
+        metrics={
+            "accuracy": accuracy["value"],
+            "accuracy_low": accuracy["low"],
+            "accuracy_high": accuracy["high"],
+            "pairs": accuracy["n"],
+            "groups": summary["groups"],
+            "calibration_error": summary["calibration_error"],
+        },
+        headline=f"accuracy {accuracy['value']:.2f} ± {half_width:.2f}",
+        tokens=tokens,
+    )
+
+
+if __name__ == "__main__":
+    stage_main(run, RewardEvaluationConfig, kind="scores")
