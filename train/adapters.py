@@ -14,8 +14,8 @@ from posttrain.train.config import AdapterConfig, TrainingConfig
 def make_trainable(model: PreTrainedModel, config: AdapterConfig, where: str, *, classifier: bool = False) -> Any:
     """Return the model as it is trained.
 
-    A full model stays as it is, or gets a fresh adapter. An adapter model goes on training its adapter, or has it merged
-    into the backbone for full finetuning. ``where`` is the stage's configuration path, for messages.
+    A full model stays as it is, or gets a fresh adapter. An adapter model goes on training its adapter, or has it
+    merged into the backbone for full finetuning. ``where`` is the stage's configuration path, for messages.
 
     Raises UsageError when an existing adapter does not have the configured rank.
     """

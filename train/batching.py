@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
+
 from posttrain.stage.errors import UsageError
 
 

@@ -6,19 +6,20 @@ B rows of a micro-batch, T positions, R responses of all groups of a micro-batch
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from posttrain.train.dataset import Row
 from posttrain.train.packing import IGNORED
-from torch import Tensor
 
 Batch = dict[str, Tensor]
 
 
-def pad_right(sequences: list[np.ndarray[Any, Any]], value: int) -> Tensor:
+def pad_right(sequences: Sequence[Any], value: int) -> Tensor:
     """Return sequences as one int64 tensor, filled up on the right with ``value``."""
     padded = np.full((len(sequences), max(len(sequence) for sequence in sequences)), value, dtype=np.int64)
     for row, sequence in enumerate(sequences):
@@ -95,5 +96,5 @@ def collate_pairs(rows: list[Row], collate: Callable[[list[Row]], Batch]) -> Bat
 
 
 def _bookkeeping(rows: list[Row], num_tokens: int) -> Batch:
-    """Return what the trainer takes out of a batch before the model sees it: row indices and the count of real tokens."""
+    """Return what the trainer takes out of a batch before the model sees it: row indices and the real tokens."""
     return {"row": torch.tensor([row["row"] for row in rows]), "num_tokens": torch.tensor(num_tokens)}

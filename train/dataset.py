@@ -1,4 +1,7 @@
-"""Token artifacts as datasets that a Trainer can index."""
+"""Token artifacts as datasets that a Trainer can index.
+
+Every dataset has the columns `row` (its own index, for error messages), `id` and `length` (tokens), beside its payload.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from datasets import Dataset
+
 from posttrain.stage.errors import UsageError
-from torch.utils.data import Dataset
 
 Row = dict[str, Any]
 
@@ -25,7 +28,7 @@ def require_tokens(directory: Path, record_type: str, template_sha256: str) -> N
     facts = json.loads((directory / "tokens.json").read_text(encoding="utf-8"))
     if facts["record_type"] != record_type:
         raise UsageError(
-            f"{directory.name}: holds {facts['record_type']} tokens, but this stage needs {record_type} tokens"
+            f"{directory.name}: holds {facts['record_type']} tokens; this stage needs {record_type} tokens"
         )
     if facts["template_sha256"] != template_sha256:
         raise UsageError(
@@ -34,120 +37,88 @@ def require_tokens(directory: Path, record_type: str, template_sha256: str) -> N
         )
 
 
-class TokenRows(Dataset[Row]):
-    """Rows of one split; list columns come as numpy arrays, and `row` is the index that error messages look up."""
-
-    def __init__(self, table: pa.Table) -> None:
-        self.table = table.combine_chunks()
-        self.ids: list[str] = table["id"].to_pylist()
-
-    @classmethod
-    def read(cls, directory: Path, split: str) -> TokenRows:
-        """Read ``train`` or ``eval`` of a tokens artifact."""
-        return cls(pq.read_table(directory / f"{split}.parquet"))
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def column(self, name: str, row: int) -> np.ndarray[Any, Any]:
-        """Return the numbers of one list cell."""
-        return np.asarray(self.table[name][row].values)
+def as_dataset(table: pa.Table, lengths: pa.Array) -> Dataset:
+    """Return a table as a dataset with `row` and `length` columns."""
+    table = table.combine_chunks().append_column("row", pa.array(range(table.num_rows), pa.int64()))
+    # A fingerprint of our own: the default one pickles the whole table to hash it.
+    return Dataset(table.append_column("length", lengths), fingerprint=f"rows-{table.num_rows}")
 
 
-class SftRows(TokenRows):
-    """Demonstrations: `input_ids` and `labels` of one row."""
-
-    def __getitem__(self, row: int) -> Row:
-        if not 0 <= row < len(self):
-            raise IndexError(row)
-        return {"row": row, "input_ids": self.column("input_ids", row), "labels": self.column("labels", row)}
-
-    def lengths(self) -> list[int]:
-        """Return the tokens of every row."""
-        return list_lengths(self.table["input_ids"])
+def read_demonstrations(directory: Path, split: str) -> Dataset:
+    """Return demonstrations: `input_ids` and `labels`."""
+    table = pq.read_table(directory / f"{split}.parquet")
+    return as_dataset(table, pc.list_value_length(table["input_ids"]))
 
 
-class GroupRows(TokenRows):
-    """K-ranked groups: the token ids of prompt + response for each response, and the ranks."""
-
-    def __getitem__(self, row: int) -> Row:
-        if not 0 <= row < len(self):
-            raise IndexError(row)
-        prompt = self.column("prompt_ids", row)
-        responses = [np.asarray(cell.values) for cell in self.table["responses_ids"][row]]
-        return {"row": row, "prompt_ids": prompt, "responses_ids": responses, "ranks": self.column("ranks", row)}
-
-    def lengths(self) -> list[int]:
-        """Return the tokens of prompt and longest response of every group."""
-        prompts = list_lengths(self.table["prompt_ids"])
-        return [
-            prompt + max(len(response) for response in responses)
-            for prompt, responses in zip(prompts, self.table["responses_ids"], strict=True)
-        ]
+def read_groups(directory: Path, split: str) -> Dataset:
+    """Return K-ranked groups: `prompt_ids`, `responses_ids` and `ranks`; the length is that of the longest sequence."""
+    table = pq.read_table(directory / f"{split}.parquet")
+    prompts = pc.list_value_length(table["prompt_ids"]).to_pylist()
+    longest = [max(len(response) for response in group) for group in table["responses_ids"]]
+    return as_dataset(table, pa.array([a + b for a, b in zip(prompts, longest, strict=True)], pa.int64()))
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
     """A chosen and a rejected response of one group, by index."""
 
-    row: int
+    group: int
     chosen: int
     rejected: int
 
 
-def make_pairs(ranks_of_rows: list[list[int]], which: str) -> list[Pair]:
+def make_pairs(ranks_of_groups: list[list[int]], which: str) -> list[Pair]:
     """Return the preference pairs of ranked groups (rank 1 is best; tied responses make no pair).
 
     ``best_worst`` gives one pair a group, the first best and the last worst response; ``all`` gives every untied pair.
     """
     pairs = []
-    for row, ranks in enumerate(ranks_of_rows):
+    for group, ranks in enumerate(ranks_of_groups):
         if which == "best_worst":
             best, worst = min(ranks), max(ranks)
             if best < worst:
                 last_worst = len(ranks) - 1 - ranks[::-1].index(worst)
-                pairs.append(Pair(row, ranks.index(best), last_worst))
+                pairs.append(Pair(group, ranks.index(best), last_worst))
         else:
             pairs += [
-                Pair(row, i, j) for i, rank_i in enumerate(ranks) for j, rank_j in enumerate(ranks) if rank_i < rank_j
+                Pair(group, i, j) for i, rank_i in enumerate(ranks) for j, rank_j in enumerate(ranks) if rank_i < rank_j
             ]
     return pairs
 
 
-class PairRows(Dataset[Row]):
-    """Preference pairs with the reference model's log-probabilities of both responses."""
+def pair_dataset(groups: Dataset, reference: pa.Table, which: str) -> Dataset:
+    """Return preference pairs in TRL's columns, with the reference model's log-probabilities of both responses.
 
-    def __init__(self, groups: GroupRows, reference: pa.Table, which: str) -> None:
-        self.groups = groups
-        self.pairs = make_pairs(groups.table["ranks"].to_pylist(), which)
-        self.ids = [groups.ids[pair.row] for pair in self.pairs]
-        keys = zip(reference["id"].to_pylist(), reference["response"].to_pylist(), strict=True)
-        self._reference = dict(zip(keys, reference["logp"].to_pylist(), strict=True))
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> Row:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        pair = self.pairs[index]
-        group = self.groups[pair.row]
-        return {
-            "row": index,
-            "prompt_ids": group["prompt_ids"].tolist(),
-            "chosen_ids": group["responses_ids"][pair.chosen].tolist(),
-            "rejected_ids": group["responses_ids"][pair.rejected].tolist(),
-            "ref_chosen_logps": self._reference[self.groups.ids[pair.row], pair.chosen],
-            "ref_rejected_logps": self._reference[self.groups.ids[pair.row], pair.rejected],
-        }
-
-    def lengths(self) -> list[int]:
-        """Return the tokens of prompt and longest of the two responses of every pair."""
-        groups = self.groups.lengths()
-        return [groups[pair.row] for pair in self.pairs]
+    ``reference`` has a row (`id`, `response`, `logp`) for every response of every group.
+    """
+    keys = zip(reference["id"].to_pylist(), reference["response"].to_pylist(), strict=True)
+    logps = dict(zip(keys, reference["logp"].to_pylist(), strict=True))
+    rows = []
+    for pair in make_pairs(list(groups["ranks"]), which):
+        group = groups[pair.group]
+        chosen, rejected = (group["responses_ids"][index] for index in (pair.chosen, pair.rejected))
+        rows.append(
+            {
+                "id": group["id"],
+                "prompt_ids": group["prompt_ids"],
+                "chosen_ids": chosen,
+                "rejected_ids": rejected,
+                "ref_chosen_logps": logps[group["id"], pair.chosen],
+                "ref_rejected_logps": logps[group["id"], pair.rejected],
+            }
+        )
+    lengths = [len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows]
+    return as_dataset(pa.Table.from_pylist(rows, schema=_PAIR_SCHEMA), pa.array(lengths, pa.int64()))
 
 
-def list_lengths(column: pa.ChunkedArray) -> list[int]:
-    """Return the length of every list cell of an Arrow column."""
-    lengths: list[int] = pc.list_value_length(column).to_pylist()
-    return lengths
+_IDS = pa.list_(pa.int32())
+_PAIR_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("prompt_ids", _IDS),
+        ("chosen_ids", _IDS),
+        ("rejected_ids", _IDS),
+        ("ref_chosen_logps", pa.float64()),
+        ("ref_rejected_logps", pa.float64()),
+    ]
+)

@@ -25,7 +25,7 @@ from posttrain.train.arguments import training_arguments
 from posttrain.train.batching import plan_batches
 from posttrain.train.collate import collate_pairs
 from posttrain.train.config import DpoConfig
-from posttrain.train.dataset import GroupRows, PairRows, require_tokens
+from posttrain.train.dataset import pair_dataset, read_groups, require_tokens
 from posttrain.train.fit import announce, checkpoint_directory, fit, save_model, world_size
 from posttrain.train.trainer import StageTrainer
 
@@ -59,7 +59,7 @@ def run(config: DpoConfig, context: Context) -> StageResult:
     require_tokens(data, "comparison", template_digest(tokenizer))
     require_reference(reference, source, data)
     rows, held_out = (
-        PairRows(GroupRows.read(data, split), pq.read_table(reference / f"{split}.parquet"), config.pairs)
+        pair_dataset(read_groups(data, split), pq.read_table(reference / f"{split}.parquet"), config.pairs)
         for split in ("train", "eval")
     )
     plan = plan_batches(
@@ -87,7 +87,7 @@ def run(config: DpoConfig, context: Context) -> StageResult:
     if isinstance(policy, PeftModel) and "ref" in policy.peft_config:
         policy.delete_adapter("ref")  # TRL's frozen copy of the adapter; our reference is in the rows
     trainer.attach(plan, context.tracker, config.keep_checkpoints)
-    announce(plan, policy, rows.lengths())
+    announce(plan, policy, sum(rows["length"]))
     metrics = fit(trainer, context)
     save_model(trainer, context, tokenizer)
     accuracy = metrics.get("eval_rewards/accuracies")

@@ -42,11 +42,11 @@ def world_size(context: Context) -> int:
     return actual
 
 
-def announce(plan: BatchPlan, model: Any, lengths: list[int]) -> None:
+def announce(plan: BatchPlan, model: Any, tokens: int) -> None:
     """Print the derived quantities of a training stage."""
     total, trainable = count_parameters(model)
     log.info(
-        "global batch %d = %d rows x %d processes x %d accumulation; %d steps = %.2f epochs of %s rows (%s tokens each)",
+        "global batch %d = %d rows x %d processes x %d accumulation; %d steps = %.2f epochs of %s rows, %s tokens",
         plan.global_batch_size,
         plan.micro_batch_size,
         plan.world_size,
@@ -54,7 +54,7 @@ def announce(plan: BatchPlan, model: Any, lengths: list[int]) -> None:
         plan.max_steps,
         plan.epochs,
         f"{plan.num_rows:,}",
-        f"{sum(lengths):,}",
+        f"{tokens:,}",
     )
     log.info("parameters %s, trainable %s", f"{total:,}", f"{trainable:,}")
 

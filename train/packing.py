@@ -1,18 +1,15 @@
-"""Pack short rows into long ones that do not see each other.
-
-B packs in a micro-batch, L tokens in a pack.
-"""
+"""Pack short rows into long ones that do not see each other."""
 
 from __future__ import annotations
 
 import bisect
 from collections import defaultdict
-from typing import Any
 
-import numpy as np
+import pyarrow as pa
+from datasets import Dataset
+
 from posttrain.stage.errors import UsageError
-from posttrain.train.dataset import Row, SftRows
-from torch.utils.data import Dataset
+from posttrain.train.dataset import as_dataset
 
 IGNORED = -100
 """Label of a position that is not trained."""
@@ -52,40 +49,29 @@ def best_fit_decreasing(lengths: list[int], capacity: int) -> list[list[int]]:
     return packs
 
 
-class PackedRows(Dataset[Row]):
-    """Packs of demonstrations. `position_ids` restart at 0 with each row, which is what keeps rows apart.
+def pack_demonstrations(rows: Dataset, capacity: int) -> Dataset:
+    """Return packs of demonstrations. `position_ids` restart at 0 with each row, which is what keeps rows apart.
 
     The attention masks of transformers are built from those restarts, for SDPA, eager and flex attention alike
-    (`masking_utils.find_packed_sequence_indices`); flash attention takes its sequence boundaries from them.
+    (`masking_utils.find_packed_sequence_indices`); flash attention takes its sequence boundaries from them. The first
+    label of a row is ignored, since it would be predicted from the row before it. A pack's id lists its rows' ids.
     """
-
-    def __init__(self, rows: SftRows, capacity: int) -> None:
-        self.rows = rows
-        self.packs = best_fit_decreasing(rows.lengths(), capacity)
-        self.ids = [", ".join(rows.ids[row] for row in pack) for pack in self.packs]
-
-    def __len__(self) -> int:
-        return len(self.packs)
-
-    def __getitem__(self, index: int) -> Row:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        rows = [self.rows[row] for row in self.packs[index]]
-        return {
-            "row": index,
-            "input_ids": np.concatenate([row["input_ids"] for row in rows]),
-            "labels": np.concatenate([_without_first(row["labels"]) for row in rows]),
-            "position_ids": np.concatenate([np.arange(len(row["input_ids"])) for row in rows]),
-        }
-
-    def lengths(self) -> list[int]:
-        """Return the tokens of every pack."""
-        lengths = self.rows.lengths()
-        return [sum(lengths[row] for row in pack) for pack in self.packs]
+    lengths = list(rows["length"])
+    packs = best_fit_decreasing(lengths, capacity)
+    table = []
+    for pack in packs:
+        members = [rows[row] for row in pack]
+        table.append(
+            {
+                "id": ", ".join(member["id"] for member in members),
+                "input_ids": [token for member in members for token in member["input_ids"]],
+                "labels": [label for member in members for label in (IGNORED, *member["labels"][1:])],
+                "position_ids": [position for member in members for position in range(member["length"])],
+            }
+        )
+    sums = pa.array([sum(lengths[row] for row in pack) for pack in packs], pa.int64())
+    return as_dataset(pa.Table.from_pylist(table, schema=_PACK_SCHEMA), sums)
 
 
-def _without_first(labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return the labels of one row with its first one ignored: it would be predicted from the row before it."""
-    changed = labels.copy()
-    changed[0] = IGNORED
-    return changed
+_IDS = pa.list_(pa.int32())
+_PACK_SCHEMA = pa.schema([("id", pa.string()), ("input_ids", _IDS), ("labels", _IDS), ("position_ids", _IDS)])

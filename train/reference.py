@@ -2,8 +2,8 @@
 
     accelerate launch -m posttrain.train.reference inputs.model=DIR inputs.data=DIR output=DIR
 
-B sequences of a batch, T positions. Responses are sorted by length and batched by tokens, so little padding is computed;
-ranks take batches in turn.
+B sequences of a batch, T positions. Responses are sorted by length and batched by tokens, so little padding is
+computed; ranks take batches in turn.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
+from datasets import Dataset
 from torch import Tensor
 
 from posttrain.data.chat import load_tokenizer, template_digest
@@ -25,7 +26,7 @@ from posttrain.sample.models import load_policy
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.train.collate import pad_right
 from posttrain.train.config import ReferenceConfig
-from posttrain.train.dataset import GroupRows, require_tokens
+from posttrain.train.dataset import read_groups, require_tokens
 from posttrain.train.fit import world_size
 
 log = logging.getLogger(__name__)
@@ -38,18 +39,16 @@ class Response:
     id: str
     index: int
     prompt_length: int
-    ids: np.ndarray[Any, Any]
+    ids: list[int]
 
 
-def responses_of(rows: GroupRows) -> list[Response]:
+def responses_of(groups: Dataset) -> list[Response]:
     """Return every response of every group, in file order."""
-    found = []
-    for row, group_id in enumerate(rows.ids):
-        group = rows[row]
-        prompt = group["prompt_ids"]
-        for index, response in enumerate(group["responses_ids"]):
-            found.append(Response(group_id, index, len(prompt), np.concatenate([prompt, response])))
-    return found
+    return [
+        Response(group["id"], index, len(group["prompt_ids"]), group["prompt_ids"] + response)
+        for group in groups
+        for index, response in enumerate(group["responses_ids"])
+    ]
 
 
 def batches_by_tokens(responses: list[Response], batch_tokens: int) -> list[list[Response]]:
@@ -86,7 +85,7 @@ def run(config: ReferenceConfig, context: Context) -> StageResult:
     model = load_policy(context.inputs["model"], config.dtype, config.attention).to(state.device).eval()
     tokens = 0
     for split in ("train", "eval"):
-        responses = responses_of(GroupRows.read(context.inputs["data"], split))
+        responses = responses_of(read_groups(context.inputs["data"], split))
         tokens += sum(len(response.ids) for response in responses)
         batches = batches_by_tokens(responses, config.batch_tokens)
         part: list[tuple[str, int, float]] = []

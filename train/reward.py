@@ -20,7 +20,7 @@ from posttrain.train.arguments import training_arguments
 from posttrain.train.batching import plan_batches
 from posttrain.train.collate import collate_groups
 from posttrain.train.config import RewardConfig
-from posttrain.train.dataset import GroupRows, require_tokens
+from posttrain.train.dataset import read_groups, require_tokens
 from posttrain.train.fit import announce, checkpoint_directory, fit, save_model, world_size
 from posttrain.train.losses import pairwise_ranking_loss
 from posttrain.train.reward_model import classifier_from_policy, reward_statistics
@@ -65,7 +65,7 @@ def run(config: RewardConfig, context: Context) -> StageResult:
     source = context.inputs["model"]
     tokenizer = load_tokenizer(source)
     require_tokens(context.inputs["data"], "comparison", template_digest(tokenizer))
-    rows, held_out = (GroupRows.read(context.inputs["data"], split) for split in ("train", "eval"))
+    rows, held_out = (read_groups(context.inputs["data"], split) for split in ("train", "eval"))
     plan = plan_batches(
         len(rows),
         config.global_batch_size,
@@ -90,7 +90,7 @@ def run(config: RewardConfig, context: Context) -> StageResult:
     trainer.margin_per_rank = config.margin_per_rank
     trainer.centering_coefficient = config.centering_coefficient
     trainer.attach(plan, context.tracker, config.keep_checkpoints)
-    announce(plan, model, rows.lengths())
+    announce(plan, model, sum(rows["length"]))
     metrics = fit(trainer, context)
     mean, std = reward_statistics(trainer)
     trainer.model.config.reward_mean, trainer.model.config.reward_std = mean, std

@@ -20,9 +20,9 @@ from posttrain.train.arguments import training_arguments
 from posttrain.train.batching import plan_batches
 from posttrain.train.collate import collate_packs, collate_sft
 from posttrain.train.config import SftConfig
-from posttrain.train.dataset import SftRows, require_tokens
+from posttrain.train.dataset import read_demonstrations, require_tokens
 from posttrain.train.fit import announce, checkpoint_directory, fit, save_model, world_size
-from posttrain.train.packing import PackedRows
+from posttrain.train.packing import pack_demonstrations
 from posttrain.train.trainer import StageTrainer
 
 
@@ -54,9 +54,9 @@ def run(config: SftConfig, context: Context) -> StageResult:
     source = context.inputs["model"]
     tokenizer = load_tokenizer(source)
     require_tokens(context.inputs["data"], "demonstration", template_digest(tokenizer))
-    train, held_out = (SftRows.read(context.inputs["data"], split) for split in ("train", "eval"))
-    rows: SftRows | PackedRows = PackedRows(train, config.pack_length) if config.packing else train
-    eval_rows: SftRows | PackedRows = PackedRows(held_out, config.pack_length) if config.packing else held_out
+    rows, held_out = (read_demonstrations(context.inputs["data"], split) for split in ("train", "eval"))
+    if config.packing:
+        rows, held_out = (pack_demonstrations(split, config.pack_length) for split in (rows, held_out))
     plan = plan_batches(
         len(rows),
         config.global_batch_size,
@@ -80,11 +80,11 @@ def run(config: SftConfig, context: Context) -> StageResult:
         args=arguments,
         data_collator=partial(collate, pad_token_id=tokenizer.pad_token_id),
         train_dataset=rows,
-        eval_dataset=eval_rows if len(eval_rows) else None,
+        eval_dataset=held_out if len(held_out) else None,
         processing_class=tokenizer,
     )
     trainer.attach(plan, context.tracker, config.keep_checkpoints)
-    announce(plan, policy, rows.lengths())
+    announce(plan, policy, sum(rows["length"]))
     metrics = fit(trainer, context)
     save_model(trainer, context, tokenizer)
     return StageResult(

@@ -58,7 +58,7 @@ class StageTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return this rank's micro-batches of all steps."""
         rows: Any = self.train_dataset
-        sampler = StepBatchSampler(self.plan, rows.lengths(), self.args.seed, self.args.process_index)
+        sampler = StepBatchSampler(self.plan, list(rows["length"]), self.args.seed, self.args.process_index)
         return DataLoader(
             rows,
             batch_sampler=sampler,  # type: ignore[arg-type]
@@ -97,7 +97,7 @@ class StageTrainer(Trainer):
 
     def _blame(self, finite: list[bool], gradient_norm: float) -> str:
         suspects = [rows for rows, ok in zip(self._rows, finite, strict=True) if not ok] or self._rows
-        ids = [self.train_dataset.ids[int(row)] for rows in suspects for row in rows]
+        ids = [self.train_dataset[int(row)]["id"] for rows in suspects for row in rows]
         what = "the loss is not finite" if not all(finite) else f"the gradient norm is {gradient_norm}"
         shown = ", ".join(ids[:16]) + (f" and {len(ids) - 16} more" if len(ids) > 16 else "")
         return (

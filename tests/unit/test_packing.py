@@ -2,30 +2,27 @@
 
 import random
 
-import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from posttrain.stage.errors import UsageError
 from posttrain.train.collate import collate_packs, collate_sft
-from posttrain.train.dataset import SftRows
-from posttrain.train.packing import PackedRows, best_fit_decreasing
+from posttrain.train.dataset import as_dataset
+from posttrain.train.packing import best_fit_decreasing, pack_demonstrations
 
 ROWS = [[5, 6, 7, 8, 9], [10, 11, 12], [13, 14], [15, 16, 17, 18]]
 
 
-def sft_rows() -> SftRows:
-    return SftRows(
-        pa.table(
-            {
-                "id": [f"row/{i}" for i in range(len(ROWS))],
-                "input_ids": pa.array(ROWS, pa.list_(pa.int32())),
-                "labels": pa.array([[-100, *row[1:]] for row in ROWS], pa.list_(pa.int32())),
-            }
-        )
-    )
+def rows() -> Dataset:
+    columns = {
+        "id": [f"row/{i}" for i in range(len(ROWS))],
+        "input_ids": pa.array(ROWS, pa.list_(pa.int32())),
+        "labels": pa.array(ROWS, pa.list_(pa.int32())),
+    }
+    return as_dataset(pa.table(columns), pa.array([len(row) for row in ROWS]))
 
 
 def test_best_fit_decreasing_by_hand() -> None:
@@ -63,11 +60,11 @@ def test_packed_rows_get_the_logits_that_they_get_alone(attention: str) -> None:
             attn_implementation=attention,
         )
     ).eval()
-    packed = PackedRows(sft_rows(), 9)
-    batch = collate_packs([packed[i] for i in range(len(packed))], pad_token_id=0, flatten=False)
+    packed = pack_demonstrations(rows(), 9)
+    batch = collate_packs(list(packed), pad_token_id=0, flatten=False)
     with torch.no_grad():
         logits_BTV = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
-        for row, pack in enumerate(packed.packs):
+        for row, pack in enumerate(best_fit_decreasing([len(row) for row in ROWS], 9)):
             start = 0
             for index in pack:
                 alone_TV = model(input_ids=torch.tensor([ROWS[index]]), use_cache=False).logits[0]
@@ -77,8 +74,8 @@ def test_packed_rows_get_the_logits_that_they_get_alone(attention: str) -> None:
 
 
 def test_the_first_token_of_a_packed_row_is_never_a_target_and_padding_is_not_trained() -> None:
-    packed = PackedRows(sft_rows(), 9)
-    batch = collate_packs([packed[i] for i in range(len(packed))], pad_token_id=0, flatten=False)
+    packed = pack_demonstrations(rows(), 9)
+    batch = collate_packs(list(packed), pad_token_id=0, flatten=False)
     starts = batch["position_ids"] == 0
     assert (batch["labels"][starts] == -100).all()
     trained = int((batch["labels"] != -100).sum())
@@ -86,16 +83,14 @@ def test_the_first_token_of_a_packed_row_is_never_a_target_and_padding_is_not_tr
 
 
 def test_flattened_packs_hold_the_same_tokens_end_to_end() -> None:
-    packed = PackedRows(sft_rows(), 9)
-    rows = [packed[i] for i in range(len(packed))]
-    flat = collate_packs(rows, pad_token_id=0, flatten=True)
-    assert flat["input_ids"].tolist() == [np.concatenate([row["input_ids"] for row in rows]).tolist()]
+    packed = pack_demonstrations(rows(), 9)
+    flat = collate_packs(list(packed), pad_token_id=0, flatten=True)
+    assert flat["input_ids"].tolist() == [[token for pack in packed for token in pack["input_ids"]]]
     assert int(flat["num_tokens"]) == flat["input_ids"].numel() == 14
 
 
 def test_unpacked_rows_are_padded_on_the_right() -> None:
-    rows = sft_rows()
-    batch = collate_sft([rows[2], rows[1]], pad_token_id=0)
+    batch = collate_sft([rows()[2], rows()[1]], pad_token_id=0)
     assert batch["input_ids"].tolist() == [[13, 14, 0], [10, 11, 12]]
-    assert batch["labels"].tolist() == [[-100, 14, -100], [-100, 11, 12]]
+    assert batch["labels"].tolist() == [[13, 14, -100], [10, 11, 12]]
     assert batch["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1]]
