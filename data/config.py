@@ -97,15 +97,14 @@ class SourceConfig:
     limit: int | None = Field(default=None, ge=1)
     """Take at most this many rows, in file order."""
     scorer: str | None = None
-    """Scorer of evaluation items whose rows do not name one; None leaves it to the adapter, which falls back on exact."""
+    """Scorer of evaluation items whose rows do not name one; None lets the adapter choose, else takes ``exact``."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> SourceConfig:
         given = [name for name in ("path", "file", "dataset") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(
-                f"source {self.name!r}: give exactly one of path, file and dataset (given: {', '.join(given) or 'none'})"
-            )
+            found = ", ".join(given) or "none"
+            raise ValueError(f"source {self.name!r}: give exactly one of path, file and dataset (given: {found})")
         return self
 
 

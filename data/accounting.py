@@ -1,0 +1,59 @@
+"""Row accounting: for every source, rows in = rows kept + rows dropped by reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from posttrain.data.records import Split
+
+
+@dataclass
+class SourceCounts:
+    """What became of the rows of one source."""
+
+    rows_in: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    sides: Counter[str] = field(default_factory=Counter)
+    """Rows kept, by split."""
+
+    def drop(self, reason: str) -> None:
+        """Count one row as dropped."""
+        self.dropped[reason] += 1
+
+    def keep(self, split: Split) -> None:
+        """Count one row as kept."""
+        self.sides[split] += 1
+
+    @property
+    def kept(self) -> int:
+        """Rows kept."""
+        return self.sides.total()
+
+    def check(self, name: str) -> None:
+        """Assert that every row is accounted for once."""
+        assert self.rows_in == self.kept + self.dropped.total(), f"{name}: rows lost or counted twice: {self}"
+
+    def summary(self) -> dict[str, Any]:
+        """Return the counts as `accounting.json` holds them."""
+        sides = {"train": self.sides["train"], "eval": self.sides["eval"]}
+        return {"rows_in": self.rows_in, "kept": self.kept, "dropped": dict(sorted(self.dropped.items())), **sides}
+
+
+def accounting(by_source: dict[str, SourceCounts]) -> dict[str, Any]:
+    """Return the contents of `accounting.json`, having checked the sum of every source and of the total."""
+    total = SourceCounts()
+    for name, counts in by_source.items():
+        counts.check(name)
+        total.rows_in += counts.rows_in
+        total.dropped += counts.dropped
+        total.sides += counts.sides
+    total.check("total")
+    summary = total.summary()
+    return {
+        "rows_in": summary["rows_in"],
+        "kept": summary["kept"],
+        "dropped": summary["dropped"],
+        "by_source": {name: counts.summary() for name, counts in by_source.items()},
+    }

@@ -1,0 +1,264 @@
+"""Strict readers: files and Hugging Face datasets as rows that know their place.
+
+Nothing is repaired or skipped in silence. What concerns one row only becomes a `BadRow`, which the caller turns into an
+error or puts into quarantine. What leaves the rest of the file unreadable (a cut gzip stream, a broken CSV quote, a
+header with a byte order mark, any syntax error of a .json file) raises UsageError with the place.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import re
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, NoReturn, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from posttrain.stage.errors import UsageError
+
+_BOM = "\ufeff"
+_BOM_REASON = "byte order mark; save the file as UTF-8 without BOM"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row: its columns, and its place within the source, ``:12`` for a line or ``[11]`` for an index from 0."""
+
+    position: str
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """One row that cannot be used: its place, why, and what stood there."""
+
+    position: str
+    reason: str
+    raw: Any
+
+
+Rows = Iterator[Row | BadRow]
+
+
+def read_rows(path: Path) -> Rows:
+    """Yield the rows of a .jsonl, .json, .csv or .parquet file, plain or with .gz behind it.
+
+    A .json file holds an array of objects, or one object. The columns of a .csv file are all strings.
+    Raises UsageError for a file that is missing, of another type, empty, or broken beyond one row.
+    """
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    packed = suffixes[-1:] == [".gz"]
+    name = suffixes[-2:-1] if packed else suffixes[-1:]
+    reader = _READERS.get(name[0] if name else "")
+    if reader is None:
+        known = ", ".join(_READERS)
+        raise UsageError(f"{path}: not a type that can be read; give one of {known}, plain or with .gz behind it")
+    position = ""
+    try:
+        with _open(path, packed) as file:
+            for row in reader(file, path):
+                position = row.position
+                yield row
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file; mend the path") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        after = f" after {path.name}{position}" if position else ""
+        raise UsageError(f"{path}: the gzip data break off or are damaged{after} ({error}); fetch it again") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror or error}); mend the path or its rights") from None
+    if not position:
+        raise UsageError(f"{path}: holds no rows; mend the path or leave the source out")
+
+
+def _open(path: Path, packed: bool) -> IO[bytes]:
+    return cast(IO[bytes], gzip.open(path, "rb")) if packed else path.open("rb")
+
+
+def read_hub_dataset(name: str, subset: str | None, split: str, revision: str | None) -> Rows:
+    """Yield the rows of a Hugging Face dataset; its own code is never run.
+
+    Raises UsageError when it cannot be loaded: a wrong name, a private one, or no network and no cached copy.
+    """
+    import datasets
+
+    try:
+        table = datasets.load_dataset(name, subset, split=split, revision=revision)
+    except Exception as error:  # the library raises dozens of types for what a user can mend
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(
+            f"dataset {name!r}: cannot be loaded ({type(error).__name__}: {reason}); "
+            "mend name, subset, split or revision, or give a downloaded file as path"
+        ) from None
+    if len(table) == 0:
+        raise UsageError(f"dataset {name!r}: split {split!r} holds no rows; choose another or leave the source out")
+    for index, values in enumerate(table):
+        yield Row(f"[{index}]", values)
+
+
+def _jsonl(file: IO[bytes], path: Path) -> Rows:
+    for number, line in enumerate(file, start=1):
+        if not line.strip():
+            continue
+        position = f":{number}"
+        try:
+            text = line.decode("utf-8")
+            if "\0" in text:
+                raise ValueError(f"NUL byte at column {text.index(chr(0)) + 1}; remove it")
+            yield Row(position, _object(_parse(text)))
+        except UnicodeDecodeError as error:
+            reason = f"byte 0x{line[error.start]:02x} at column {error.start + 1} is not UTF-8; save the file as UTF-8"
+            yield BadRow(position, reason, line.decode("utf-8", "backslashreplace"))
+        except (ValueError, RecursionError) as error:
+            yield BadRow(position, _json_reason(error), line.decode("utf-8").rstrip("\r\n"))
+
+
+def _json(file: IO[bytes], path: Path) -> Rows:
+    text = _decode(file.read(), path)
+    index = 0
+    try:
+        for element in _elements(text):
+            try:
+                row: Row | BadRow = Row(f"[{index}]", _object(element))
+            except ValueError as error:
+                row = BadRow(f"[{index}]", str(error), element)
+            yield row
+            index += 1
+    except (ValueError, RecursionError) as error:
+        place = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else f"[{index}]"
+        raise UsageError(f"{path}{place}: {_json_reason(error)}") from None
+
+
+def _elements(text: str) -> Iterator[Any]:
+    """Yield the elements of a JSON array one by one, so that a fault has a place; any other value is one element."""
+    at = _next(text, 0)
+    if text[at : at + 1] != "[":
+        yield _parse(text)
+        return
+    at = _next(text, at + 1)
+    closed = text[at : at + 1] == "]"
+    while not closed:
+        value, at = _DECODER.raw_decode(text, at)
+        yield value
+        at = _next(text, at)
+        closed = text[at : at + 1] == "]"
+        if not closed:
+            if text[at : at + 1] != ",":
+                raise json.JSONDecodeError("Expecting ',' or ']'", text, at)
+            at = _next(text, at + 1)
+    end = _next(text, at + 1)
+    if end < len(text):
+        raise json.JSONDecodeError("Extra data", text, end)
+
+
+def _next(text: str, at: int) -> int:
+    """Return the first index from ``at`` on that is not JSON white space."""
+    found = _NOT_SPACE.search(text, at)
+    return found.start() if found else len(text)
+
+
+def _csv(file: IO[bytes], path: Path) -> Rows:
+    csv.field_size_limit(sys.maxsize)
+    reader = csv.reader(_lines(file, path), strict=True)
+    try:
+        header = next(reader, [])
+        twice = {name for name in header if header.count(name) > 1}
+        if twice or "" in header:
+            fault = f"column {min(twice)!r} stands twice" if twice else "a column has no name"
+            raise UsageError(f"{path}:1: {fault}; give each column its own name")
+        start = reader.line_num + 1
+        for fields in reader:
+            if len(fields) == len(header):
+                yield Row(f":{start}", dict(zip(header, fields, strict=True)))
+            elif fields:
+                reason = f"{len(fields)} fields, but the header names {len(header)}; quote fields that hold commas"
+                yield BadRow(f":{start}", reason, fields)
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise UsageError(f"{path}:{reader.line_num}: not CSV ({error}); mend the quotes") from None
+
+
+def _lines(file: IO[bytes], path: Path) -> Iterator[str]:
+    for number, line in enumerate(file, start=1):
+        yield _decode(line, path, number)
+
+
+def _decode(data: bytes, path: Path, line: int = 1) -> str:
+    """Decode UTF-8 without NUL or byte order mark; ``line`` is the number of the first line."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line += data.count(b"\n", 0, error.start)
+        fault = f"byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
+        raise UsageError(f"{path}:{line}: {fault}") from None
+    if text.startswith(_BOM):
+        raise UsageError(f"{path}:{line}: {_BOM_REASON}")
+    if "\0" in text:
+        raise UsageError(f"{path}:{line + text.count(chr(10), 0, text.index(chr(0)))}: NUL byte; remove it")
+    return text
+
+
+def _parquet(file: IO[bytes], path: Path) -> Rows:
+    source = io.BytesIO(file.read()) if isinstance(file, gzip.GzipFile) else file
+    index = 0
+    try:
+        for batch in pq.ParquetFile(source).iter_batches(batch_size=4096):
+            for values in batch.to_pylist():
+                yield Row(f"[{index}]", values)
+                index += 1
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}[{index}]: not readable Parquet ({error}); write the file again") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(n for n in names if names.count(n) > 1)!r} stands twice; keep one")
+    return values
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON; write null or a number")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+_NOT_SPACE = re.compile(r"[^ \t\r\n]")
+
+
+def _parse(text: str) -> Any:
+    if text.startswith(_BOM):
+        raise ValueError(_BOM_REASON)
+    return _DECODER.decode(text)
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        names = {list: "array", str: "string", bool: "boolean", type(None): "null"}
+        raise ValueError(
+            f"a JSON {names.get(type(value), 'number')}, where an object of columns is required; write {{…}}"
+        )
+    return value
+
+
+def _json_reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply; flatten it"
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON ({error.msg} at column {error.colno}); mend it"
+    return str(error)
+
+
+_READERS: dict[str, Callable[[IO[bytes], Path], Rows]] = {
+    ".jsonl": _jsonl,
+    ".json": _json,
+    ".csv": _csv,
+    ".parquet": _parquet,
+}
