@@ -25,6 +25,7 @@ import yaml
 from posttrain.stage.artifact import LOGS, Manifest, Parent, commit, is_artifact, read_manifest
 from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, PosttrainError, UsageError, did_you_mean
 from posttrain.stage.files import canonical_json, sha256_text, write_json_atomic
+from posttrain.stage.leash import follow
 from posttrain.stage.lease import Lease
 from posttrain.stage.schema import build, to_dict
 from posttrain.stage.spec import StageSpec, Tracking
@@ -67,6 +68,7 @@ StageFunction = Callable[[Any, Context], StageResult]
 
 def stage_main(function: StageFunction, config_class: type[Any], kind: str) -> None:
     """Run a stage as this process, and exit with the code that `posttrain.stage.errors` documents."""
+    follow()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     main_process = os.environ.get("RANK", "0") == "0"
     outcome: Path | None = None

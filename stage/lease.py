@@ -16,6 +16,9 @@ from typing import IO, Self
 
 from posttrain.stage.errors import LeaseHeldError
 
+PROBE_SECONDS = 1.0
+"""Least wait for a lease: `holder` takes the lock for an instant, so that one refusal proves nothing."""
+
 
 def holder(path: Path) -> str | None:
     """Return who holds the lease at ``path``, or None when it is free."""
@@ -53,7 +56,7 @@ class Lease:
 
     def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        deadline = time.monotonic() + self.wait_seconds
+        deadline = time.monotonic() + max(self.wait_seconds, PROBE_SECONDS)
         file = self.path.open("a+", encoding="utf-8")
         while True:
             try:

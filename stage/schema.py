@@ -64,14 +64,23 @@ def _explain(cls: type[Any], fault: Any, where: str) -> str:
 
 
 def _fields_at(cls: Any, location: list[str]) -> list[str]:
+    """Return the keys that the schema at ``location`` takes, whatever containers lie on the way."""
     for name in location:
-        cls = typing.get_type_hints(cls).get(name) if dataclasses.is_dataclass(cls) else None
-    return [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+        cls = _schema_in(typing.get_type_hints(cls).get(name)) if dataclasses.is_dataclass(cls) else cls
+    infos = getattr(cls, "__pydantic_fields__", {})
+    return [info.alias or name for name, info in infos.items()]
+
+
+def _schema_in(annotation: Any) -> Any:
+    """Return the schema that ``X``, ``X | None``, ``list[X]`` and ``dict[str, X]`` hold, or None."""
+    if dataclasses.is_dataclass(annotation):
+        return annotation
+    return next((found for part in typing.get_args(annotation) if (found := _schema_in(part)) is not None), None)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Return a configuration as plain, JSON-ready values, every default written out."""
-    plain: dict[str, Any] = TypeAdapter(type(config)).dump_python(config, mode="json")
+    plain: dict[str, Any] = TypeAdapter(type(config)).dump_python(config, mode="json", by_alias=True)
     return plain
 
 

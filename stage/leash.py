@@ -1,0 +1,28 @@
+"""The leash between a stage and the launcher that started it: a pipe on standard input.
+
+A byte on it asks the stage to stop, which is SIGTERM to itself; its end, which the kernel makes when the launcher is gone
+for whatever reason, ends the stage at once. So a killed launcher never leaves a stage behind that still writes. Unlike
+signals to a process group, the pipe also reaches ranks that `accelerate launch` started in sessions of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+VARIABLE = "POSTTRAIN_LEASH"
+"""Environment variable by which the launcher says that standard input is a leash."""
+STDIN = 0
+
+
+def follow() -> None:
+    """Obey the launcher's leash from now on; do nothing in a stage started by hand."""
+    if os.environ.get(VARIABLE) == "stdin":
+        threading.Thread(target=_obey, name="leash", daemon=True).start()
+
+
+def _obey() -> None:
+    while os.read(STDIN, 1):
+        os.kill(os.getpid(), signal.SIGTERM)
+    os.killpg(0, signal.SIGKILL)
