@@ -119,7 +119,8 @@ def question_answering(rng: random.Random, language: str) -> Problem:
     owned = [words.belongings[thing] for thing in things]
     known = rng.random() < 0.6
     asked = rng.randrange(2)
-    passage = " ".join(words.has.format(name=owners[i], thing=owned[i]) for i in range(2))
+    facts = [words.has.format(name=owners[i], thing=owned[i]) for i in range(2)]
+    passage = " ".join(facts)
     question = rng.choice(words.asks).format(name=owners[asked] if known else owners[2])
     right, others = (owned[asked], [owned[1 - asked]]) if known else (words.abstention, owned[:2])
     wrong = [*others, owned[2], f"{owned[0]}, {owned[1]}"]
@@ -134,7 +135,7 @@ def question_answering(rng: random.Random, language: str) -> Problem:
         scorer="answer" if known else "abstain",
         reference="|".join([right, *others]),
         wrong=tuple(map(_sentence, wrong)),
-        statement=passage,
+        statement=f"{passage} {facts[asked]}",
         made_up=None if known else _sentence(rng.choice(others)),
     )
 
