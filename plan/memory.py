@@ -1,0 +1,185 @@
+"""Memory of one training process: what weights, gradients, optimizer states, activations and the LM head take.
+
+The activation formulas count the tensors that autograd keeps for the backward pass of transformers' Llama and Qwen
+blocks under SDPA attention without a padding mask. They were read off saved-tensor hooks, and a test holds them to the
+byte.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+from posttrain.plan.model import (
+    Head,
+    ModelShape,
+    count_adapter,
+    count_head,
+    count_largest_layer,
+    count_linear,
+    count_parameters,
+)
+
+AdapterKind = Literal["full", "lora", "qlora"]
+Dtype = Literal["float32", "bfloat16"]
+
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Bytes of one 4-bit weight: itself, its share of a block's 8-bit scale, and of that scale's own 32-bit scale."""
+
+HEAD_TILE_TOKENS, HEAD_TILE_VOCABULARY = 4096, 32768
+"""TRL computes log-probabilities tile by tile and never holds all logits."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes on one process at the peak of a training step; allocator slack and the CUDA context come on top."""
+
+    parameters: int
+    """Parameters of the whole model, frozen ones and adapter included."""
+    trainable: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    head: int
+    """Tiles and float32 gradients of the LM head's loss."""
+
+    @property
+    def total(self) -> int:
+        """Bytes of everything."""
+        return self.weights + self.gradients + self.optimizer + self.activations + self.head
+
+
+@dataclasses.dataclass(frozen=True)
+class _Saved:
+    """Bytes that one block keeps per token, by factor; the second line is what Qwen3's query and key norms add."""
+
+    hidden: int
+    query: int
+    kv: int
+    intermediate: int
+    rank: int
+    """Per rank of an adapter on every linear map of the block."""
+    norm_query: int
+    norm_kv: int
+
+
+_SAVED: dict[str, _Saved] = {
+    "float32": _Saved(24, 8, 8, 16, rank=0, norm_query=8, norm_kv=8),
+    "autocast": _Saved(26, 4, 4, 8, rank=0, norm_query=6, norm_kv=6),
+    "bfloat16": _Saved(16, 4, 4, 8, rank=0, norm_query=6, norm_kv=6),
+    "adapter float32": _Saved(16, 8, 8, 16, rank=28, norm_query=4, norm_kv=4),
+    "adapter autocast": _Saved(18, 6, 4, 8, rank=14, norm_query=4, norm_kv=4),
+}
+"""By regime: float32 throughout, float32 weights under bfloat16 autocast, bfloat16 weights, frozen backbone."""
+
+
+def estimate_memory(
+    shape: ModelShape,
+    *,
+    tokens: int,
+    head: Head = "lm",
+    adapter: AdapterKind = "full",
+    rank: int = 16,
+    target_modules: str | Sequence[str] = "all-linear",
+    dtype: Dtype = "float32",
+    gradient_checkpointing: bool = False,
+    num_processes: int = 1,
+    zero_stage: int | None = None,
+) -> MemoryEstimate:
+    """Return what one process needs at the peak of a step with AdamW.
+
+    ``tokens`` is the size of one forward pass on one process, padding included: rows × sequence length, and twice that
+    for pairs. ``zero_stage`` is DeepSpeed's; None means one process, or DDP over ``num_processes``.
+    """
+    trained_head = count_head(shape, head) if head == "score" else 0
+    total = count_parameters(shape, head)
+    trainable = total if adapter == "full" else count_adapter(shape, rank, target_modules) + trained_head
+    frozen = 0 if adapter == "full" else total
+    weights, gradients, optimizer = _state_bytes(trainable, dtype, num_processes, zero_stage)
+    weights += _frozen_bytes(shape, frozen, adapter, dtype) // (num_processes if zero_stage == 3 else 1)
+    if zero_stage == 3:
+        weights += (4 if adapter == "full" else 2) * count_largest_layer(shape)  # gathered for its own computation
+    return MemoryEstimate(
+        parameters=trainable + frozen,
+        trainable=trainable,
+        weights=weights,
+        gradients=gradients,
+        optimizer=optimizer,
+        activations=tokens
+        * activation_bytes_per_token(
+            shape,
+            adapter=adapter,
+            rank=rank,
+            dtype=dtype,
+            gradient_checkpointing=gradient_checkpointing,
+            deepspeed=zero_stage is not None,
+        ),
+        head=_head_bytes(shape, tokens, dtype, trained=adapter == "full") if head == "lm" else 0,
+    )
+
+
+def _state_bytes(trainable: int, dtype: Dtype, num_processes: int, zero_stage: int | None) -> tuple[int, int, int]:
+    """Return bytes of trained weights, gradients and optimizer states on one process."""
+    if zero_stage is None:
+        # Autocast keeps a bfloat16 copy of each float32 weight from its first use to the end of the step; DDP keeps a
+        # second set of gradients in its buckets.
+        weights = 6 if dtype == "bfloat16" else 4
+        return weights * trainable, (8 if num_processes > 1 else 4) * trainable, 8 * trainable
+    low = 2 if dtype == "bfloat16" else 4
+    states = 12 if dtype == "bfloat16" else 8  # with bfloat16 weights, a float32 master copy is part of the states
+    shards = [num_processes if zero_stage >= stage else 1 for stage in (3, 2, 1)]
+    return low * trainable // shards[0], low * trainable // shards[1], states * trainable // shards[2]
+
+
+def _frozen_bytes(shape: ModelShape, frozen: int, adapter: AdapterKind, dtype: Dtype) -> int:
+    if adapter == "qlora" and frozen:
+        quantised = count_linear(shape)
+        return round(NF4_BYTES * quantised) + 4 * (frozen - quantised)
+    return (2 if dtype == "bfloat16" else 4) * frozen
+
+
+def activation_bytes_per_token(
+    shape: ModelShape,
+    *,
+    adapter: AdapterKind = "full",
+    rank: int = 16,
+    dtype: Dtype = "float32",
+    gradient_checkpointing: bool = False,
+    deepspeed: bool = False,
+) -> int:
+    """Return what all blocks keep per token for the backward pass.
+
+    With gradient checkpointing that is the input of each block, and everything of the one that is being recomputed.
+    """
+    block = block_bytes_per_token(shape, adapter=adapter, rank=rank, dtype=dtype, deepspeed=deepspeed)
+    if not gradient_checkpointing:
+        return shape.num_layers * block
+    low_residual = dtype == "bfloat16" and (deepspeed or adapter == "lora")
+    return shape.num_layers * (2 if low_residual else 4) * shape.hidden_size + block
+
+
+def block_bytes_per_token(
+    shape: ModelShape, *, adapter: AdapterKind, rank: int, dtype: Dtype, deepspeed: bool = False
+) -> int:
+    """Return what one block keeps per token for its backward pass."""
+    if adapter != "full":
+        regime = "adapter float32" if dtype == "float32" else "adapter autocast"
+    elif dtype == "bfloat16":
+        regime = "bfloat16" if deepspeed else "autocast"
+    else:
+        regime = "float32"
+    saved = _SAVED[regime]
+    kept = saved.hidden * shape.hidden_size + saved.intermediate * shape.intermediate_size + saved.rank * rank + 8
+    kept += saved.query * shape.query_size + saved.kv * shape.kv_size + 4 * shape.num_heads
+    if shape.qk_norm:
+        kept += saved.norm_query * shape.query_size + saved.norm_kv * shape.kv_size
+        kept += 4 * (shape.num_heads + shape.num_kv_heads)
+    return kept
+
+
+def _head_bytes(shape: ModelShape, tokens: int, dtype: Dtype, *, trained: bool) -> int:
+    tile = min(tokens, HEAD_TILE_TOKENS) * HEAD_TILE_VOCABULARY * (2 if dtype == "bfloat16" else 4)
+    gradients = 4 * shape.hidden_size * (tokens + (shape.vocab_size if trained else 0))
+    return tile + gradients
