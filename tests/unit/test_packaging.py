@@ -86,7 +86,7 @@ def test_the_wheel_holds_every_module_recipe_and_template(tmp_path: Path) -> Non
         ("data/records.py", "import posttrain.train.config", "the folders form a DAG"),
         ("plan/__init__.py", "import torch", "what answers at once imports nothing heavy"),
         ("stage/errors.py", "def late():\n    import transformers", "what answers at once imports nothing heavy"),
-        ("train/config.py", "import posttrain.data.curate", "training, sampling and evaluation know records"),
+        ("train/config.py", "import posttrain.data.readers", "training, sampling and evaluation know records"),
     ],
 )
 def test_a_forbidden_import_breaks_its_contract(tmp_path: Path, module: str, statement: str, contract: str) -> None:
