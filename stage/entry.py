@@ -185,7 +185,7 @@ def _spec_by_hand(arguments: list[str], config_class: type[Any], module: str) ->
     run = module.removeprefix("posttrain.") if module != "__main__" else _main_module_name()
     values: dict[str, Any] = {}
     inputs: dict[str, str] = {}
-    own: dict[str, str] = {"seed": "0", "output": ""}
+    own: dict[str, str] = {"seed": "0", "output": "", "tracking.wandb": "offline"}
     for argument in arguments:
         name, equals, text = argument.partition("=")
         if not equals:
@@ -224,7 +224,7 @@ def _spec_by_hand(arguments: list[str], config_class: type[Any], module: str) ->
         outcome=str(output.with_name(f"{output.name}.outcome.json")),
         seed=int(own["seed"]),
         num_processes=world_size,
-        tracking=Tracking(),
+        tracking=Tracking(wandb=own["tracking.wandb"]),
     )
 
 

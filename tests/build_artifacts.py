@@ -170,7 +170,7 @@ def build_comparisons(root: Path, model: Path, count: int = 32, seed: int = 0, n
 def stage_command(module: str, output: Path, inputs: dict[str, Path], **knobs: Any) -> list[str]:
     """Return the command that runs a stage by hand in one process."""
     arguments = [f"inputs.{name}={path}" for name, path in inputs.items()]
-    arguments += [f"output={output}", *(f"{name.replace('__', '.')}={value}" for name, value in knobs.items())]
+    arguments += [f"output={output}", "tracking.wandb=disabled", *(f"{name.replace('__', '.')}={value}" for name, value in knobs.items())]
     return [sys.executable, "-m", f"posttrain.{module}", *arguments]
 
 

@@ -57,3 +57,14 @@ def count_parameters(model: Any) -> tuple[int, int]:
 def weights_dtype(config: TrainingConfig) -> str:
     """Return the precision that weights are loaded in: a frozen backbone takes the forward pass's, others float32."""
     return "float32" if config.adapter.kind == "full" else config.dtype
+
+
+def without_attention_dropout(model: Any) -> Any:
+    """Return the model with attention dropout off: TRL's `disable_dropout` reaches `nn.Dropout` modules only.
+
+    Preference losses compare a policy with what it was before; noise in one of the two is a false difference.
+    """
+    for module in model.modules():
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.0
+    return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,8 @@ def training_arguments(config: TrainingConfig, plan: BatchPlan, checkpoints: Pat
         "bf16": config.dtype == "bfloat16",
         "use_cpu": not on_gpu,
         "dataloader_pin_memory": on_gpu,
-        # TRL turns checkpointing on by default; the dictionary is explicit because TRL edits it after `transformers`
-        # has read it, and ZeRO-3 with adapters needs the reentrant form.
-        "gradient_checkpointing": config.gradient_checkpointing,
-        "activation_checkpointing_kwargs": {"use_reentrant": config.adapter.kind != "full"}
+        "activation_checkpointing": config.gradient_checkpointing,
+        "activation_checkpointing_kwargs": {"use_reentrant": needs_reentrant(config)}
         if config.gradient_checkpointing
         else None,
         "save_strategy": "steps",
@@ -51,3 +50,11 @@ def training_arguments(config: TrainingConfig, plan: BatchPlan, checkpoints: Pat
         "remove_unused_columns": False,
         "ddp_find_unused_parameters": False,
     }
+
+
+def needs_reentrant(config: TrainingConfig) -> bool:
+    """Return whether activation checkpointing must be reentrant: ZeRO-3 with adapters fails otherwise.
+
+    TRL means to set this itself, but edits the dictionary after `transformers` has read it.
+    """
+    return config.adapter.kind != "full" and os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"

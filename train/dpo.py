@@ -20,7 +20,7 @@ from posttrain.sample.models import load_policy
 from posttrain.stage.artifact import read_manifest
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError, did_you_mean
-from posttrain.train.adapters import make_trainable, weights_dtype
+from posttrain.train.adapters import make_trainable, weights_dtype, without_attention_dropout
 from posttrain.train.arguments import training_arguments
 from posttrain.train.batching import plan_batches
 from posttrain.train.collate import collate_pairs
@@ -75,7 +75,7 @@ def run(config: DpoConfig, context: Context) -> StageResult:
     )
     four_bit = config.adapter.kind == "qlora"
     policy = load_policy(source, weights_dtype(config), config.attention, trainable_adapter=True, four_bit=four_bit)
-    policy = make_trainable(policy, config.adapter, "train.dpo")
+    policy = without_attention_dropout(make_trainable(policy, config.adapter, "train.dpo"))
     trainer = DpoTrainer(
         model=policy,
         args=arguments,

@@ -1,0 +1,89 @@
+"""Run a stage in a forked child that kills itself with SIGKILL at its k-th file event, or at a moment in time.
+
+The heavy imports happen once, in the parent; each child is a real process that dies a real death. File events are those
+that Python can see (`sys.addaudithook`): opening for writing, mkdir, rename, link, remove. Writes from Rust and C++
+fall between two of them; killing by the clock reaches those too.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+EVENTS = {"os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir"}
+
+
+class CrashHook:
+    """Counts the file events under ``root``; at event ``at`` (from 1) the process dies."""
+
+    def __init__(self, root: Path, at: int | None, count_file: Path) -> None:
+        self.root = str(root)
+        self.at = at
+        self.count = 0
+        self.count_file = count_file
+        self.descriptor = os.open(count_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+
+    def __call__(self, event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open":
+            path, _, flags = arguments
+            if not isinstance(flags, int) or not flags & WRITING:
+                return
+        elif event in EVENTS:
+            path = arguments[0]
+        else:
+            return
+        if not str(path).startswith(self.root) or str(path) == str(self.count_file):
+            return
+        self.count += 1
+        os.pwrite(self.descriptor, str(self.count).encode(), 0)
+        if self.count == self.at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run_child(
+    module: str, arguments: list[str], root: Path, *, crash_at: int | None = None, kill_after: float | None = None
+) -> tuple[int, int]:
+    """Run a stage in a child; returns its wait status (negative: killed by that signal) and its file events."""
+    count_file = root / ".events"
+    stage = importlib.import_module(module)
+    main = importlib.import_module("posttrain.stage.entry").stage_main
+    config_class, kind = STAGES[module.rpartition(".")[2]]
+    pid = os.fork()
+    if pid == 0:
+        log = os.open(root / "child.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        sys.argv = [module, *arguments]
+        sys.addaudithook(CrashHook(root, crash_at, count_file))
+        code = 1
+        try:
+            main(stage.run, getattr(importlib.import_module("posttrain.train.config"), config_class), kind)
+        except SystemExit as finished:
+            code = int(finished.code or 0)
+        finally:
+            os._exit(code)
+    if kill_after is not None:
+        threading.Timer(kill_after, _kill, (pid,)).start()
+    started = time.monotonic()
+    _, status = os.waitpid(pid, 0)
+    _FINISHED[pid] = time.monotonic() - started
+    return os.waitstatus_to_exitcode(status), int(count_file.read_text())
+
+
+_FINISHED: dict[int, float] = {}
+STAGES = {
+    "sft": ("SftConfig", "model"),
+    "reward": ("RewardConfig", "reward_model"),
+    "dpo": ("DpoConfig", "model"),
+}
+
+
+def _kill(pid: int) -> None:
+    if pid not in _FINISHED:
+        os.kill(pid, signal.SIGKILL)
