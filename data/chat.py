@@ -29,7 +29,7 @@ Span = tuple[int, int]
 
 Pieces = TypeVar("Pieces", str, list[int])
 
-CHATML_START, CHATML_END = "<|im_start|>", "<|im_end|>"
+CHATML_START, CHATML_END, PAD_TOKEN = "<|im_start|>", "<|im_end|>", "<|pad|>"
 _GENERATION_MARKER = re.compile(r"{%-?\s*generation\s*-?%}")
 _PROBE = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "World"}]
 
@@ -89,11 +89,11 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, *, generation_markers: b
     if tokenizer.eos_token_id is None:
         raise UsageError("the tokenizer has no EOS token; set train.base.eos_token to what ends a turn")
     if tokenizer.pad_token_id is None:
-        raise UsageError("the tokenizer has no padding token; set train.base.pad_token='<|pad|>'")
+        raise UsageError(f"the tokenizer has no padding token; set train.base.pad_token='{PAD_TOKEN}'")
     if tokenizer.pad_token_id == tokenizer.eos_token_id:
         raise UsageError(
             f"padding and EOS are both {tokenizer.eos_token!r}, so the end of a response would be masked like padding; "
-            "set train.base.pad_token='<|pad|>'"
+            f"set train.base.pad_token='{PAD_TOKEN}'"
         )
     _check_end_of_turn(tokenizer)
     if generation_markers:

@@ -5,28 +5,161 @@ python -m posttrain.train.base path=FOLDER pad_token='<|pad|>' chat_template=cha
 
 from __future__ import annotations
 
-import dataclasses
-import logging
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from posttrain.data.chat import check_tokenizer, prepare_tokenizer, template_digest, tokenizer_digest
-from posttrain.data.records import Demonstration, dataset_type, read_records
-from posttrain.stage.artifact import copy_or_link
-from posttrain.stage.entry import Context, StageResult, stage_main
-from posttrain.stage.errors import UsageError
-from posttrain.train.checkpoint_files import count_parameters, download, find_weights, model_license, read_dtype
-from posttrain.train.config import ArchitectureConfig, BaseConfig
-from posttrain.train.tokenizer import train_tokenizer
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+
+from posttrain.data.chat import check_tokenizer, prepare_tokenizer, template_digest, tokenizer_digest
+from posttrain.data.records import Demonstration, dataset_type, read_records
+from posttrain.stage.entry import Context, StageResult, stage_main
+from posttrain.stage.errors import UsageError
+from posttrain.stage.files import write_json_atomic
+from posttrain.train.config import ArchitectureConfig, BaseConfig
+from posttrain.train.pretrained import count_parameters, download, find_weights, model_license
+from posttrain.train.tokenizer import train_tokenizer, turns
+
+
+def run(config: BaseConfig, context: Context) -> StageResult:
+    """Write a model folder whose tokenizer can pad, can chat and knows where a turn ends."""
+    output = context.output
+    template = chat_template(config.chat_template, config.chat_template_file)
+    special = {"template": template, "pad_token": config.pad_token, "eos_token": config.eos_token}
+    origin: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+    licenses: list[str] = []
+    if config.architecture is not None:
+        tokenizer = tokenizer_from_data(context.inputs, config.architecture)
+        prepare_tokenizer(tokenizer, **special)
+        check_tokenizer(tokenizer)
+        model = random_llama(config.architecture, len(tokenizer), context.spec.seed)
+        model.to(getattr(torch, config.dtype or "float32")).save_pretrained(output)
+    else:
+        folder = Path(config.path or download(config.hub_name or "", config.revision, config.trust_remote_code))
+        if config.hub_name is not None:
+            origin |= {"hub_name": config.hub_name, "commit": folder.name}
+        tokenizer = import_model(folder, output, special, config.dtype, config.trust_remote_code)
+        licenses = model_license(folder)
+    tokenizer.save_pretrained(output)
+    record_token_ids(output, tokenizer)
+    parameters, dtype = count_parameters(sorted(output.glob("*.safetensors")))
+    digests = {"template_sha256": template_digest(tokenizer), "tokenizer_sha256": tokenizer_digest(tokenizer)}
+    return StageResult(
+        metrics={"parameters": parameters, "vocab_size": len(tokenizer)},
+        headline=f"{parameters / 1e6:,.2f} M parameters, {len(tokenizer):,} tokens of vocabulary",
+        licenses=licenses,
+        facts={"parameters": parameters, "dtype": dtype, "vocab_size": len(tokenizer), **digests, **origin},
+    )
+
+
+def chat_template(name: str | None, file: str | None) -> str | None:
+    """Return the chat template to set: its Jinja text from a file, or its name.
+
+    Raises UsageError when the file cannot be read.
+    """
+    if file is None:
+        return name
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"train.base.chat_template_file={file}: {error.strerror}; give a Jinja file") from None
+
+
+def tokenizer_from_data(inputs: dict[str, Path], architecture: ArchitectureConfig) -> PreTrainedTokenizerBase:
+    """Return a tokenizer trained on the training split of the input dataset of demonstrations."""
+    if "data" not in inputs:
+        raise UsageError("train.base.architecture: give the demonstrations to train the tokenizer on as inputs.data")
+    record_type = dataset_type(inputs["data"])
+    if record_type is not Demonstration:
+        raise UsageError(f"inputs.data holds {record_type.__name__} records; give demonstrations")
+    records = read_records(inputs["data"] / "train.parquet", Demonstration)
+    return train_tokenizer(turns(records), architecture.vocab_size, architecture.max_position_embeddings)
+
+
+def random_llama(architecture: ArchitectureConfig, vocab_size: int, seed: int) -> PreTrainedModel:
+    """Return a Llama with random weights and tied embeddings; the same seed gives the same weights."""
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocab_size,
+            hidden_size=architecture.hidden_size,
+            intermediate_size=architecture.intermediate_size,
+            num_hidden_layers=architecture.num_layers,
+            num_attention_heads=architecture.num_heads,
+            num_key_value_heads=architecture.num_kv_heads,
+            max_position_embeddings=architecture.max_position_embeddings,
+            rope_parameters={"rope_type": "default", "rope_theta": architecture.rope_theta},
+            tie_word_embeddings=True,
+        )
+    )
+
+
+def import_model(
+    folder: Path, output: Path, special: dict[str, str | None], dtype: str | None, trust_remote_code: bool
+) -> PreTrainedTokenizerBase:
+    """Bring a pretrained model's weights and configuration to ``output``, and return its prepared tokenizer.
+
+    The weight files are copied as they are unless tokens have to be added or the dtype differs. Raises UsageError
+    before anything large is read.
+    """
+    weights = find_weights(folder)
+    _, stored_dtype = count_parameters(weights)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(f"{folder}: no tokenizer or configuration that transformers can read ({reason})") from None
+    num_known = min(len(tokenizer), config.get_text_config().vocab_size)
+    prepare_tokenizer(tokenizer, **special)
+    check_tokenizer(tokenizer)
+    if len(tokenizer) > num_known or dtype not in (None, stored_dtype):
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype or "auto", use_safetensors=True, trust_remote_code=trust_remote_code
+        )
+        embed_new_tokens(model, num_known, len(tokenizer))
+        model.save_pretrained(output)
+    else:
+        for path in [*weights, folder / "config.json"]:
+            shutil.copyfile(path, output / path.name)
+    if (folder / "generation_config.json").is_file():
+        shutil.copyfile(folder / "generation_config.json", output / "generation_config.json")
+    if trust_remote_code:
+        for path in folder.glob("*.py"):
+            shutil.copyfile(path, output / path.name)
+    return tokenizer
+
+
+@torch.no_grad()
+def embed_new_tokens(model: PreTrainedModel, num_known: int, num_tokens: int) -> None:
+    """Give the tokens from ``num_known`` on the mean of the embeddings before them, at input and output.
+
+    A checkpoint may have spare rows for them; otherwise its matrices grow. Tied embeddings stay tied.
+    """
+    if num_tokens > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(num_tokens, mean_resizing=False)
+    for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
+        weight_VD = embeddings.weight  # V tokens, D features
+        weight_VD[num_known:num_tokens] = weight_VD[:num_known].float().mean(dim=0).to(weight_VD.dtype)
+
+
+def record_token_ids(output: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make the model's and the generation's configuration agree with the tokenizer on BOS, EOS and padding."""
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    for path in (output / "config.json", output / "generation_config.json"):
+        values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        write_json_atomic(path, {**values, **ids})
+
+
+if __name__ == "__main__":
+    stage_main(run, BaseConfig, kind="model")

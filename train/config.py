@@ -44,14 +44,18 @@ class BaseConfig:
     revision: str | None = None
     architecture: ArchitectureConfig | None = None
     """Give this instead of a path to start from random weights."""
-    chat_template: str | None = None
-    """``chatml`` or a .jinja file; None keeps the model's own, or uses ``chatml`` where it has none."""
+    chat_template: Literal["chatml"] | None = None
+    """Our template; None keeps the model's own, or uses ours where it has none."""
+    chat_template_file: str | None = external()
+    """A .jinja file with a template of your own."""
     pad_token: str | None = None
     """Token to add as padding where the tokenizer has none, or pads with EOS."""
     eos_token: str | None = None
     """End of turn; None keeps the tokenizer's, or the template's where we supply it."""
     trust_remote_code: bool = False
-    dtype: Dtype = "float32"
+    """Run, and copy into the artifact, Python code that comes with the model."""
+    dtype: Dtype | None = None
+    """Precision of the stored weights; None keeps the checkpoint's, float32 from scratch."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> BaseConfig:
@@ -60,6 +64,8 @@ class BaseConfig:
             raise ValueError(
                 f"give exactly one of path, hub_name and architecture (given: {', '.join(given) or 'none'})"
             )
+        if self.chat_template is not None and self.chat_template_file is not None:
+            raise ValueError("give chat_template or chat_template_file, not both")
         return self
 
 
