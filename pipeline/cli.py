@@ -1,0 +1,143 @@
+"""The command line: `posttrain run`, `status`, `show`, `verify`, `plan` and `export`."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from posttrain.stage.errors import PosttrainError, UsageError
+
+RUN_EXAMPLES = """examples:
+  posttrain run recipe=demo                                    the whole pipeline on generated data
+  posttrain run recipe=demo seed=1 train.dpo.beta=0.2          reruns only what these change
+  posttrain run recipe=smoke --dry-run                         the exact command lines
+  posttrain run recipe=mine --config-dir conf                  conf/recipe/mine.yaml, a recipe of your own
+  posttrain run recipe=demo stages.sft.with.max_steps=100      a knob of one stage
+  posttrain run recipe=demo distributed=ddp distributed.num_processes=2
+
+exit codes: 0 done, 1 failed, 2 the configuration or data must be mended, 75 stopped: the same command goes on"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    options = _parse(arguments)
+    try:
+        code: int = options.action(options)
+    except PosttrainError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
+        sys.stderr.close()
+        return 0
+    return code
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Parse, and let options stand among the overrides: argparse gives back what follows them as unknown."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and ("overrides" not in options or any(text.startswith("-") for text in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides += rest
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="posttrain", description="Curate, finetune, model rewards, align, evaluate: one pipeline with lineage."
+    )
+    parser.add_argument("--version", action="version", version=f"posttrain {metadata.version('posttrain')}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    composed = argparse.ArgumentParser(add_help=False)
+    composed.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="configuration groups and knobs")
+    composed.add_argument("--config-dir", type=Path, metavar="DIR", help="folder with recipes of your own")
+    rooted = argparse.ArgumentParser(add_help=False)
+    rooted.add_argument(
+        "--root", type=Path, default=Path("outputs"), metavar="DIR", help="folder of artifacts and runs"
+    )
+
+    run = commands.add_parser(
+        "run",
+        parents=[composed],
+        help="run a pipeline, or what is left of it",
+        epilog=RUN_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.add_argument("--dry-run", action="store_true", help="print what would run, and the command lines")
+    run.set_defaults(action=_run)
+    plan = commands.add_parser("plan", parents=[composed], help="memory, time and cost before they are spent")
+    plan.set_defaults(action=_plan)
+    status = commands.add_parser("status", parents=[rooted], help="how far a run is")
+    status.add_argument(
+        "run", nargs="?", default="latest", metavar="RUN", help="name of the run; the latest by default"
+    )
+    status.set_defaults(action=_status)
+    show = commands.add_parser("show", parents=[rooted], help="what an artifact is and where it comes from")
+    show.add_argument("artifact", metavar="ARTIFACT", help="directory, name, or the start of a name, key or digest")
+    show.set_defaults(action=_show)
+    verify = commands.add_parser("verify", parents=[rooted], help="compare every file with its recorded hash")
+    verify.add_argument("artifacts", nargs="*", metavar="ARTIFACT", help="all of them by default")
+    verify.set_defaults(action=_verify)
+    export = commands.add_parser(
+        "export", parents=[rooted], help="copy a model out of the store, adapters merged on demand"
+    )
+    export.add_argument("artifact", metavar="ARTIFACT", help="a model")
+    export.add_argument("directory", type=Path, metavar="DIR", help="new folder")
+    export.add_argument("--merge", action="store_true", help="merge a low-rank adapter into its base")
+    export.set_defaults(action=_export)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from posttrain.pipeline.compose import compose_config
+    from posttrain.pipeline.run import dry_run, run_pipeline
+
+    config = compose_config(options.overrides, options.config_dir)
+    return dry_run(config) if options.dry_run else run_pipeline(config)
+
+
+def _plan(options: argparse.Namespace) -> int:
+    raise UsageError("plan: not there yet")
+
+
+def _status(options: argparse.Namespace) -> int:
+    from posttrain.pipeline.status import print_status
+
+    return print_status(options.root, options.run)
+
+
+def _show(options: argparse.Namespace) -> int:
+    from posttrain.pipeline.show import print_artifact
+
+    return print_artifact(options.root, options.artifact)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from posttrain.pipeline.verify import print_problems
+
+    return print_problems(options.root, options.artifacts)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from posttrain.pipeline.store import find_artifact
+
+    artifact = find_artifact(options.root, options.artifact)
+    command = [
+        sys.executable,
+        "-m",
+        "posttrain.train.export",
+        "--artifact",
+        str(artifact),
+        "--out",
+        str(options.directory),
+    ]
+    return subprocess.run([*command, *(["--merge"] if options.merge else [])], check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

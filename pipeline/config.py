@@ -1,0 +1,120 @@
+"""The configuration of a whole pipeline: its graph, the knobs of its stages, and how it is launched."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from posttrain.stage.schema import schema
+
+
+@schema
+class StageNode:
+    """One stage of the graph."""
+
+    run: str
+    """Stage type, such as ``train.sft``."""
+    inputs: dict[str, str | None] = Field(default_factory=dict)
+    """Input name → the stage that makes it; null takes away what a graph shape gave."""
+    overrides: dict[str, Any] = Field(default_factory=dict, alias="with")
+    """Knobs that differ from those of the stage type's node."""
+
+
+@schema
+class DataNodes:
+    """Knobs of the data stages, by stage type; each is checked by the stage's own schema."""
+
+    demo: dict[str, Any] = Field(default_factory=dict)
+    curate: dict[str, Any] = Field(default_factory=dict)
+    tokenize: dict[str, Any] = Field(default_factory=dict)
+
+
+@schema
+class TrainNodes:
+    """Knobs of the training stages, by stage type."""
+
+    base: dict[str, Any] = Field(default_factory=dict)
+    sft: dict[str, Any] = Field(default_factory=dict)
+    reward: dict[str, Any] = Field(default_factory=dict)
+    reference: dict[str, Any] = Field(default_factory=dict)
+    dpo: dict[str, Any] = Field(default_factory=dict)
+
+
+@schema
+class EvaluateNodes:
+    """Knobs of the evaluation stages, by stage type."""
+
+    policy: dict[str, Any] = Field(default_factory=dict)
+    reward: dict[str, Any] = Field(default_factory=dict)
+    report: dict[str, Any] = Field(default_factory=dict)
+
+
+@schema
+class LauncherConfig:
+    """How stages are started on this machine."""
+
+    kind: Literal["local"] = "local"
+    max_parallel: int = Field(default=2, ge=1)
+    """Stages that run at once."""
+    max_parallel_on_device: int = Field(default=1, ge=1)
+    """Training and evaluation stages among them that run at once: they share the accelerator's memory."""
+    threads_per_process: int | None = Field(default=None, ge=1)
+    """CPU threads of each process; None shares the cores among the processes that may run at once."""
+    lease_wait_seconds: float = Field(default=0.0, ge=0)
+    """How long to wait for another pipeline that is writing the same artifact, before exit code 75."""
+
+
+@schema
+class DistributedConfig:
+    """How one training stage is spread over processes."""
+
+    kind: Literal["single", "ddp", "deepspeed"] = "single"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto`` takes the NVIDIA GPUs where there are any."""
+    num_processes: int | None = Field(default=None, ge=1)
+    """Processes per training stage; None is one per visible GPU, and one on CPU."""
+    deepspeed: dict[str, Any] | None = None
+    """DeepSpeed's own configuration, for ``kind: deepspeed``."""
+
+    @model_validator(mode="after")
+    def _kinds_agree(self) -> DistributedConfig:
+        if (self.kind == "deepspeed") != (self.deepspeed is not None):
+            raise ValueError("give deepspeed a configuration with kind=deepspeed, and only then")
+        if self.kind == "single" and self.num_processes not in (None, 1):
+            raise ValueError(f"num_processes={self.num_processes} needs distributed=ddp; kind=single is one process")
+        return self
+
+
+@schema
+class TrackingConfig:
+    """Where numbers go beside each stage's `metrics.jsonl`."""
+
+    wandb: Literal["offline", "online", "disabled"] = "offline"
+    project: str = "posttrain"
+
+
+@schema
+class PipelineConfig:
+    """Everything that `posttrain run` needs to know."""
+
+    name: str = Field(default="posttrain", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    root: str = "outputs"
+    """Folder of all artifacts, runs and caches."""
+    run_name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """Folder of this run below ``<root>/runs``; None derives it from the name and what the pipeline makes."""
+    stages: dict[str, StageNode | None] = Field(min_length=1)
+    """Stage name → node; null takes away a stage of a graph shape."""
+    data: DataNodes = Field(default_factory=DataNodes)
+    train: TrainNodes = Field(default_factory=TrainNodes)
+    evaluate: EvaluateNodes = Field(default_factory=EvaluateNodes)
+    launcher: LauncherConfig = Field(default_factory=LauncherConfig)
+    distributed: DistributedConfig = Field(default_factory=DistributedConfig)
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+
+    def node(self, run: str) -> dict[str, Any]:
+        """Return the knobs given for a stage type, such as ``train.sft``."""
+        folder, _, name = run.partition(".")
+        knobs: dict[str, Any] = getattr(getattr(self, folder), name)
+        return knobs

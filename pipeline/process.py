@@ -1,0 +1,83 @@
+"""One running stage: its process, its leash and its log."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from posttrain.pipeline.launch import Command
+from posttrain.stage.entry import read_outcome
+from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED
+
+
+class StageProcess:
+    """A started stage. It writes to ``log``, and its standard input is the leash of `posttrain.stage.leash`."""
+
+    def __init__(self, command: Command, outcome: Path, log: Path) -> None:
+        self.outcome = outcome
+        self.log = log
+        self.started = time.monotonic()
+        outcome.unlink(missing_ok=True)
+        with log.open("w", encoding="utf-8") as output:
+            self._process = subprocess.Popen(
+                command.arguments,
+                env=command.full_environment(),
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a terminal's Ctrl-C reaches the launcher alone, which then asks politely
+            )
+
+    @property
+    def pid(self) -> int:
+        """Process id of what was started: the stage, or the `accelerate launch` above its ranks."""
+        return self._process.pid
+
+    @property
+    def seconds(self) -> float:
+        """Wall time since the start."""
+        return time.monotonic() - self.started
+
+    def finished(self) -> bool:
+        """Return whether the process has ended; whatever it left behind ends with it."""
+        if self._process.poll() is None:
+            return False
+        self.kill()
+        return True
+
+    def stop(self) -> None:
+        """Ask the stage to save its state and exit."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError, ValueError):
+            self._process.stdin.write(b"\n")
+            self._process.stdin.flush()
+
+    def kill(self) -> None:
+        """End the stage and all its ranks at once, by letting go of the leash; and what starts too early to have one."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+
+    def result(self) -> tuple[int, str]:
+        """Return the exit code and error line of a finished stage.
+
+        They come from the outcome file, since `accelerate launch` turns every exit code into 1.
+        """
+        outcome = read_outcome(self.outcome)
+        if outcome is not None and (outcome[0] != EXIT_DONE or self._process.returncode == 0):
+            return outcome
+        code = self._process.returncode
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return EXIT_FAILED, f"the process {how} and left no outcome{_last_words(self.log)}"
+
+
+def _last_words(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return f"; its last line: {lines[-1][:300]}" if lines else ""

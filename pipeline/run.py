@@ -1,0 +1,132 @@
+"""`posttrain run`: from a configuration to its artifacts."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from posttrain.pipeline.config import PipelineConfig
+from posttrain.pipeline.graph import Stage, build_graph
+from posttrain.pipeline.keys import check_external_paths
+from posttrain.pipeline.launch import Launcher, local_launcher
+from posttrain.pipeline.progress import Display, stage_table
+from posttrain.pipeline.resolve import Made, Resolver, committed
+from posttrain.pipeline.rundir import RunDirectory
+from posttrain.pipeline.scheduler import Scheduler, State, Task
+from posttrain.stage.errors import EXIT_DONE, EXIT_REQUEUE
+from posttrain.stage.lease import Lease
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+TABLE_WIDTH = 140
+"""Columns of the final table in a file or pipe, which has no width of its own."""
+
+
+def run_pipeline(config: PipelineConfig) -> int:
+    """Make every artifact of a pipeline that is not there yet, and return the exit code.
+
+    Raises UsageError before anything starts when the configuration cannot work, and LeaseHeldError when another launcher
+    holds the run's folder.
+    """
+    stages, run, launcher = _prepare(config)
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, TABLE_WIDTH)
+    with Display(console) as display:
+        resolver = Resolver(config, run, launcher)
+        scheduler = Scheduler(stages, resolver, run, launcher, config.launcher, display)
+        if not scheduler.nothing_to_do():
+            run.open(config, stages)
+            console.print(f"run {run.name} → {run.path}", highlight=False, soft_wrap=True)
+            with Lease(run.lease, run.name, config.launcher.lease_wait_seconds), _stopping(scheduler, display):
+                scheduler.run()
+    code = _report_errors(scheduler, run)
+    _print_table(scheduler, run, console)
+    return code
+
+
+def dry_run(config: PipelineConfig) -> int:
+    """Print the stages in order, what would become of each, and their command lines; write nothing."""
+    stages, run, launcher = _prepare(config)
+    resolver = Resolver(config, run, launcher)
+    made: dict[str, Made] = {}
+    print(f"run {run.name} → {run.path}")
+    for stage in stages:
+        missing = [parent for parent in dict.fromkeys(stage.inputs.values()) if parent not in made]
+        if missing:
+            status = f"waits for {', '.join(missing)}"
+        else:
+            spec = resolver.spec(stage, made)
+            found = committed(spec)
+            if found is not None:
+                made[stage.name] = found
+            status = f"{'cached' if found else 'would run'}  {Path(spec.output).name}"
+        print(f"\n# {stage.name}  {stage.type.run}  {status}")
+        print(launcher.command(stage.type, run.spec(stage.name)).shell())
+    return EXIT_DONE
+
+
+def _prepare(config: PipelineConfig) -> tuple[list[Stage], RunDirectory, Launcher]:
+    """Check everything that can be checked before anything starts."""
+    stages = build_graph(config)
+    check_external_paths(stages)
+    run = RunDirectory.of(config, stages)
+    run.check_unused(config, stages)
+    return stages, run, local_launcher(config.distributed, config.launcher, run.deepspeed_config)
+
+
+@contextmanager
+def _stopping(scheduler: Scheduler, display: Display) -> Iterator[None]:
+    """Turn stop signals into requests to the scheduler; leave alone those that our parent told us to ignore."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        display.say("pipeline", f"{name}: stages save and stop; once more to kill them")
+        scheduler.request_stop()
+
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    heeded = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    for number in heeded:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in heeded:
+            signal.signal(number, before[number])
+
+
+def _report_errors(scheduler: Scheduler, run: RunDirectory) -> int:
+    """Print one line per failed stage on stderr, the first failure first; return the run's exit code."""
+    ended = [task for task in scheduler.tasks.values() if task.code != EXIT_DONE]
+    ended.sort(key=lambda task: task.state is State.STOPPED)
+    for task in ended:
+        _print_error(task, run)
+    if ended:
+        return ended[0].code
+    unfinished = any(task.made is None for task in scheduler.tasks.values())
+    return EXIT_REQUEUE if unfinished else EXIT_DONE
+
+
+def _print_error(task: Task, run: RunDirectory) -> None:
+    word = "stopped" if task.state is State.STOPPED else "error"
+    for line in task.message.splitlines() or [word]:
+        print(f"{word}: {task.stage.name}: {line}", file=sys.stderr)
+    if task.process is not None:
+        print(f"log: {task.process.log}", file=sys.stderr)
+    sys.stderr.flush()
+
+
+def _print_table(scheduler: Scheduler, run: RunDirectory, console: Console) -> None:
+    made = {name: task.made for name, task in scheduler.tasks.items() if task.made is not None}
+    states = {name: str(task.state) for name, task in scheduler.tasks.items()}
+    console.print(stage_table(states, {name: artifact.manifest for name, artifact in made.items()}, f"run {run.name}"))
+    if any(task.made is None for task in scheduler.tasks.values()):
+        console.print("the same command goes on from here")
+    for artifact in made.values():
+        if artifact.manifest.kind == "report":
+            console.print(f"report: {artifact.directory / 'report.html'}", soft_wrap=True, highlight=False)
