@@ -73,8 +73,11 @@ def commit_artifact(directory: Path, kind: str, stage: str, **facts: Any) -> Pat
     return directory
 
 
-def build_model(root: Path, seed: int = 0, name: str = "base-0001") -> Path:
-    """Commit a two-layer Llama with a byte-level BPE tokenizer and our chat template."""
+def build_model(root: Path, seed: int = 0, name: str = "base-0001", attention_dropout: float = 0.1) -> Path:
+    """Commit a two-layer Llama with a byte-level BPE tokenizer and our chat template.
+
+    Attention dropout is on, so that resuming exactly needs the random state.
+    """
     directory = root / "artifacts" / name
     directory.mkdir(parents=True)
     bpe = Tokenizer(models.BPE())
@@ -96,7 +99,7 @@ def build_model(root: Path, seed: int = 0, name: str = "base-0001") -> Path:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=128,
-        attention_dropout=0.1,  # so that resuming exactly needs the random state
+        attention_dropout=attention_dropout,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
@@ -170,7 +173,8 @@ def build_comparisons(root: Path, model: Path, count: int = 32, seed: int = 0, n
 def stage_command(module: str, output: Path, inputs: dict[str, Path], **knobs: Any) -> list[str]:
     """Return the command that runs a stage by hand in one process."""
     arguments = [f"inputs.{name}={path}" for name, path in inputs.items()]
-    arguments += [f"output={output}", "tracking.wandb=disabled", *(f"{name.replace('__', '.')}={value}" for name, value in knobs.items())]
+    arguments += [f"output={output}", "tracking.wandb=disabled"]
+    arguments += [f"{name.replace('__', '.')}={value}" for name, value in knobs.items()]
     return [sys.executable, "-m", f"posttrain.{module}", *arguments]
 
 

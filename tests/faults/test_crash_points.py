@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from build_artifacts import build_comparisons, build_demonstrations, build_model
-from crash_points import run_child
+from forked_stages import run_child
 
 from posttrain.stage.artifact import read_manifest, verify
 
@@ -29,7 +29,8 @@ class Scene:
             self.inputs = {"model": model, "data": build_demonstrations(root, model)}
         if stage == "dpo":
             reference = root / "artifacts" / "reference-0001"
-            assert self._run("reference", reference) == 0
+            arguments = [f"inputs.{name}={path}" for name, path in self.inputs.items()]
+            assert run_child("posttrain.train.reference", [*arguments, f"output={reference}"], root)[0] == 0
             self.inputs["reference"] = reference
         self.output = root / "artifacts" / f"{stage}-0001"
         started = time.monotonic()
@@ -39,18 +40,13 @@ class Scene:
         self.digest = read_manifest(self.output).digest
         self.clear()
 
-    def run(self, crash_at: int | None = None, kill_after: float | None = None) -> tuple[int, int]:
+    def run(self, signal_at: int | None = None, kill_after: float | None = None) -> tuple[int, int]:
         """Run the stage once in a child."""
         arguments = [f"inputs.{name}={path}" for name, path in self.inputs.items()]
         arguments += [f"output={self.output}", "tracking.wandb=disabled", "seed=3", *KNOBS]
         return run_child(
-            f"posttrain.train.{self.stage}", arguments, self.root, crash_at=crash_at, kill_after=kill_after
+            f"posttrain.train.{self.stage}", arguments, self.root, signal_at=signal_at, kill_after=kill_after
         )
-
-    def _run(self, stage: str, output: Path) -> int:
-        from build_artifacts import run_stage
-
-        return run_stage(f"train.{stage}", output, self.inputs).returncode
 
     def clear(self) -> None:
         """Forget the run, as if it had never been started."""
@@ -71,7 +67,7 @@ def sft(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 
 
 def kill_and_resume(scene: Scene, point: int) -> None:
-    code, _ = scene.run(crash_at=point)
+    code, _ = scene.run(signal_at=point)
     assert code == -9, f"event {point} of {scene.events} was not reached"
     code, _ = scene.run()
     assert code == 0, (scene.root / "child.log").read_text()[-3000:]

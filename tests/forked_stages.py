@@ -1,4 +1,4 @@
-"""Run a stage in a forked child that kills itself with SIGKILL at its k-th file event, or at a moment in time.
+"""Run a stage in a forked child, which may get a signal at its k-th file event or at a moment in time.
 
 The heavy imports happen once, in the parent; each child is a real process that dies a real death. File events are those
 that Python can see (`sys.addaudithook`): opening for writing, mkdir, rename, link, remove. Writes from Rust and C++
@@ -19,12 +19,13 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 EVENTS = {"os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir"}
 
 
-class CrashHook:
-    """Counts the file events under ``root``; at event ``at`` (from 1) the process dies."""
+class SignalHook:
+    """Counts the file events under ``root``; at event ``at`` (from 1) the process sends itself a signal."""
 
-    def __init__(self, root: Path, at: int | None, count_file: Path) -> None:
+    def __init__(self, root: Path, at: int | None, number: int, count_file: Path) -> None:
         self.root = str(root)
         self.at = at
+        self.number = number
         self.count = 0
         self.count_file = count_file
         self.descriptor = os.open(count_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -43,13 +44,22 @@ class CrashHook:
         self.count += 1
         os.pwrite(self.descriptor, str(self.count).encode(), 0)
         if self.count == self.at:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.number)
 
 
 def run_child(
-    module: str, arguments: list[str], root: Path, *, crash_at: int | None = None, kill_after: float | None = None
+    module: str,
+    arguments: list[str],
+    root: Path,
+    *,
+    signal_at: int | None = None,
+    number: int = signal.SIGKILL,
+    kill_after: float | None = None,
 ) -> tuple[int, int]:
-    """Run a stage in a child; returns its wait status (negative: killed by that signal) and its file events."""
+    """Run a stage in a child; returns its exit code (negative: killed by that signal) and its file events.
+
+    What it prints is appended to ``root/child.log``.
+    """
     count_file = root / ".events"
     stage = importlib.import_module(module)
     main = importlib.import_module("posttrain.stage.entry").stage_main
@@ -59,8 +69,9 @@ def run_child(
         log = os.open(root / "child.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        sys.stdout = sys.stderr = os.fdopen(log, "w", buffering=1)  # past pytest's capture
         sys.argv = [module, *arguments]
-        sys.addaudithook(CrashHook(root, crash_at, count_file))
+        sys.addaudithook(SignalHook(root, signal_at, number, count_file))
         code = 1
         try:
             main(stage.run, getattr(importlib.import_module("posttrain.train.config"), config_class), kind)
@@ -69,7 +80,7 @@ def run_child(
         finally:
             os._exit(code)
     if kill_after is not None:
-        threading.Timer(kill_after, _kill, (pid,)).start()
+        threading.Timer(kill_after, _send, (pid, signal.SIGKILL)).start()
     started = time.monotonic()
     _, status = os.waitpid(pid, 0)
     _FINISHED[pid] = time.monotonic() - started
@@ -81,9 +92,10 @@ STAGES = {
     "sft": ("SftConfig", "model"),
     "reward": ("RewardConfig", "reward_model"),
     "dpo": ("DpoConfig", "model"),
+    "reference": ("ReferenceConfig", "reference_logps"),
 }
 
 
-def _kill(pid: int) -> None:
+def _send(pid: int, number: int) -> None:
     if pid not in _FINISHED:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)

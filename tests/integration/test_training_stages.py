@@ -1,0 +1,216 @@
+"""Training stages end to end on a tiny Llama, each run in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from build_artifacts import build_comparisons, build_demonstrations, build_model
+from forked_stages import run_child
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from posttrain.data.chat import load_tokenizer
+from posttrain.sample.models import load_policy, load_reward_model
+from posttrain.stage.artifact import read_manifest
+from posttrain.train.export import export
+
+LORA = {"adapter.kind": "lora", "adapter.rank": 4}
+
+
+class Bench:
+    """One model, its tokens, and a way to run stages on them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.model = build_model(root)
+        self.demonstrations = build_demonstrations(root, self.model)
+        self.comparisons = build_comparisons(root, self.model)
+
+    def run(self, stage: str, name: str, inputs: dict[str, Path], expect: int = 0, **options: Any) -> Path:
+        """Run a stage to an artifact of that name and return its directory."""
+        output = self.root / "artifacts" / name
+        knobs = {"global_batch_size": 8, "micro_batch_size": 4, "log_steps": 1, "seed": 3, **options.pop("knobs", {})}
+        if stage == "reference":
+            knobs = {}
+        arguments = [f"inputs.{key}={path}" for key, path in inputs.items()]
+        arguments += [f"output={output}", "tracking.wandb=disabled", *(f"{k}={v}" for k, v in knobs.items())]
+        (self.root / "child.log").unlink(missing_ok=True)
+        code, _ = run_child(f"posttrain.train.{stage}", arguments, self.root, **options)
+        assert code == expect, self.log()[-3000:]
+        return output
+
+    def log(self) -> str:
+        """What the last stage printed."""
+        return (self.root / "child.log").read_text()
+
+    def sft(self, name: str, knobs: dict[str, Any], **options: Any) -> Path:
+        """Run SFT on the demonstrations."""
+        return self.run("sft", name, {"model": self.model, "data": self.demonstrations}, knobs=knobs, **options)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(tmp_path_factory.mktemp("bench"))
+
+
+def history(artifact: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (artifact / "logs" / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(artifact: Path) -> dict[str, torch.Tensor]:
+    return load_file(artifact / "model.safetensors")
+
+
+def test_sft_learns_and_leaves_a_model_that_loads_alone(bench: Bench) -> None:
+    artifact = bench.sft("sft-learns", {"max_steps": 40, "optimizer.learning_rate": 0.01})
+    losses = [line["loss"] for line in history(artifact) if "loss" in line]
+    assert losses[0] == pytest.approx(math.log(400), rel=0.15)  # random weights over 400 tokens
+    assert losses[-1] < 0.6 * losses[0]
+    names = {path.name for path in artifact.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja", "manifest.json"} <= names
+    assert not any(name.endswith((".bin", ".pt", ".pth")) for name in names)
+    assert load_policy(artifact).config.eos_token_id == load_tokenizer(artifact).eos_token_id
+
+
+def test_the_micro_batch_changes_nothing(bench: Bench) -> None:
+    model = build_model(bench.root, name="plain-0001", attention_dropout=0.0)  # dropout masks depend on shapes
+    inputs = {"model": model, "data": bench.demonstrations}
+    knobs = {"max_steps": 6, "optimizer.learning_rate": 1e-3}
+    whole = weights(bench.run("sft", "sft-micro8", inputs, knobs={**knobs, "micro_batch_size": 8}))
+    parts = weights(bench.run("sft", "sft-micro2", inputs, knobs={**knobs, "micro_batch_size": 2}))
+    for name, tensor in whole.items():  # what is left is the order of float32 sums
+        torch.testing.assert_close(parts[name], tensor, atol=2e-5, rtol=0)
+
+
+def test_packed_training_counts_every_trained_token_once(bench: Bench) -> None:
+    artifact = bench.sft("sft-packed", {"packing": "true", "pack_length": 64, "epochs": 1, "max_steps": 3})
+    lines = [line for line in history(artifact) if "loss" in line]
+    assert lines[-1]["tokens_seen"] <= 3 * 8 * 64
+    assert "padding" not in bench.log()
+
+
+def dpo(bench: Bench, name: str, policy: Path, reference: Path, knobs: dict[str, Any]) -> Path:
+    inputs = {"model": policy, "data": bench.comparisons, "reference": reference}
+    return bench.run("dpo", name, inputs, knobs={"max_steps": 4, **knobs})
+
+
+def test_dpo_starts_from_its_reference_with_full_weights(bench: Bench) -> None:
+    sft = bench.sft("sft-full", {"max_steps": 6, "optimizer.learning_rate": 1e-3})
+    reference = bench.run("reference", "reference-full", {"model": sft, "data": bench.comparisons})
+    artifact = dpo(bench, "dpo-full", sft, reference, {"optimizer.learning_rate": 1e-3})
+    first, *_, last = [line for line in history(artifact) if "loss" in line]
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-5)  # the policy is its reference before the first step
+    assert last["rewards/margins"] > 0
+
+
+def test_lora_sft_then_lora_dpo_has_the_finetuned_policy_as_reference(bench: Bench) -> None:
+    sft = bench.sft("sft-lora", {**LORA, "max_steps": 20, "optimizer.learning_rate": 0.01})
+    reference = bench.run("reference", "reference-lora", {"model": sft, "data": bench.comparisons})
+    artifact = dpo(bench, "dpo-lora", sft, reference, {**LORA, "optimizer.learning_rate": 1e-3})
+    first = history(artifact)[0]
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-5)
+
+    # against the base model as reference the loss would not start at log 2: the two differ
+    base = bench.run("reference", "reference-base", {"model": bench.model, "data": bench.comparisons})
+    gap = [
+        abs(a - b)
+        for a, b in zip(
+            *(pq.read_table(path / "train.parquet")["logp"].to_pylist() for path in (reference, base)), strict=True
+        )
+    ]
+    assert min(gap) > 0.05
+
+    # the adapter artifact points at the base, not at the SFT artifact, and holds one adapter
+    assert json.loads((artifact / "base.json").read_text())["base"] == bench.model.name
+    assert not (artifact / "ref").exists()
+    assert (artifact / "adapter_model.safetensors").stat().st_size < 100_000
+
+
+def test_a_merged_export_computes_what_the_adapter_does(bench: Bench, tmp_path: Path) -> None:
+    sft = bench.sft("sft-merge", {**LORA, "max_steps": 20, "optimizer.learning_rate": 0.01})
+    export(sft, tmp_path / "merged", merge=True)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    ids = torch.tensor([[5, 6, 7, 8, 9, 10]])
+    with torch.no_grad():
+        wanted = load_policy(sft).eval()(ids).logits
+        torch.testing.assert_close(merged(ids).logits, wanted, atol=1e-5, rtol=1e-5)
+        base = load_policy(bench.model).eval()(ids).logits
+    assert (wanted - base).abs().max() > 0.01  # the adapter does something
+    assert (tmp_path / "merged" / "chat_template.jinja").is_file()
+
+
+def test_reference_of_another_model_is_refused(bench: Bench) -> None:
+    reference = bench.run("reference", "reference-other", {"model": bench.model, "data": bench.comparisons})
+    sft = bench.sft("sft-other", {"max_steps": 2})
+    inputs = {"model": sft, "data": bench.comparisons, "reference": reference}
+    bench.run("dpo", "dpo-other", inputs, expect=2)
+    assert "was made from model base-0001, but this stage has sft-other" in bench.log()
+
+
+def test_reward_model_ranks_and_keeps_its_scale(bench: Bench) -> None:
+    inputs = {"model": bench.model, "data": bench.comparisons}
+    artifact = bench.run("reward", "reward-full", inputs, knobs={"max_steps": 40, "optimizer.learning_rate": 3e-3})
+    lines = [line for line in history(artifact) if "loss" in line]
+    assert lines[-1]["accuracy"] > 0.9  # shorter is better: easy, and learned
+    model = load_reward_model(artifact)
+    facts = read_manifest(artifact).facts
+    assert model.config.reward_std == facts["reward_std"] > 0
+    again = load_reward_model(artifact)
+    for a, b in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_lora_reward_model_saves_its_head(bench: Bench) -> None:
+    inputs = {"model": bench.model, "data": bench.comparisons}
+    knobs = {**LORA, "max_steps": 20, "optimizer.learning_rate": 0.01}
+    artifact = bench.run("reward", "reward-lora", inputs, knobs=knobs)
+    adapter = load_file(artifact / "adapter_model.safetensors")
+    assert any("score" in name for name in adapter)
+    model = load_reward_model(artifact).eval()
+    mean = json.loads((artifact / "base.json").read_text())["reward_mean"]
+    assert model.config.reward_mean == mean
+    with torch.no_grad():
+        first, second = (load_reward_model(artifact).eval()(torch.tensor([[5, 6, 7]])).logits for _ in range(2))
+    assert torch.equal(first, second)  # a head that was not saved would be drawn anew
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(bench: Bench) -> None:
+    artifact = bench.sft("sft-nan", {"max_steps": 30, "optimizer.learning_rate": 1e20, "save_steps": 1}, expect=1)
+    (error,) = [line for line in bench.log().splitlines() if line.startswith("error: ")]
+    assert "not finite" in error or "gradient norm" in error
+    assert "demo/" in error
+    step = int(error.split("step ")[1].split(":")[0])
+    assert not artifact.exists()
+    saved = [path.name for path in (artifact.parent / "sft-nan.work" / "checkpoints").glob("checkpoint-*")]
+    assert all(int(name.rpartition("-")[2]) < step for name in saved)
+    for name in saved:
+        state = load_file(artifact.parent / "sft-nan.work" / "checkpoints" / name / "model.safetensors")
+        assert all(torch.isfinite(tensor).all() for tensor in state.values())
+
+
+def test_a_stopped_stage_is_not_finished_and_goes_on_exactly(bench: Bench) -> None:
+    knobs = {"max_steps": 8, "save_steps": 2}
+    whole = read_manifest(bench.sft("sft-whole", knobs)).digest
+    artifact = bench.sft("sft-stopped", knobs, expect=75, signal_at=60, number=signal.SIGTERM)
+    assert not artifact.exists()
+    assert "stopped on request at step" in bench.log()
+    bench.sft("sft-stopped", knobs)
+    assert read_manifest(artifact).digest == whole
+
+
+def test_tokens_of_another_template_are_refused(bench: Bench) -> None:
+    tokens = bench.demonstrations / "tokens.json"
+    text = tokens.read_text()
+    tokens.write_text(text.replace('"template_sha256": "', '"template_sha256": "0'))
+    try:
+        bench.sft("sft-template", {"max_steps": 1}, expect=2)
+    finally:
+        tokens.write_text(text)
+    assert "made with chat template 0" in bench.log()
