@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from posttrain.stage.artifact import read_manifest
-from posttrain.stage.errors import UsageError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -16,6 +14,9 @@ from transformers import (
     BitsAndBytesConfig,
     PreTrainedModel,
 )
+
+from posttrain.stage.artifact import read_manifest
+from posttrain.stage.errors import UsageError
 
 BASE_FILE = "base.json"
 """File of an adapter artifact that names the sibling artifact with the backbone's weights."""

@@ -25,8 +25,8 @@ import yaml
 from posttrain.stage.artifact import LOGS, Manifest, Parent, commit, is_artifact, read_manifest
 from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, PosttrainError, UsageError, did_you_mean
 from posttrain.stage.files import canonical_json, sha256_text, write_json_atomic
-from posttrain.stage.leash import follow
 from posttrain.stage.lease import Lease
+from posttrain.stage.leash import follow
 from posttrain.stage.schema import build, to_dict
 from posttrain.stage.spec import StageSpec, Tracking
 from posttrain.stage.tracking import Tracker, open_tracker
