@@ -158,4 +158,7 @@ def detect(row: Values, record_type: RecordType) -> Adapter:
     if fitting:
         fitting[0].converter(record_type)
     shapes = "; ".join(f"{adapter.name}: {adapter.needs}" for adapter in ADAPTERS.values())
-    raise UsageError(f"columns {', '.join(sorted(row))} fit no adapter; rename them to one of ({shapes})")
+    raise UsageError(
+        f"columns {', '.join(sorted(row))} fit no adapter; rename them to those of one of ({shapes}), "
+        "or name the adapter if only this row is wrong"
+    )

@@ -109,7 +109,7 @@ def _jsonl(file: IO[bytes], path: Path) -> Rows:
             continue
         position = f":{number}"
         try:
-            text = line.decode("utf-8")
+            text = line.decode("utf-8").rstrip("\r\n")
             if "\0" in text:
                 raise ValueError(f"NUL byte at column {text.index(chr(0)) + 1}; remove it")
             yield Row(position, _object(_parse(text)))
@@ -214,7 +214,8 @@ def _parquet(file: IO[bytes], path: Path) -> Rows:
                 yield Row(f"[{index}]", values)
                 index += 1
     except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}[{index}]: not readable Parquet ({error}); write the file again") from None
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{path}[{index}]: not readable Parquet ({reason}); write the file again") from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
