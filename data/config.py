@@ -117,7 +117,7 @@ class CurateConfig:
     eval_fraction: float = Field(default=0.05, ge=0, lt=1)
     """Share of prompt clusters held out."""
     split_seed: int = 0
-    """The same seed sends the same prompt to the same side in every dataset."""
+    """The same seed and `eval_fraction` send the same prompt to the same side in every dataset."""
     dedup: bool = True
     """Drop exact duplicates: the first one, in the order of the sources, stays."""
     on_bad_row: Literal["error", "quarantine"] = "error"
