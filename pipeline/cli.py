@@ -8,7 +8,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from posttrain.stage.errors import PosttrainError, UsageError
+from posttrain.stage.errors import PosttrainError
 
 RUN_EXAMPLES = """examples:
   posttrain run recipe=demo                                    the whole pipeline on generated data
@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--dry-run", action="store_true", help="print what would run, and the command lines")
     run.set_defaults(action=_run)
-    plan = commands.add_parser("plan", parents=[composed], help="memory, time and cost before they are spent")
+    plan = commands.add_parser("plan", parents=[composed], help="parameters, memory and FLOPs of the training stages")
     plan.set_defaults(action=_plan)
     status = commands.add_parser("status", parents=[rooted], help="how far a run is")
     status.add_argument(
@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     status.set_defaults(action=_status)
     show = commands.add_parser("show", parents=[rooted], help="what an artifact is and where it comes from")
-    show.add_argument("artifact", metavar="ARTIFACT", help="directory, name, or the start of a name, key or digest")
+    show.add_argument("artifact", metavar="ARTIFACT", help="directory, stage, or the start of a name, key or digest")
     show.set_defaults(action=_show)
     verify = commands.add_parser("verify", parents=[rooted], help="compare every file with its recorded hash")
     verify.add_argument("artifacts", nargs="*", metavar="ARTIFACT", help="all of them by default")
@@ -102,7 +102,10 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    raise UsageError("plan: not there yet")
+    from posttrain.pipeline.compose import compose_config
+    from posttrain.pipeline.planning import print_pipeline_plan
+
+    return print_pipeline_plan(compose_config(options.overrides, options.config_dir))
 
 
 def _status(options: argparse.Namespace) -> int:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from posttrain.stage.files import canonical_json, sha256_file, sha256_text
 
 ROOT = "posttrain"
+_FILE_NAME = re.compile(r"[\w.-]+(/[\w.-]+)*\.\w+")
 
 
 def code_digest(module: str) -> str:
@@ -25,7 +27,8 @@ def code_digest(module: str) -> str:
 def code_files(module: str) -> dict[str, Path]:
     """Return ``{name: file}`` of a module, its transitive imports and the data files that they name.
 
-    A data file (a template, say) counts when a string of the module is its name and it lies in the module's folder.
+    A data file (a template, say) counts when a string of the module is its path below the module's folder, or below a
+    package that another string of it names.
     """
     found: dict[str, Path] = {}
     pending = [module]
@@ -37,7 +40,7 @@ def code_files(module: str) -> dict[str, Path]:
         found[name] = path
         tree = _parsed(path, path.stat().st_mtime_ns)
         pending.extend(_imports(tree, name))
-        found.update({f"{name}:{file.name}": file for file in _data_files(tree, path.parent)})
+        found.update({f"{name}: {text}": file for text, file in _data_files(tree, path.parent)})
     return found
 
 
@@ -73,13 +76,11 @@ def _imports(tree: ast.AST, module: str) -> Iterator[str]:
             yield from (f"{origin}.{alias.name}" for alias in node.names)
 
 
-def _data_files(tree: ast.AST, folder: Path) -> Iterator[Path]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and _is_file_name(node.value):
-            path = folder / node.value
-            if path.is_file():
-                yield path
-
-
-def _is_file_name(text: str) -> bool:
-    return 0 < len(text) < 100 and "." in text and text.isprintable() and "/" not in text and not text.endswith(".py")
+def _data_files(tree: ast.AST, folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield files that a module's strings name, below its own folder or below a package whose name is such a string."""
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    packages = [file.parent for text in texts if text.startswith(f"{ROOT}.") and (file := module_file(text))]
+    for name in sorted(filter(_FILE_NAME.fullmatch, texts)):
+        for path in (base / name for base in (folder, *packages)):
+            if path.is_file() and path.suffix != ".py":
+                yield name, path

@@ -1,7 +1,7 @@
 """Hydra's part: from command-line overrides to one checked `PipelineConfig`.
 
-An override of a group (`recipe=demo`, `distributed=ddp`) goes to Hydra as it stands. Any other becomes `++key=value`, so
-that Hydra accepts keys that no YAML file spells out; the schema then knows every key and its type.
+An override of a group (`recipe=demo`, `distributed=ddp`) goes to Hydra as it stands. Any other becomes `++key=value`,
+so that Hydra accepts keys that no YAML file spells out; the schema then knows every key and its type.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class Stage:
     """What the graph sets for this stage alone."""
 
     def label(self, key: str) -> str:
-        """Return where the user gave a knob: ``train.dpo.beta``, or ``stages.dpo.with.beta`` where the graph sets it."""
+        """Return where the user gave a knob: ``train.dpo.beta``, or ``stages.dpo.with.beta`` if the graph does."""
         where = f"stages.{self.name}.with" if key.split(".")[0] in self.overrides else self.type.run
         return f"{where}.{key}"
 

@@ -56,7 +56,7 @@ class StageProcess:
             self._process.stdin.flush()
 
     def kill(self) -> None:
-        """End the stage and all its ranks at once, by letting go of the leash; and what starts too early to have one."""
+        """End the stage and all its ranks at once: let go of the leash, and kill what has not taken it yet."""
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.close()

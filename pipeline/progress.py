@@ -69,7 +69,7 @@ class Display:
 
 
 def latest_metrics(metrics_file: Path) -> str:
-    """Return the last line of a `metrics.jsonl` in words, such as ``step 120 · loss 1.234``; empty when there is none."""
+    """Return the last line of a `metrics.jsonl` in words: ``step 120 · loss 1.234``; empty when there is none."""
     row = last_row(metrics_file)
     shown = [f"step {row['step']}"] if "step" in row else []
     shown += [f"{name} {row[name]:.4g}" for name in ("loss", "eval_loss") if isinstance(row.get(name), (int, float))]

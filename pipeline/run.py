@@ -30,8 +30,8 @@ TABLE_WIDTH = 140
 def run_pipeline(config: PipelineConfig) -> int:
     """Make every artifact of a pipeline that is not there yet, and return the exit code.
 
-    Raises UsageError before anything starts when the configuration cannot work, and LeaseHeldError when another launcher
-    holds the run's folder.
+    Raises UsageError before anything starts when the configuration cannot work, and LeaseHeldError when another
+    launcher holds the run's folder.
     """
     stages, run, launcher = _prepare(config)
     console = Console()

@@ -92,7 +92,8 @@ class RunDirectory:
         if _text(self.path / "config.yaml") != text:
             write_text_atomic(self.path / "config.yaml", text)
         if not (self.path / "identity.json").exists():
-            write_json_atomic(self.path / "identity.json", identity(config, stages))
+            text = json.dumps(identity(config, stages), indent=2, ensure_ascii=False)  # in the order of the stages
+            write_text_atomic(self.path / "identity.json", text + "\n")
         if config.distributed.deepspeed is not None:
             write_json_atomic(self.deepspeed_config, config.distributed.deepspeed)
         _point(self.path.parent / "latest", self.name)
@@ -124,7 +125,7 @@ def find_run(root: Path, name: str) -> RunDirectory:
     runs = root.resolve() / "runs"
     known = sorted(path.name for path in runs.glob("*") if (path / "config.yaml").is_file() and not path.is_symlink())
     if name == "latest" and (runs / "latest").is_symlink():
-        name = os.readlink(runs / "latest")
+        name = (runs / "latest").readlink().name
     if name not in known:
         hint = did_you_mean(name, known) or (f"; known: {', '.join(known)}" if known else "; start one: posttrain run")
         raise UsageError(f"run {name!r}: not in {runs}{hint}")
@@ -151,9 +152,9 @@ def _text(path: Path) -> str | None:
 
 def _point(link: Path, target: str) -> None:
     """Make a symbolic link point at ``target``, in one step."""
-    if link.is_symlink() and os.readlink(link) == target:
+    if link.is_symlink() and link.readlink().name == target:
         return
     temporary = link.with_name(f".{link.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)
-    os.replace(temporary, link)
+    temporary.replace(link)

@@ -1,8 +1,8 @@
 """The leash between a stage and the launcher that started it: a pipe on standard input.
 
-A byte on it asks the stage to stop, which is SIGTERM to itself; its end, which the kernel makes when the launcher is gone
-for whatever reason, ends the stage at once. So a killed launcher never leaves a stage behind that still writes. Unlike
-signals to a process group, the pipe also reaches ranks that `accelerate launch` started in sessions of their own.
+A byte on it asks the stage to stop, which is SIGTERM to itself; its end, which the kernel makes when the launcher is
+gone for whatever reason, ends the stage at once. So a killed launcher never leaves a stage behind that still writes.
+Unlike signals to a process group, the pipe also reaches ranks that `accelerate launch` started in their own sessions.
 """
 
 from __future__ import annotations

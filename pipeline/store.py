@@ -1,0 +1,53 @@
+"""Finds committed artifacts by what a person types."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from posttrain.stage.artifact import MANIFEST, Manifest, read_manifest
+from posttrain.stage.errors import UsageError, did_you_mean
+
+
+def artifact_directories(root: Path) -> list[Path]:
+    """Return the artifacts below a root, by name."""
+    return sorted(path.parent for path in (root / "artifacts").glob(f"[!.]*/{MANIFEST}"))
+
+
+def find_artifact(root: Path, text: str) -> Path:
+    """Return the artifact that ``text`` means: a directory, a stage, or the start of one name, key or digest.
+
+    Raises UsageError with the candidates or the nearest name when it is none, or more than one.
+    """
+    if text and (Path(text) / MANIFEST).is_file():
+        return Path(text)
+    directories = artifact_directories(root)
+    names = {path.name: path for path in directories}
+    if text in names:
+        return names[text]
+    of_stage = [path for path in directories if path.name.rpartition("-")[0] == text]
+    found = of_stage or [path for path in directories if _starts(path, text)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UsageError(f"artifact {text!r}: could be {', '.join(path.name for path in found)}; give more of the name")
+    hint = did_you_mean(text, [*names, *(name.rpartition("-")[0] for name in names)]) or _known(list(names))
+    raise UsageError(f"artifact {text!r}: not in {root / 'artifacts'}{hint}")
+
+
+def _starts(directory: Path, text: str) -> bool:
+    if directory.name.startswith(text):
+        return True
+    manifest = _manifest(directory)
+    return manifest is not None and (manifest.key.startswith(text) or manifest.digest.startswith(text))
+
+
+def _manifest(directory: Path) -> Manifest | None:
+    try:
+        return read_manifest(directory)
+    except UsageError:
+        return None
+
+
+def _known(names: list[str]) -> str:
+    shown = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
+    return f"; known: {shown}" if names else "; it holds no artifact yet"
