@@ -18,7 +18,7 @@ SEQUENCES_PER_ROW = {"train.sft": 1, "train.reward": 2, "train.dpo": 2}
 """Sequences that one row puts through the model; a reward model's group is taken as a pair."""
 
 
-def plan_pipeline(config: PipelineConfig) -> int:
+def print_pipeline_plan(config: PipelineConfig) -> int:
     """Print the plan of a pipeline's training stages and return the exit code."""
     stages = {stage.name: stage for stage in build_graph(config)}
     launcher = local_launcher(config.distributed, config.launcher, Path("deepspeed.json"))
