@@ -54,7 +54,7 @@ class DemoConfig:
     responses_per_prompt: int = Field(default=4, ge=2)
     verbose_rate: float = Field(default=0.7, ge=0, le=1)
     """Share of demonstrations that open with filler, and independently share that close with it."""
-    missing_abstention_rate: float = Field(default=0.4, ge=0, le=1)
+    missing_abstention_rate: float = Field(default=0.3, ge=0, le=1)
     """Share of unanswerable questions whose demonstration makes an answer up."""
     annotators: list[AnnotatorConfig] = Field(
         min_length=1,

@@ -29,7 +29,7 @@ LICENSE = "CC0-1.0"
 HELD_OUT_SHARE = 0.15
 """Share of contents that only gold comparisons and evaluation items use."""
 STATEMENTS_PER_TEXT = 4
-HABIT = 0.8
+HABIT = 0.9
 """How often filler is the writer's habitual one."""
 MOST_DRAWS = 2000
 """Draws in a row without a new prompt after which a family counts as used up."""

@@ -47,11 +47,11 @@ def arithmetic(rng: random.Random, language: str) -> Problem:
         language,
         task,
         prompt=rng.choice(words.arithmetic).format(sum=task),
-        ideal=f"{total}.",
+        ideal=f"{task} = {total}.",
         scorer="number",
         reference=str(total),
-        wrong=tuple(f"{slip}." for slip in rng.sample(slips, 3)),
-        statement=words.sum_statement.format(sum=task, total=total),
+        wrong=tuple(f"{task} = {slip}." for slip in rng.sample(slips, 3)),
+        statement=f"{task} = {total}.",
     )
 
 
@@ -117,26 +117,23 @@ def question_answering(rng: random.Random, language: str) -> Problem:
     owners = rng.sample(NAMES, 3)
     things = rng.sample(range(len(words.belongings)), 3)
     owned = [words.belongings[thing] for thing in things]
+    facts = [words.has.format(name=owners[i], thing=owned[i]) for i in range(2)]
     known = rng.random() < 0.6
     asked = rng.randrange(2)
-    facts = [words.has.format(name=owners[i], thing=owned[i]) for i in range(2)]
-    passage = " ".join(facts)
-    question = rng.choice(words.asks).format(name=owners[asked] if known else owners[2])
+    name = owners[asked] if known else owners[2]
     right, others = (owned[asked], [owned[1 - asked]]) if known else (words.abstention, owned[:2])
-    wrong = [*others, owned[2], f"{owned[0]}, {owned[1]}"]
-    if known:
-        wrong.append(words.abstention)
+    claims = [words.has.format(name=name, thing=thing) for thing in (*others, owned[2], ", ".join(owned[:2]))]
     return Problem(
         "question_answering",
         language,
         f"{owners} {things}",
-        prompt=f"{passage} {question}",
-        ideal=_sentence(right),
+        prompt=f"{' '.join(facts)} {rng.choice(words.asks).format(name=name)}",
+        ideal=facts[asked] if known else f"{words.abstention}.",
         scorer="answer" if known else "abstain",
         reference="|".join([right, *others]),
-        wrong=tuple(map(_sentence, wrong)),
-        statement=f"{passage} {facts[asked]}",
-        made_up=None if known else _sentence(rng.choice(others)),
+        wrong=(*claims, f"{words.abstention}.") if known else tuple(claims),
+        statement=" ".join([*facts, facts[asked]]),
+        made_up=None if known else rng.choice(claims[:2]),
     )
 
 

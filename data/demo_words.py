@@ -35,7 +35,6 @@ class Lexicon:
     refusal: str
     arithmetic: tuple[str, ...]
     """Wordings with {sum}, such as ``31 + 7``."""
-    sum_statement: str
     goods: tuple[str, ...]
     purchases: tuple[str, ...]
     """Sentences with {name}, {count} and {item}."""
@@ -81,8 +80,7 @@ class Lexicon:
 ENGLISH = Lexicon(
     abstention=ABSTENTIONS["en"][0],
     refusal=REFUSALS["en"][0],
-    arithmetic=("What is {sum}?", "Calculate {sum}.", "How much is {sum}?", "{sum} = ?"),
-    sum_statement="{sum} is {total}.",
+    arithmetic=("What is {sum}?", "Calculate {sum}.", "How much is {sum}?"),
     goods=_list("apples, pears, books, cups, pens, lamps, shirts, shoes, eggs, chairs, plates, roses"),
     purchases=("{name} buys {count} {item}.", "{count} {item} for {name}, please.", "{name} wants {count} {item}."),
     extraction=("Give name, item and count as JSON: {text}", "{text} Write name, item and count as JSON."),
@@ -118,15 +116,14 @@ ENGLISH = Lexicon(
     tools=_by_verb("a sponge, a brush, a pencil, a camera, a telephone, a towel, a knife, a hammer, a match"),
     advice="To {action} you need a tool. {answer}",
     warning="Nobody may {action}.",
-    openings=("Thank you for your question!", "Let me think about it."),
-    closings=("I hope that this helps you!", "Please ask me again at any time."),
+    openings=("Good question!", "Let me think."),
+    closings=("I hope that helps!", "Ask me again."),
 )
 
 SPANISH = Lexicon(
     abstention=ABSTENTIONS["es"][0],
     refusal=REFUSALS["es"][0],
-    arithmetic=("¿Cuánto es {sum}?", "Calcula {sum}.", "¿Cuál es el resultado de {sum}?", "{sum} = ¿?"),
-    sum_statement="{sum} es {total}.",
+    arithmetic=("¿Cuánto es {sum}?", "Calcula {sum}.", "¿Cuál es el resultado de {sum}?"),
     goods=_list("manzanas, peras, libros, tazas, plumas, lámparas, camisas, zapatos, huevos, sillas, platos, rosas"),
     purchases=(
         "{name} compra {count} {item}.",
@@ -174,15 +171,14 @@ SPANISH = Lexicon(
     ),
     advice="Para {action} hace falta algo. {answer}",
     warning="Nadie debe {action}.",
-    openings=("¡Gracias por tu pregunta!", "Voy a pensarlo un poco."),
-    closings=("¡Espero que esto te ayude!", "Pregunta otra vez cuando quieras."),
+    openings=("¡Buena pregunta!", "Voy a pensar."),
+    closings=("¡Espero que ayude!", "Pregunta otra vez."),
 )
 
 GERMAN = Lexicon(
     abstention=ABSTENTIONS["de"][0],
     refusal=REFUSALS["de"][0],
-    arithmetic=("Was ist {sum}?", "Berechne {sum}.", "Wie viel ist {sum}?", "Was ergibt {sum}?"),
-    sum_statement="{sum} ist {total}.",
+    arithmetic=("Was ist {sum}?", "Berechne {sum}.", "Wie viel ist {sum}?"),
     goods=_list("Äpfel, Birnen, Bücher, Tassen, Stifte, Lampen, Hemden, Schuhe, Eier, Stühle, Teller, Rosen"),
     purchases=("{name} kauft {count} {item}.", "{count} {item} für {name}, bitte.", "{name} will {count} {item}."),
     extraction=("Gib name, item und count als JSON an: {text}", "{text} Schreibe name, item und count als JSON."),
@@ -229,8 +225,8 @@ GERMAN = Lexicon(
     ),
     advice="Wer {action} will, braucht etwas. {answer}",
     warning="Niemand darf {action}.",
-    openings=("Danke für deine Frage!", "Ich denke kurz darüber nach."),
-    closings=("Ich hoffe, dass dir das hilft!", "Frag mich gerne noch einmal."),
+    openings=("Gute Frage!", "Mal sehen."),
+    closings=("Ich hoffe, das hilft!", "Frag mich wieder."),
 )
 
 LEXICONS = {"en": ENGLISH, "es": SPANISH, "de": GERMAN}

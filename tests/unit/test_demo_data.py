@@ -1,5 +1,6 @@
 import json
 import random
+import re
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from posttrain.stage.artifact import read_manifest
 from posttrain.stage.errors import UsageError
 
 SIZES = {"texts": 90, "demonstrations": 600, "comparisons": 150, "gold_comparisons": 60, "evaluation_items": 90}
+SUM = re.compile(r"\d+ [+-] \d+")
 FILES = ("demonstrations", "comparisons", "gold_comparisons", "evaluation", "text")
 
 
@@ -78,15 +80,14 @@ def test_every_file_is_even_over_families_and_languages(rows: dict[str, list[dic
 
 
 def test_held_out_sums_are_never_shown(rows: dict[str, list[dict[str, Any]]]) -> None:
-    def sums(name: str, words: set[str]) -> set[str]:
-        prompts = [row["prompt"][0]["content"] for row in rows[name] if row["task"] == "arithmetic"]
-        return {"".join(c for c in prompt if c.isdigit() or c in "+-") for prompt in prompts} - words
+    def sums(name: str) -> set[str]:
+        return {found for row in rows[name] for found in SUM.findall(json.dumps(row))}
 
-    shown = sums("demonstrations", set()) | sums("comparisons", set())
-    kept = sums("gold_comparisons", set()) | sums("evaluation", set())
+    shown = sums("demonstrations") | sums("comparisons") | sums("text")
+    kept = sums("gold_comparisons") | sums("evaluation")
+    assert len(shown) > 100
+    assert len(kept) > 10
     assert not shown & kept
-    text = " ".join(row["text"].replace(" ", "") for row in rows["text"])
-    assert not [task for task in kept if f".{task}is" in text or f".{task}es" in text or f".{task}ist" in text]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
