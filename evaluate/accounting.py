@@ -20,8 +20,8 @@ class AccountRow:
     kept: int
     dropped: dict[str, int]
     """Reason → rows, the most frequent reason first."""
-    train: int | None
-    eval: int | None
+    train: int
+    eval: int
 
     @property
     def balanced(self) -> bool:
@@ -38,6 +38,8 @@ class Account:
     rows: list[AccountRow]
     truncated: int | None
     """Rows cut to the longest allowed length; None where nothing is ever cut."""
+    responses_dropped: int | None
+    """Responses left out of comparisons whose other responses were kept."""
     tokens: dict[str, Any] | None
     """Total, percentiles and figures per language; None for datasets."""
 
@@ -54,10 +56,11 @@ def read_account(directory: Path, label: str, kind: str) -> Account | None:
     raw = json.loads(path.read_text(encoding="utf-8"))
     rows = [_row(name, entry) for name, entry in sorted(raw["by_source"].items())]
     if len(rows) != 1:
-        rows.append(_row(TOTAL, raw))
-    return Account(label, kind, rows, raw.get("truncated"), raw.get("tokens"))
+        sides = {side: sum(entry[side] for entry in raw["by_source"].values()) for side in ("train", "eval")}
+        rows.append(_row(TOTAL, raw | sides))
+    return Account(label, kind, rows, raw.get("truncated"), raw.get("responses_dropped"), raw.get("tokens"))
 
 
 def _row(source: str, entry: dict[str, Any]) -> AccountRow:
     dropped = sorted(entry["dropped"].items(), key=lambda pair: (-pair[1], pair[0]))
-    return AccountRow(source, entry["rows_in"], entry["kept"], dict(dropped), entry.get("train"), entry.get("eval"))
+    return AccountRow(source, entry["rows_in"], entry["kept"], dict(dropped), entry["train"], entry["eval"])

@@ -13,8 +13,10 @@ from typing import Any
 
 import torch
 from torch.nn import functional
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
+
+from posttrain.sample.batching import by_length, pad_rows
+from posttrain.stage.progress import track
 
 IGNORED = -100
 """Label of a token that is not trained on."""
@@ -31,11 +33,9 @@ class RowLoss:
 def row_losses(
     model: PreTrainedModel, input_ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], batch_size: int
 ) -> list[RowLoss]:
-    """Return the loss of each row, in the order given; rows of similar length share a batch, the longest go first."""
-    order = sorted(range(len(input_ids)), key=lambda row: len(input_ids[row]), reverse=True)
+    """Return the loss of each row, in the order given."""
     losses: dict[int, RowLoss] = {}
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
+    for rows in track(by_length(input_ids, batch_size), len(input_ids), "held-out loss"):
         batch = _batch_losses(model, [input_ids[row] for row in rows], [labels[row] for row in rows])
         losses.update(zip(rows, batch, strict=True))
     return [losses[row] for row in range(len(input_ids))]
@@ -43,10 +43,8 @@ def row_losses(
 
 @torch.inference_mode()
 def _batch_losses(model: PreTrainedModel, input_ids: list[Sequence[int]], labels: list[Sequence[int]]) -> list[RowLoss]:
-    ids_BT = pad_sequence([torch.tensor(row) for row in input_ids], batch_first=True).to(model.device)
-    labels_BT = pad_sequence([torch.tensor(row) for row in labels], batch_first=True, padding_value=IGNORED)
-    lengths_B = torch.tensor([len(row) for row in input_ids])
-    mask_BT = (torch.arange(ids_BT.shape[1]) < lengths_B[:, None]).long().to(model.device)
+    ids_BT, mask_BT = (tensor.to(model.device) for tensor in pad_rows(input_ids, padding=0))
+    labels_BT, _ = pad_rows(labels, padding=IGNORED)
     logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
     targets_BT = labels_BT[:, 1:].to(model.device)
     trained_BT = targets_BT != IGNORED

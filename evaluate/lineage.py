@@ -11,6 +11,9 @@ from posttrain.stage.artifact import Manifest, Parent, is_artifact, read_manifes
 PARENT_MODEL = "model"
 """Name of the input through which a model descends from another, and scores from what they score."""
 
+MODEL_KINDS = ("model", "reward_model")
+"""Kinds of artifacts that hold weights."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Node:
@@ -33,10 +36,14 @@ class Lineage:
     """The nodes by `id`, each after its parents; `depth` is the longest way from a node without parents."""
 
     def __init__(self, nodes: dict[str, Node]) -> None:
-        self.nodes = _parents_first(nodes)
         self.depth: dict[str, int] = {}
-        for node in self.nodes.values():
-            self.depth[node.id] = 1 + max((self.depth[parent] for parent in node.parents.values()), default=-1)
+
+        def measure(node: Node) -> int:
+            if node.id not in self.depth:
+                self.depth[node.id] = 1 + max((measure(nodes[parent]) for parent in node.parents.values()), default=-1)
+            return self.depth[node.id]
+
+        self.nodes = {node.id: node for node in sorted(nodes.values(), key=lambda node: (measure(node), node.id))}
 
     def of_kind(self, *kinds: str) -> list[Node]:
         """Return the nodes of some kinds that are still there, parents first."""
@@ -51,10 +58,10 @@ class Lineage:
         return found
 
     def labels(self) -> dict[str, str]:
-        """Return a short label for each node: the stage's name, with digits of the key where several share it."""
-        stages = [node.stage for node in self.nodes.values()]
+        """Return a short label for each node: the stage's name, with digits of the key where its kind has several."""
+        names = [(node.stage, node.kind) for node in self.nodes.values()]
         return {
-            node.id: node.stage if stages.count(node.stage) == 1 else f"{node.stage} {node.key[:6]}"
+            node.id: node.stage if names.count((node.stage, node.kind)) == 1 else f"{node.stage} {node.key[:6]}"
             for node in self.nodes.values()
         }
 
@@ -90,17 +97,3 @@ def walk(directories: Iterable[Path]) -> Lineage:
 def _missing(parent: Parent) -> Node:
     stage, _, key = parent.name.rpartition("-")
     return Node(f"{parent.name}@{parent.digest[:12]}", parent.name, parent.kind, stage or parent.name, key, {})
-
-
-def _parents_first(nodes: dict[str, Node]) -> dict[str, Node]:
-    ordered: dict[str, Node] = {}
-
-    def visit(node_id: str) -> None:
-        if node_id not in ordered:
-            for parent in nodes[node_id].parents.values():
-                visit(parent)
-            ordered[node_id] = nodes[node_id]
-
-    for node_id in sorted(nodes):
-        visit(node_id)
-    return ordered

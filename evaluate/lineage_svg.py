@@ -9,11 +9,12 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from html import escape
+from itertools import pairwise
 from statistics import fmean
 
-from posttrain.evaluate.lineage import Lineage
+from posttrain.evaluate.lineage import MODEL_KINDS, PARENT_MODEL, Lineage
 
-NODE_WIDTH, NODE_HEIGHT = 158, 40
+NODE_WIDTH, NODE_HEIGHT = 166, 40
 GAP_X, GAP_Y, WAYPOINT_WIDTH, MARGIN = 18, 34, 16, 6
 _SWEEPS = 24
 
@@ -51,13 +52,17 @@ def lineage_svg(lineage: Lineage, anchors: dict[str, str]) -> str:
     def top(name: str) -> float:
         return MARGIN + row[name] * (NODE_HEIGHT + GAP_Y)
 
-    edges = [_edge([(layout.x[name] - left, top(name)) for name in chain]) for chain in layout.chains]
+    edges = [
+        _edge([(layout.x[name] - left, top(name)) for name in chain], _is_descent(lineage, chain[0], chain[-1]))
+        for chain in layout.chains
+    ]
     boxes = [_box(lineage, name, layout.x[name] - left, top(name), anchors.get(name)) for name in lineage.nodes]
     width = right - left
     return (
         f'<svg class="lineage" role="img" aria-label="Lineage graph: what each artifact was made from" '
         f'viewBox="0 0 {width:.0f} {height}" width="{width:.0f}" height="{height}">'
-        '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+        '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto" '
+        'markerUnits="userSpaceOnUse">'
         f'<path d="M0 0 8 4 0 8z" class="arrow"/></marker></defs>{"".join(edges)}{"".join(boxes)}</svg>'
     )
 
@@ -97,7 +102,7 @@ def _neighbours(chains: list[list[str]]) -> tuple[dict[str, list[str]], dict[str
     above: dict[str, list[str]] = defaultdict(list)
     below: dict[str, list[str]] = defaultdict(list)
     for chain in chains:
-        for upper, lower in zip(chain, chain[1:], strict=False):
+        for upper, lower in pairwise(chain):
             above[lower].append(upper)
             below[upper].append(lower)
     return above, below
@@ -168,16 +173,23 @@ def _width(lineage: Lineage, name: str) -> int:
     return NODE_WIDTH if name in lineage.nodes else WAYPOINT_WIDTH
 
 
-def _edge(points: list[tuple[float, float]]) -> str:
+def _is_descent(lineage: Lineage, parent: str, child: str) -> bool:
+    """Return whether one model was trained from the other."""
+    node = lineage.nodes[child]
+    return node.parents.get(PARENT_MODEL) == parent and node.kind in MODEL_KINDS
+
+
+def _edge(points: list[tuple[float, float]], descent: bool) -> str:
     """Return a smooth line through the chain: from the bottom of the first box to the top of the last."""
     path = f"M{points[0][0]:.1f} {points[0][1] + NODE_HEIGHT:.1f}"
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(points):
         start, end = y0 + NODE_HEIGHT, y1
         middle = (start + end) / 2
         path += f" C{x0:.1f} {middle:.1f} {x1:.1f} {middle:.1f} {x1:.1f} {end:.1f}"
         if (x1, y1) != points[-1]:
             path += f" V{y1 + NODE_HEIGHT:.1f}"
-    return f'<path class="edge" d="{path}" marker-end="url(#arrow)"/>'
+    style = "edge descent" if descent else "edge"
+    return f'<path class="{style}" d="{path}" marker-end="url(#arrow)"/>'
 
 
 def _box(lineage: Lineage, name: str, x: float, y: float, anchor: str | None) -> str:
@@ -190,7 +202,7 @@ def _box(lineage: Lineage, name: str, x: float, y: float, anchor: str | None) ->
         f'<rect x="{left:.1f}" y="{y:.1f}" width="{NODE_WIDTH}" height="{NODE_HEIGHT}" rx="4"/>'
         f'<rect class="mark" x="{left:.1f}" y="{y:.1f}" width="5" height="{NODE_HEIGHT}" rx="2"/>'
         f'<text class="stage" x="{left + 13:.1f}" y="{y + 16:.1f}">{escape(_short(node.stage, 20))}</text>'
-        f'<text class="note" x="{left + 13:.1f}" y="{y + 31:.1f}">{escape(_short(note, 25))}</text></g>'
+        f'<text class="note" x="{left + 13:.1f}" y="{y + 31:.1f}">{escape(_short(note, 27))}</text></g>'
     )
     return f'<a href="#{escape(anchor)}">{drawn}</a>' if anchor else drawn
 

@@ -86,13 +86,14 @@ def grouped_bars(
         axes.tick_params(axis="y", length=0)
         axes.invert_yaxis()
         axes.set_xlabel(x_label)
+        figure.legend(loc="outside upper left", ncols=4, fontsize=8.5, handlelength=1, columnspacing=1.2)
         _limits(axes, [f for figures in series.values() for f in figures.values()])
         return _svg(figure, name, f"{x_label} of {', '.join(series)} by group")
 
 
 def _annotate(axes: Axes, place: float, figure: Mapping[str, float]) -> None:
     axes.annotate(
-        f"{figure['value']:.2f}",
+        f"{figure['value']:.2f}".replace("-", "−"),
         (max(figure["high"], 0), place),
         (4, 0),
         textcoords="offset points",
@@ -104,7 +105,8 @@ def _annotate(axes: Axes, place: float, figure: Mapping[str, float]) -> None:
 def _limits(axes: Axes, figures: Sequence[Mapping[str, float]]) -> None:
     low = min(0.0, *(figure["low"] for figure in figures), 0.0)
     high = max(1.0, *(figure["high"] for figure in figures))
-    axes.set_xlim(low, high * 1.12)
+    room = 0.1 * (high - low)
+    axes.set_xlim(low - (room / 4 if low < 0 else 0), high + room)
     if low < 0:
         axes.axvline(0, color=_INK, linewidth=0.6)
 

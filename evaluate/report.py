@@ -24,7 +24,7 @@ from posttrain.evaluate.compare import (
     select_samples,
 )
 from posttrain.evaluate.config import ReportConfig
-from posttrain.evaluate.lineage import Lineage, Node, walk
+from posttrain.evaluate.lineage import MODEL_KINDS, Lineage, Node, walk
 from posttrain.evaluate.lineage_svg import lineage_svg
 from posttrain.evaluate.training_logs import read_curves
 from posttrain.stage.entry import Context, StageResult, stage_main
@@ -135,7 +135,7 @@ def render_page(
 ) -> str:
     """Return the page as one HTML text that loads nothing. All values are escaped; figures are inline SVG."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"duration": duration, "clip": clip, "signed": signed, "count": count}
+    environment.filters |= {"duration": duration, "clip": clip, "signed": signed, "decimal": decimal, "count": count}
     template = environment.from_string(Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"))
     labels = lineage.labels()
     anchors = {node_id: f"stage-{index}" for index, node_id in enumerate(lineage.nodes)}
@@ -151,7 +151,7 @@ def render_page(
         answering=[policy for policy in policies if policy.figures is not None],
         bars=_bar_figures(policies),
         paired=paired,
-        by_group=by_group,
+        by_group={group: _pivot(rows, group) for group, rows in by_group.items()},
         metric_names=METRIC_NAMES,
         rewards=rewards,
         calibration={
@@ -164,6 +164,19 @@ def render_page(
         licenses=sorted({name for node in lineage.nodes.values() if node.manifest for name in node.manifest.licenses}),
         environments=_environments(lineage, labels),
     )
+
+
+def _pivot(rows: list[dict[str, Any]], group: str) -> dict[str, Any]:
+    """Return `compare_groups` rows as a table: a row for each group, a column for each step and metric."""
+    table: dict[str, Any] = {"steps": [], "metrics": [], "rows": {}}
+    for row in rows:
+        step = (row["before"], row["after"])
+        if step not in table["steps"]:
+            table["steps"].append(step)
+        if row["metric"] not in table["metrics"]:
+            table["metrics"].append(row["metric"])
+        table["rows"].setdefault(row[group], {})[*step, row["metric"]] = row
+    return table
 
 
 def _bar_figures(policies: list[Policy]) -> dict[str, list[Markup]]:
@@ -189,7 +202,7 @@ def _bar_figures(policies: list[Policy]) -> dict[str, list[Markup]]:
 
 def _curve_figures(lineage: Lineage, labels: dict[str, str]) -> dict[str, list[Markup]]:
     figures = {}
-    for index, node in enumerate(lineage.of_kind("model", "reward_model")):
+    for index, node in enumerate(lineage.of_kind(*MODEL_KINDS)):
         assert node.directory is not None
         panels = enumerate(read_curves(node.directory))
         svgs = [
@@ -230,6 +243,11 @@ def clip(text: str) -> str:
 def signed(value: float) -> str:
     """Return a difference with its sign: ``+0.12``, ``−0.03``."""
     return f"{value:+.3f}".replace("-", "−")
+
+
+def decimal(value: float, digits: int = 3) -> str:
+    """Return a number with a fixed count of digits after the point."""
+    return f"{value:.{digits}f}".replace("-", "−")
 
 
 def count(value: float) -> str:

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from posttrain.data.chat import Messages, encode_texts, render
+from posttrain.data.chat import Messages, encode_texts, render_prompt
+from posttrain.sample.batching import by_length, pad_rows
+from posttrain.stage.progress import track
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Response:
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages]) -> list[list[int]]:
     """Return the token ids of conversations under the tokenizer's chat template, up to where the answer begins."""
-    return encode_texts(tokenizer, [render(tokenizer, prompt, add_generation_prompt=True)[0] for prompt in prompts])
+    return encode_texts(tokenizer, [render_prompt(tokenizer, prompt) for prompt in prompts])
 
 
 def generate(
@@ -38,15 +40,12 @@ def generate(
 ) -> list[Response]:
     """Return the greedy response to each conversation, in the order of ``prompts``.
 
-    The longest prompts go first, so that a batch that does not fit in memory shows at once, and rows of a batch are of
-    similar length. The model runs where it is, in the mode it is in.
+    The model runs on the device and in the mode that it is in.
     """
     ids = encode_prompts(tokenizer, prompts)
     config = _greedy_config(model, tokenizer, max_new_tokens)
-    order = sorted(range(len(ids)), key=lambda row: len(ids[row]), reverse=True)
     responses: dict[int, Response] = {}
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
+    for rows in track(by_length(ids, batch_size), len(ids), "generate"):
         responses.update(zip(rows, _generate_batch(model, tokenizer, [ids[row] for row in rows], config), strict=True))
     return [responses[row] for row in range(len(ids))]
 
@@ -55,10 +54,10 @@ def generate(
 def _generate_batch(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: list[list[int]], config: GenerationConfig
 ) -> list[Response]:
-    batch = tokenizer.pad({"input_ids": ids}, padding_side="left", return_tensors="pt").to(model.device)
-    sequences_BS = model.generate(**batch, generation_config=config)
+    ids_BT, mask_BT = (tensor.to(model.device) for tensor in pad_rows(ids, tokenizer.pad_token_id, "left"))
+    sequences_BS = model.generate(input_ids=ids_BT, attention_mask=mask_BT, generation_config=config)
     responses = []
-    for tokens in sequences_BS[:, batch["input_ids"].shape[1] :].tolist():
+    for tokens in sequences_BS[:, ids_BT.shape[1] :].tolist():
         end = next((i for i, token in enumerate(tokens) if token in config.eos_token_id), None)
         responses.append(Response(tokenizer.decode(tokens[:end], skip_special_tokens=True), end is not None))
     return responses
