@@ -84,6 +84,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, *, generation_markers: b
     ``generation_markers`` demands a template that marks what the assistant says, end of turn included. Raises
     UsageError that names the fix.
     """
+    if not tokenizer.is_fast:
+        raise UsageError(f"{type(tokenizer).__name__} has no tokenizer.json; convert it to a fast tokenizer")
     if not tokenizer.chat_template:
         raise UsageError("the tokenizer has no chat template; set train.base.chat_template=chatml")
     if tokenizer.eos_token_id is None:
