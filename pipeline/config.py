@@ -57,8 +57,8 @@ class LauncherConfig:
     kind: Literal["local"] = "local"
     max_parallel: int = Field(default=2, ge=1)
     """Stages that run at once."""
-    max_parallel_on_device: int = Field(default=1, ge=1)
-    """Training and evaluation stages among them that run at once: they share the accelerator's memory."""
+    max_parallel_on_device: int | None = Field(default=None, ge=1)
+    """Training and evaluation stages among them; None is one on GPUs, whose memory they share, and no limit on CPU."""
     threads_per_process: int | None = Field(default=None, ge=1)
     """CPU threads of each process; None shares the cores among the processes that may run at once."""
     lease_wait_seconds: float = Field(default=0.0, ge=0)
@@ -104,6 +104,8 @@ class PipelineConfig:
     """Folder of all artifacts, runs and caches."""
     run_name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     """Folder of this run below ``<root>/runs``; None derives it from the name and what the pipeline makes."""
+    paths: dict[str, str] = Field(default_factory=dict)
+    """Folders that a recipe's own values refer to, as ``${paths.NAME}``."""
     stages: dict[str, StageNode | None] = Field(min_length=1)
     """Stage name → node; null takes away a stage of a graph shape."""
     data: DataNodes = Field(default_factory=DataNodes)
