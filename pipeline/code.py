@@ -6,26 +6,39 @@ Imports are found by parsing, not by importing, so that a finished pipeline is r
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
+import hashlib
 import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from importlib.util import resolve_name
 from pathlib import Path
 
-from posttrain.stage.files import canonical_json, sha256_file, sha256_text
+from posttrain.stage.files import canonical_json, sha256_text
 
 ROOT = "posttrain"
 _FILE_NAME = re.compile(r"[\w.-]+(/[\w.-]+)*\.\w+")
 
 
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """What one source file says."""
+
+    sha256: str
+    imports: tuple[str, ...]
+    """Every dotted name that it may import, function-level imports included."""
+    texts: frozenset[str]
+    """Its strings that may name a file or a package."""
+
+
 def code_digest(module: str) -> str:
-    """Return the SHA-256 over the files of a module and its transitive imports within posttrain."""
-    files = code_files(module)
-    return sha256_text(canonical_json({name: sha256_file(path) for name, path in files.items()}))
+    """Return the SHA-256 over the files of a module, of its transitive imports and of the data files that they name."""
+    return sha256_text(canonical_json({name: _read(path).sha256 for name, path in code_files(module).items()}))
 
 
 def code_files(module: str) -> dict[str, Path]:
-    """Return ``{name: file}`` of a module, its transitive imports and the data files that they name.
+    """Return ``{name: file}`` of a module, its transitive imports within posttrain and the data files that they name.
 
     A data file (a template, say) counts when a string of the module is its path below the module's folder, or below a
     package that another string of it names.
@@ -38,49 +51,59 @@ def code_files(module: str) -> dict[str, Path]:
         if path is None or name in found:
             continue
         found[name] = path
-        tree = _parsed(path, path.stat().st_mtime_ns)
-        pending.extend(_imports(tree, name))
-        found.update({f"{name}: {text}": file for text, file in _data_files(tree, path.parent)})
+        source = _read(path)
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        pending += [package, *(resolve_name(imported, package) for imported in source.imports)]
+        found.update({f"{name}: {text}": file for text, file in _data_files(source.texts, path.parent)})
     return found
 
 
 def module_file(name: str) -> Path | None:
     """Return the source file of a posttrain module or package, or None when the name is neither."""
-    parts = name.split(".")
-    if parts[0] != ROOT or len(parts) < 2:
+    root, _, rest = name.partition(".")
+    folder, *below = rest.split(".")
+    directory = _folder(folder) if root == ROOT and folder else None
+    if directory is None:
         return None
-    try:
-        folder = Path(importlib.import_module(f"{ROOT}.{parts[1]}").__path__[0])
-    except ImportError:
-        return None
-    candidate = folder.joinpath(*parts[2:]).with_suffix(".py") if len(parts) > 2 else folder / "__init__.py"
+    candidate = directory.joinpath(*below).with_suffix(".py") if below else directory / "__init__.py"
     return candidate if candidate.is_file() else None
 
 
 @functools.cache
-def _parsed(path: Path, mtime_ns: int) -> ast.Module:
-    return ast.parse(path.read_bytes(), filename=str(path))
+def _folder(name: str) -> Path | None:
+    try:
+        return Path(importlib.import_module(f"{ROOT}.{name}").__path__[0])
+    except ImportError:
+        return None
 
 
-def _imports(tree: ast.AST, module: str) -> Iterator[str]:
-    """Yield every dotted name that a module may import, function-level imports included."""
-    yield module.rpartition(".")[0]
-    for node in ast.walk(tree):
+def _read(path: Path) -> _Source:
+    return _read_version(path, path.stat().st_mtime_ns)
+
+
+@functools.cache
+def _read_version(path: Path, mtime_ns: int) -> _Source:
+    content = path.read_bytes()
+    sha256 = hashlib.sha256(content).hexdigest()
+    if path.suffix != ".py":
+        return _Source(sha256, (), frozenset())
+    imports: list[str] = []
+    texts: set[str] = set()
+    for node in ast.walk(ast.parse(content, filename=str(path))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            imports += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            origin = node.module or ""
-            if node.level:
-                origin = ".".join([*module.split(".")[: -node.level], origin]).rstrip(".")
-            yield origin
-            yield from (f"{origin}.{alias.name}" for alias in node.names)
+            origin = "." * node.level + (f"{node.module}." if node.module else "")
+            imports += [origin.rstrip(".") or origin, *(f"{origin}{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _FILE_NAME.fullmatch(node.value):
+            texts.add(node.value)
+    return _Source(sha256, tuple(imports), frozenset(texts))
 
 
-def _data_files(tree: ast.AST, folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield files that a module's strings name, below its own folder or below a package whose name is such a string."""
-    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+def _data_files(texts: Iterable[str], folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield files that a module's strings name, below its own folder or below a package that is such a string."""
     packages = [file.parent for text in texts if text.startswith(f"{ROOT}.") and (file := module_file(text))]
-    for name in sorted(filter(_FILE_NAME.fullmatch, texts)):
+    for name in sorted(texts):
         for path in (base / name for base in (folder, *packages)):
             if path.is_file() and path.suffix != ".py":
                 yield name, path

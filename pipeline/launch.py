@@ -49,6 +49,8 @@ class Launcher:
     """Per training stage."""
     kind: str
     """``single``, ``ddp`` or ``deepspeed``."""
+    max_on_device: int
+    """Stages that may compute on the device at once."""
     threads_on_device: int
     """CPU threads per process of stages that compute on the device."""
     threads: int
@@ -118,12 +120,15 @@ def local_launcher(distributed: DistributedConfig, launcher: LauncherConfig, dee
     if gpus and num_processes > gpus:
         raise UsageError(f"distributed.num_processes: {num_processes}, but there are {gpus} GPUs; give at most as many")
     cores = len(os.sched_getaffinity(0))
-    on_device = min(launcher.max_parallel, launcher.max_parallel_on_device) * num_processes
+    max_on_device = min(
+        launcher.max_parallel, launcher.max_parallel_on_device or (1 if gpus else launcher.max_parallel)
+    )
     return Launcher(
         device="cuda" if gpus else "cpu",
         num_processes=num_processes,
         kind=distributed.kind,
-        threads_on_device=launcher.threads_per_process or max(1, cores // on_device),
+        max_on_device=max_on_device,
+        threads_on_device=launcher.threads_per_process or max(1, cores // (max_on_device * num_processes)),
         threads=launcher.threads_per_process or max(1, cores // launcher.max_parallel),
         deepspeed_config=deepspeed_config,
     )

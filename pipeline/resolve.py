@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from pathlib import Path
 
 from posttrain.pipeline.code import code_digest
@@ -37,14 +36,13 @@ class Resolver:
         self._config = config
         self._run = run
         self._launcher = launcher
-        self._code = functools.cache(code_digest)
         self.files = FileHashes(run.root / "cache" / "hashes.json")
 
     def spec(self, stage: Stage, made: dict[str, Made]) -> StageSpec:
         """Return the work order of a stage; ``made`` holds the artifact of each stage that it needs."""
         inputs = {name: made[parent] for name, parent in stage.inputs.items()}
         digests = {name: parent.manifest.digest for name, parent in inputs.items()}
-        code = self._code(stage.type.module)
+        code = code_digest(stage.type.module)
         key = stage_key(stage, digests, code, self._config.seed, self.files)
         directory = artifact_name(stage.name, key)
         tracking = self._config.tracking

@@ -135,7 +135,7 @@ class Scheduler:
         if task.made is not None:
             task.state = State.CACHED
             self._announce_cached(task)
-        elif self._has_room(task.stage) and self._lease_is_free(task, task.spec):
+        elif self._has_room(task.stage) and self._lease_is_free(task, task.spec) and self._is_current(task):
             self._start(task, task.spec)
 
     def _announce_cached(self, task: Task) -> None:
@@ -146,7 +146,7 @@ class Scheduler:
     def _has_room(self, stage: Stage) -> bool:
         running = [task.stage for task in self._running()]
         on_device = sum(other.type.device for other in running)
-        if stage.type.device and on_device >= self._limits.max_parallel_on_device:
+        if stage.type.device and on_device >= self._launcher.max_on_device:
             return False
         return len(running) < self._limits.max_parallel
 
@@ -164,6 +164,11 @@ class Scheduler:
             task.state, task.code = State.STOPPED, EXIT_REQUEUE
             task.message = f"{Path(spec.output).name} is being made by {who}; {fix}"
         return False
+
+    def _is_current(self, task: Task) -> bool:
+        """Return whether code and outside files are still those of the work order, which may have waited for long."""
+        before, task.spec = task.spec, None
+        return self._resolve(task) and task.spec == before and task.made is None
 
     def _start(self, task: Task, spec: StageSpec) -> None:
         self._run.write_spec(spec)
