@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,12 @@ def checkpoint_directory(context: Context) -> Path:
 
 
 def world_size(context: Context) -> int:
-    """Return the number of processes, which must be what the launcher asked for.
+    """Return the number of processes that were started, which must be what the launcher asked for.
 
     Raises PosttrainError otherwise: accelerate starts a single process without a word when its arguments do not fit.
+    They join later, when the training arguments are made; `fit` checks that they did.
     """
-    actual = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    actual = int(os.environ.get("WORLD_SIZE", "1"))
     if actual != context.spec.num_processes:
         raise PosttrainError(
             f"{actual} processes are running, but the launcher asked for {context.spec.num_processes}; "
@@ -64,6 +66,9 @@ def fit(trainer: StageTrainer, context: Context) -> dict[str, float]:
 
     Raises StoppedError when a signal ended the training early; its state is saved.
     """
+    joined = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    if joined != trainer.plan.world_size:
+        raise PosttrainError(f"{trainer.plan.world_size} processes were started, but only {joined} train together")
     checkpoint = _agree_on_checkpoint(checkpoint_directory(context), context.main_process)
     if checkpoint is not None:
         log.info("resuming from %s, the newest valid checkpoint", checkpoint.name)

@@ -78,7 +78,7 @@ def response_log_probs(model: Any, batch: list[Response], pad_token_id: int) -> 
 
 def run(config: ReferenceConfig, context: Context) -> StageResult:
     """Score all responses of ``inputs.data`` under ``inputs.model`` and write one row a response."""
-    state = PartialState()
+    state = PartialState(cpu=not torch.cuda.is_available())  # without it, CPU ranks do not see each other
     tokenizer = load_tokenizer(context.inputs["model"])
     require_tokens(context.inputs["data"], "comparison", template_digest(tokenizer))
     world_size(context)
