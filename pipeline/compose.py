@@ -39,12 +39,13 @@ def compose_values(overrides: list[str], config_dir: Path | None = None) -> dict
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     try:
         with initialize_config_module(CONF, version_base="1.3"):
             composed = compose("config", overrides=arguments)
         values: dict[str, Any] = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise UsageError(_first_lines(error)) from None
     return values
 

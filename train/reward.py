@@ -15,7 +15,6 @@ from torch import Tensor
 
 from posttrain.data.chat import load_tokenizer, template_digest
 from posttrain.stage.entry import Context, StageResult, stage_main
-from posttrain.train.adapters import make_trainable, without_attention_dropout
 from posttrain.train.arguments import training_arguments
 from posttrain.train.batching import plan_batches
 from posttrain.train.collate import collate_groups
@@ -78,7 +77,6 @@ def run(config: RewardConfig, context: Context) -> StageResult:
         **training_arguments(config, plan, checkpoint_directory(context), context.spec.seed), max_length=None
     )
     model = classifier_from_policy(source, config, tokenizer.pad_token_id, context.spec.seed)
-    model = without_attention_dropout(make_trainable(model, config.adapter, "train.reward", classifier=True))
     trainer = RewardTrainer(
         model=model,
         args=arguments,

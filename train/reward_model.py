@@ -10,44 +10,75 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, set_seed
+from trl.trainer.reward_trainer import suppress_seqcls_warning
 
-from posttrain.sample.models import four_bit_config, is_adapter, load_policy, trusts_remote_code
+from posttrain.sample.models import (
+    backbone_directory,
+    four_bit_config,
+    is_adapter,
+    load_policy,
+    trusts_remote_code,
+)
 from posttrain.stage.errors import UsageError
-from posttrain.train.adapters import weights_dtype
+from posttrain.train.adapters import make_trainable, weights_dtype, without_attention_dropout
 from posttrain.train.config import RewardConfig
 
 _STATISTICS_BATCHES = 64
 """Micro-batches per rank that the reward's mean and standard deviation are measured on."""
 
 
-def classifier_from_policy(source: Path, config: RewardConfig, pad_token_id: int, seed: int) -> PreTrainedModel:
-    """Return a sequence classifier with one output: the policy's trunk under a new score head, drawn from the seed.
+def classifier_from_policy(source: Path, config: RewardConfig, pad_token_id: int, seed: int) -> Any:
+    """Return a sequence classifier with one output, ready to train: the policy's trunk under a new score head.
 
-    Raises UsageError when an adapter should be trained on top of another adapter.
+    The head is drawn from the seed. A policy that is an adapter is merged for full finetuning; for a reward adapter,
+    its weights are where the new adapter starts, on the same backbone.
     """
     set_seed(seed)
-    arguments: dict[str, Any] = {"num_labels": 1, "attn_implementation": config.attention, "pad_token_id": pad_token_id}
-    dtype = getattr(torch, weights_dtype(config))
-    if not is_adapter(source):
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
-            source,
-            dtype=dtype,
-            quantization_config=four_bit_config() if config.adapter.kind == "qlora" else None,
-            trust_remote_code=trusts_remote_code(source),
-            **arguments,
-        )
-        return model
-    if config.adapter.kind != "full":
-        raise UsageError(
-            "train.reward.adapter: the input model is itself an adapter; start the reward model from its base artifact "
-            "(stages.reward.inputs.model), or use train.reward.adapter.kind=full, which merges it"
-        )
+    if is_adapter(source) and config.adapter.kind == "full":
+        model = _classifier_from_merged(source, config, pad_token_id)
+    else:
+        with suppress_seqcls_warning():  # the head is new on purpose
+            model = AutoModelForSequenceClassification.from_pretrained(
+                backbone_directory(source),
+                num_labels=1,
+                pad_token_id=pad_token_id,
+                attn_implementation=config.attention,
+                dtype=getattr(torch, weights_dtype(config)),
+                quantization_config=four_bit_config() if config.adapter.kind == "qlora" else None,
+                trust_remote_code=trusts_remote_code(backbone_directory(source)),
+            )
+    model = make_trainable(model, config.adapter, "train.reward", classifier=True)
+    if is_adapter(source) and config.adapter.kind != "full":
+        _start_from_adapter(model, source)
+    return without_attention_dropout(model)
+
+
+def _classifier_from_merged(source: Path, config: RewardConfig, pad_token_id: int) -> PreTrainedModel:
     merged = load_policy(source).merge_and_unload()
-    model = AutoModelForSequenceClassification.from_config(merged.config, **arguments).to(dtype)
+    model: PreTrainedModel = AutoModelForSequenceClassification.from_config(
+        merged.config, num_labels=1, pad_token_id=pad_token_id, attn_implementation=config.attention
+    )
     trunk = model.base_model_prefix
     getattr(model, trunk).load_state_dict(getattr(merged, trunk).state_dict())
     return model
+
+
+@torch.no_grad()
+def _start_from_adapter(model: PeftModel, source: Path) -> None:
+    """Copy a policy's adapter into the reward model's; raise UsageError where the two do not have the same weights."""
+    saved = load_file(source / "adapter_model.safetensors")
+    own = {n.replace(".default.", "."): p for n, p in model.named_parameters() if ".lora_" in n}
+    different = {n for n in {*saved, *own} if n not in saved or n not in own or saved[n].shape != own[n].shape}
+    if different:
+        raise UsageError(
+            f"train.reward.adapter: it does not fit the adapter of {source.name} that it starts from ({min(different)}); "
+            "use the same rank and target_modules, or train.reward.adapter.kind=full to merge that one first"
+        )
+    for name, parameter in own.items():
+        parameter.copy_(saved[name])
 
 
 @torch.no_grad()

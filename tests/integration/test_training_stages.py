@@ -181,6 +181,19 @@ def test_lora_reward_model_saves_its_head(bench: Bench) -> None:
     assert torch.equal(first, second)  # a head that was not saved would be drawn anew
 
 
+def test_a_reward_adapter_starts_from_the_policy_adapter_on_the_same_backbone(bench: Bench) -> None:
+    sft = bench.sft("sft-for-reward", {**LORA, "max_steps": 20, "optimizer.learning_rate": 0.01})
+    inputs = {"model": sft, "data": bench.comparisons}
+    knobs = {**LORA, "max_steps": 1, "optimizer.learning_rate": 1e-12}
+    artifact = bench.run("reward", "reward-on-lora", inputs, knobs=knobs)
+    assert json.loads((artifact / "base.json").read_text())["base"] == bench.model.name
+    before, after = (load_file(path / "adapter_model.safetensors") for path in (sft, artifact))
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor, atol=1e-6, rtol=0)
+    bench.run("reward", "reward-other-rank", inputs, expect=2, knobs={**knobs, "adapter.rank": 8})
+    assert "does not fit the adapter of sft-for-reward" in bench.log()
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(bench: Bench) -> None:
     artifact = bench.sft("sft-nan", {"max_steps": 30, "optimizer.learning_rate": 1e20, "save_steps": 1}, expect=1)
     (error,) = [line for line in bench.log().splitlines() if line.startswith("error: ")]
