@@ -74,8 +74,8 @@ def _start_from_adapter(model: PeftModel, source: Path) -> None:
     different = {n for n in {*saved, *own} if n not in saved or n not in own or saved[n].shape != own[n].shape}
     if different:
         raise UsageError(
-            f"train.reward.adapter: it does not fit the adapter of {source.name} that it starts from ({min(different)}); "
-            "use the same rank and target_modules, or train.reward.adapter.kind=full to merge that one first"
+            f"train.reward.adapter: it does not fit the adapter of {source.name} that it starts from "
+            f"({min(different)}); use the same rank and target_modules, or train.reward.adapter.kind=full to merge that one first"
         )
     for name, parameter in own.items():
         parameter.copy_(saved[name])

@@ -21,7 +21,7 @@ def steps(world_size: int, most: int, seed: int = 3, epochs: float = 2.0, batch:
 
 
 def test_layout_is_derived_from_the_global_batch() -> None:
-    plan = plan_batches(num_rows=1000, global_batch_size=48, most_per_micro_batch=7, world_size=2, epochs=3, max_steps=None)
+    plan = plan_batches(1000, 48, most_per_micro_batch=7, world_size=2, epochs=3, max_steps=None)
     # 48 rows over 2 ranks are 24 each; 6 is the largest divisor of 24 that is at most 7; 24 / 6 = 4 accumulation steps
     assert (plan.micro_batch_size, plan.accumulation) == (6, 4)
     assert plan.max_steps == 63  # 3 * 1000 / 48 = 62.5
@@ -36,7 +36,7 @@ def test_each_step_sees_the_same_rows_at_any_world_size_and_micro_batch(world_si
 def test_every_epoch_visits_every_row_once_though_batches_span_epochs() -> None:
     flat = [row for step in steps(1, 4, epochs=2.0) for row in step]
     assert len(flat) == 20
-    assert Counter(flat) == {row: 2 for row in range(10)}
+    assert Counter(flat) == dict.fromkeys(range(10), 2)
     # 10 rows in batches of 4: the third step holds the last two of the first epoch and the first two of the second
     assert Counter(flat[:8]).most_common(1)[0][1] == 1
 
