@@ -113,4 +113,4 @@ def four_bit_config() -> BitsAndBytesConfig:
 def _with_adapter(model: PreTrainedModel, directory: Path, trainable: bool) -> PreTrainedModel:
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(model, str(directory), is_trainable=trainable)  # type: ignore[return-value]
+    return PeftModel.from_pretrained(model, str(directory), is_trainable=trainable)

@@ -66,10 +66,14 @@ def collate_groups(rows: list[Row], pad_token_id: int) -> Batch:
     ``input_ids_RT``, ``attention_mask_RT``; ``better_P`` and ``worse_P`` index R; ``rank_gap_P`` ≥ 1; ``weight_P`` is
     1 / C(K, 2) of the pair's group (Ouyang et al. 2022, eq. 1), so that a group weighs the same whatever its K.
     """
-    sequences, better, worse, gap, weight = [], [], [], [], []
+    sequences: list[list[int]] = []
+    better: list[int] = []
+    worse: list[int] = []
+    gap: list[float] = []
+    weight: list[float] = []
     for row in rows:
         first, ranks = len(sequences), row["ranks"]
-        sequences += [np.concatenate([row["prompt_ids"], response]) for response in row["responses_ids"]]
+        sequences += [[*row["prompt_ids"], *response] for response in row["responses_ids"]]
         for i, rank_i in enumerate(ranks):
             for j, rank_j in enumerate(ranks):
                 if rank_i < rank_j:

@@ -73,7 +73,13 @@ def response_log_probs(model: Any, batch: list[Response], pad_token_id: int) -> 
     picked_BT = logits_BTV.float().log_softmax(-1).gather(-1, targets_BT[..., None]).squeeze(-1)
     starts = torch.tensor([response.prompt_length - 1 for response in batch], device=device)
     in_response_BT = (torch.arange(targets_BT.shape[1], device=device) >= starts[:, None]) & mask_BT[:, 1:].bool()
-    return (picked_BT.double() * in_response_BT).sum(-1)
+    logp_B: Tensor = (picked_BT.double() * in_response_BT).sum(-1)
+    return logp_B
+
+
+def _table(rows: list[tuple[str, int, float]]) -> pa.Table:
+    schema = pa.schema([("id", pa.string()), ("response", pa.int32()), ("logp", pa.float64())])
+    return pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in rows], schema=schema)
 
 
 def run(config: ReferenceConfig, context: Context) -> StageResult:
@@ -99,12 +105,7 @@ def run(config: ReferenceConfig, context: Context) -> StageResult:
         rows = sorted(row for piece in parts for row in piece)
         log.info("%s: %d responses in %d batches", split, len(rows), len(batches))
         if context.main_process:
-            columns = list(zip(*rows, strict=True)) if rows else [[], [], []]
-            types = [("id", pa.string()), ("response", pa.int32()), ("logp", pa.float64())]
-            arrays = [pa.array(column, type=kind) for column, (_, kind) in zip(columns, types, strict=True)]
-            pq.write_table(
-                pa.Table.from_arrays(arrays, names=[n for n, _ in types]), context.output / f"{split}.parquet"
-            )
+            pq.write_table(_table(rows), context.output / f"{split}.parquet")
     return StageResult({"tokens": tokens}, f"{tokens:,} tokens scored", tokens)
 
 

@@ -61,7 +61,7 @@ class StageTrainer(Trainer):
         sampler = StepBatchSampler(self.plan, list(rows["length"]), self.args.seed, self.args.process_index)
         return DataLoader(
             rows,
-            batch_sampler=sampler,  # type: ignore[arg-type]
+            batch_sampler=sampler,
             collate_fn=self.data_collator,
             pin_memory=self.args.dataloader_pin_memory,
         )
