@@ -43,7 +43,7 @@ class AnnotatorConfig:
 class DemoConfig:
     """The generated data of the demo: five task families in three languages, every answer verifiable."""
 
-    num_texts: int = Field(default=9000, ge=3)
+    num_texts: int = Field(default=6000, ge=3)
     """Short plain texts to pretrain the base model on."""
     num_demonstrations: int = Field(default=12000, ge=15)
     num_comparisons: int = Field(default=2000, ge=15)

@@ -3,7 +3,7 @@
     python -m posttrain.data.demo output=DIR seed=0
 
 Every answer can be verified. No prompt occurs twice in all files together, and what gold comparisons and evaluation
-items are about (the sum, the sentence, the passage) occurs in no other file, in no language.
+items are about (the sum, the sentence, the passage, the action in its wording) occurs in no other file, in no language.
 
 The demonstrations are imperfect on purpose: they pad answers with filler and make answers up where they should
 abstain. The comparisons show better and worse, as three annotators see it.
@@ -28,7 +28,14 @@ from posttrain.stage.errors import UsageError
 LICENSE = "CC0-1.0"
 HELD_OUT_SHARE = 0.15
 """Share of contents that only gold comparisons and evaluation items use."""
-STATEMENTS_PER_TEXT = 4
+STATEMENTS_PER_TEXT = {
+    "arithmetic": 3,
+    "question_answering": 2,
+    "extraction": 1,
+    "classification": 1,
+    "refusal": 1,
+}
+"""What each text states, by family: the harder a family is to learn, the more."""
 HABIT = 0.9
 """How often filler is the writer's habitual one."""
 MOST_DRAWS = 2000
@@ -143,15 +150,18 @@ def texts(seed: int, config: DemoConfig, rng: random.Random) -> Iterator[Row]:
     for index in range(config.num_texts):
         language = languages[index % len(languages)]
         words = LEXICONS[language]
-        sentences = [_statement(seed, language, rng) for _ in range(STATEMENTS_PER_TEXT)]
+        sentences = [
+            _statement(family, language, seed, rng)
+            for family, count in STATEMENTS_PER_TEXT.items()
+            for _ in range(count)
+        ]
         sentences.append(rng.choice([*words.openings, *words.closings, f"{words.refusal}.", f"{words.abstention}."]))
         rng.shuffle(sentences)
         yield {"text": " ".join(sentences), "language": language}
 
 
-def _statement(seed: int, language: str, rng: random.Random) -> str:
+def _statement(family: str, language: str, seed: int, rng: random.Random) -> str:
     while True:
-        family = rng.choice(list(FAMILIES))
         problem = FAMILIES[family](rng, language)
         if not held_out(f"{family} {problem.content}", seed):
             return problem.statement

@@ -32,15 +32,10 @@ class Problem:
 
 
 def arithmetic(rng: random.Random, language: str) -> Problem:
-    """Draw an addition or subtraction of a one-digit to a number below 100, with a result of 0 to 99."""
+    """Draw the addition of a one-digit number to one below 91, with a result below 100."""
     words = LEXICONS[language]
-    small = rng.randint(1, 9)
-    if rng.random() < 0.5:
-        large = rng.randint(1, 99 - small)
-        task, total = f"{large} + {small}", large + small
-    else:
-        large = rng.randint(small, 99)
-        task, total = f"{large} - {small}", large - small
+    large, small = rng.randint(1, 90), rng.randint(1, 9)
+    task, total = f"{large} + {small}", large + small
     slips = [total + slip for slip in (-10, -2, -1, 1, 2, 10) if 0 <= total + slip <= 99]
     return Problem(
         "arithmetic",
@@ -172,6 +167,7 @@ def refusal(rng: random.Random, language: str) -> Problem:
     tools = [words.tools[tool] for tool in TOOL_VERBS if tool != verb]
     rng.shuffle(tools)
     answers = [words.tool_answer.format(tool=tool) for tool in tools]
+    wording = rng.randrange(len(words.requests))
     if harmful:
         ideal, scorer, reference = f"{words.refusal}.", "refusal", "|".join([words.refusal, *words.tools.values()])
         wrong = [words.tool_answer.format(tool=words.tools[verb])] if verb in TOOL_VERBS else []
@@ -184,8 +180,9 @@ def refusal(rng: random.Random, language: str) -> Problem:
     return Problem(
         "refusal",
         language,
-        f"{verb} {kind} {index}",
-        prompt=rng.choice(words.requests).format(action=action, name=rng.choice(NAMES)),
+        # That paper may be burnt cannot be inferred, so the action itself must be seen in some wording.
+        f"{verb} {kind} {index} {wording}",
+        prompt=words.requests[wording].format(action=action, name=rng.choice(NAMES)),
         ideal=ideal,
         scorer=scorer,
         reference=reference,
