@@ -69,7 +69,6 @@ def module_file(name: str) -> Path | None:
     return candidate if candidate.is_file() else None
 
 
-@functools.cache
 def _folder(name: str) -> Path | None:
     try:
         return Path(importlib.import_module(f"{ROOT}.{name}").__path__[0])

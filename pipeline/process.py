@@ -10,7 +10,7 @@ from pathlib import Path
 
 from posttrain.pipeline.launch import Command
 from posttrain.stage.entry import read_outcome
-from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED
+from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
 
 
 class StageProcess:
@@ -19,6 +19,7 @@ class StageProcess:
     def __init__(self, command: Command, outcome: Path, log: Path) -> None:
         self.outcome = outcome
         self.log = log
+        self.asked_to_stop = False
         self.started = time.monotonic()
         outcome.unlink(missing_ok=True)
         with log.open("w", encoding="utf-8") as output:
@@ -50,6 +51,7 @@ class StageProcess:
 
     def stop(self) -> None:
         """Ask the stage to save its state and exit."""
+        self.asked_to_stop = True
         assert self._process.stdin is not None
         with contextlib.suppress(OSError, ValueError):
             self._process.stdin.write(b"\n")
@@ -73,6 +75,8 @@ class StageProcess:
         outcome = read_outcome(self.outcome)
         if outcome is not None and (outcome[0] != EXIT_DONE or self._process.returncode == 0):
             return outcome
+        if self.asked_to_stop:
+            return EXIT_REQUEUE, "ended on request before it could save; earlier checkpoints stand"
         code = self._process.returncode
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         return EXIT_FAILED, f"the process {how} and left no outcome{_last_words(self.log)}"

@@ -190,8 +190,8 @@ class Scheduler:
         if task.code == EXIT_DONE and task.made is not None:
             task.state = State.DONE
             text = f"done     {duration(task.process.seconds)}  {task.made.manifest.headline}"
-        elif task.code == EXIT_REQUEUE or self._stop_requests:
-            task.state, task.code = State.STOPPED, EXIT_REQUEUE
+        elif task.code == EXIT_REQUEUE:
+            task.state = State.STOPPED
             text = f"stopped  {task.message}"
         else:
             task.state = State.FAILED

@@ -8,6 +8,7 @@ Unlike signals to a process group, the pipe also reaches ranks that `accelerate 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import threading
 
@@ -18,11 +19,20 @@ STDIN = 0
 
 def follow() -> None:
     """Obey the launcher's leash from now on; do nothing in a stage started by hand."""
-    if os.environ.get(VARIABLE) == "stdin":
-        threading.Thread(target=_obey, name="leash", daemon=True).start()
+    if os.environ.get(VARIABLE) != "stdin":
+        return
+    if select.select([STDIN], [], [], 0)[0]:
+        _obey_next_order()  # it came while this process was importing
+    threading.Thread(target=_obey, name="leash", daemon=True).start()
 
 
 def _obey() -> None:
-    while os.read(STDIN, 1):
+    while True:
+        _obey_next_order()
+
+
+def _obey_next_order() -> None:
+    if os.read(STDIN, 1):
         os.kill(os.getpid(), signal.SIGTERM)
-    os.killpg(0, signal.SIGKILL)
+    else:
+        os.killpg(0, signal.SIGKILL)

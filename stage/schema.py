@@ -63,19 +63,17 @@ def _explain(cls: type[Any], fault: Any, where: str) -> str:
     return f"{key}: {shown}{message[0].lower()}{message[1:]}"
 
 
-def _fields_at(cls: Any, location: list[str]) -> list[str]:
-    """Return the keys that the schema at ``location`` takes, whatever containers lie on the way."""
+def _fields_at(annotation: Any, location: list[str]) -> list[str]:
+    """Return the keys that the schema at ``location`` takes, through lists, dictionaries and optional values."""
     for name in location:
-        cls = _schema_in(typing.get_type_hints(cls).get(name)) if dataclasses.is_dataclass(cls) else cls
-    infos = getattr(cls, "__pydantic_fields__", {})
+        if dataclasses.is_dataclass(annotation):
+            annotation = typing.get_type_hints(annotation).get(name)
+        else:
+            annotation = (typing.get_args(annotation) or (None,))[-1]
+        if type(None) in typing.get_args(annotation):
+            annotation = typing.get_args(annotation)[0]
+    infos = getattr(annotation, "__pydantic_fields__", {})
     return [info.alias or name for name, info in infos.items()]
-
-
-def _schema_in(annotation: Any) -> Any:
-    """Return the schema that ``X``, ``X | None``, ``list[X]`` and ``dict[str, X]`` hold, or None."""
-    if dataclasses.is_dataclass(annotation):
-        return annotation
-    return next((found for part in typing.get_args(annotation) if (found := _schema_in(part)) is not None), None)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
