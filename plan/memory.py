@@ -180,6 +180,8 @@ def block_bytes_per_token(
 
 
 def _head_bytes(shape: ModelShape, tokens: int, dtype: Dtype, *, trained: bool) -> int:
-    tile = min(tokens, HEAD_TILE_TOKENS) * HEAD_TILE_VOCABULARY * (2 if dtype == "bfloat16" else 4)
+    tile = (
+        min(tokens, HEAD_TILE_TOKENS) * min(shape.vocab_size, HEAD_TILE_VOCABULARY) * (2 if dtype == "bfloat16" else 4)
+    )
     gradients = 4 * shape.hidden_size * (tokens + (shape.vocab_size if trained else 0))
     return tile + gradients

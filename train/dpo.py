@@ -87,7 +87,7 @@ def run(config: DpoConfig, context: Context) -> StageResult:
     if isinstance(policy, PeftModel) and "ref" in policy.peft_config:
         policy.delete_adapter("ref")  # TRL's frozen copy of the adapter; our reference is in the rows
     trainer.attach(plan, context.tracker, config.keep_checkpoints)
-    announce(plan, policy, sum(rows["length"]))
+    announce(trainer, config, source, sequences_per_row=2, head="lm")
     metrics = fit(trainer, context)
     save_model(trainer, context, tokenizer)
     accuracy = metrics.get("eval_rewards/accuracies")

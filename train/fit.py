@@ -11,14 +11,17 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.sample.models import BASE_FILE, is_adapter, read_base
+from posttrain.plan.memory import estimate_memory
+from posttrain.plan.model import Head, read_shape
+from posttrain.plan.table import describe_memory
+from posttrain.sample.models import BASE_FILE, backbone_directory, is_adapter, read_base
 from posttrain.stage.artifact import read_manifest
 from posttrain.stage.entry import Context
-from posttrain.stage.errors import PosttrainError, StoppedError
+from posttrain.stage.errors import PosttrainError, StoppedError, UsageError
 from posttrain.stage.files import write_json_atomic
 from posttrain.train.adapters import count_parameters
-from posttrain.train.batching import BatchPlan
 from posttrain.train.checkpoint import newest_valid_checkpoint
+from posttrain.train.config import TrainingConfig
 from posttrain.train.trainer import StageTrainer
 
 log = logging.getLogger(__name__)
@@ -44,9 +47,9 @@ def world_size(context: Context) -> int:
     return actual
 
 
-def announce(plan: BatchPlan, model: Any, tokens: int) -> None:
-    """Print the derived quantities of a training stage."""
-    total, trainable = count_parameters(model)
+def announce(trainer: StageTrainer, config: TrainingConfig, model: Path, sequences_per_row: int, head: Head) -> None:
+    """Print what follows from the configuration: batches, steps, tokens, parameters, memory of one process."""
+    plan, lengths = trainer.plan, trainer.train_dataset["length"]
     log.info(
         "global batch %d = %d rows x %d processes x %d accumulation; %d steps = %.2f epochs of %s rows, %s tokens",
         plan.global_batch_size,
@@ -56,9 +59,27 @@ def announce(plan: BatchPlan, model: Any, tokens: int) -> None:
         plan.max_steps,
         plan.epochs,
         f"{plan.num_rows:,}",
-        f"{tokens:,}",
+        f"{sum(lengths):,}",
     )
+    total, trainable = count_parameters(trainer.model)
     log.info("parameters %s, trainable %s", f"{total:,}", f"{trainable:,}")
+    zero_stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE")
+    try:
+        memory = estimate_memory(
+            read_shape(backbone_directory(model)),
+            tokens=plan.micro_batch_size * sequences_per_row * max(lengths),
+            head=head,
+            adapter=config.adapter.kind,
+            rank=config.adapter.rank,
+            target_modules=config.adapter.target_modules,
+            dtype=config.dtype,
+            gradient_checkpointing=config.gradient_checkpointing,
+            num_processes=plan.world_size,
+            zero_stage=int(zero_stage) if zero_stage else None,
+        )
+        log.info(describe_memory(memory))
+    except UsageError as unknown_family:  # an estimate is a courtesy, not a condition
+        log.info("no memory estimate: %s", unknown_family)
 
 
 def fit(trainer: StageTrainer, context: Context) -> dict[str, float]:

@@ -88,7 +88,7 @@ def run(config: RewardConfig, context: Context) -> StageResult:
     trainer.margin_per_rank = config.margin_per_rank
     trainer.centering_coefficient = config.centering_coefficient
     trainer.attach(plan, context.tracker, config.keep_checkpoints)
-    announce(plan, model, sum(rows["length"]))
+    announce(trainer, config, source, sequences_per_row=max(map(len, rows["ranks"])), head="score")
     metrics = fit(trainer, context)
     mean, std = reward_statistics(trainer)
     trainer.model.config.reward_mean, trainer.model.config.reward_std = mean, std

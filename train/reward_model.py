@@ -75,7 +75,7 @@ def _start_from_adapter(model: PeftModel, source: Path) -> None:
     if different:
         raise UsageError(
             f"train.reward.adapter: it does not fit the adapter of {source.name} that it starts from "
-            f"({min(different)}); use the same rank and target_modules, or train.reward.adapter.kind=full to merge that one first"
+            f"({min(different)}); use the same rank and target_modules, or adapter.kind=full to merge it first"
         )
     for name, parameter in own.items():
         parameter.copy_(saved[name])

@@ -84,7 +84,7 @@ def run(config: SftConfig, context: Context) -> StageResult:
         processing_class=tokenizer,
     )
     trainer.attach(plan, context.tracker, config.keep_checkpoints)
-    announce(plan, policy, sum(rows["length"]))
+    announce(trainer, config, source, sequences_per_row=1, head="lm")
     metrics = fit(trainer, context)
     save_model(trainer, context, tokenizer)
     return StageResult(
