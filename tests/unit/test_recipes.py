@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from posttrain.data.adapters import ADAPTERS
 from posttrain.data.row_values import Drop
@@ -30,10 +31,19 @@ OPTIONS = sorted(
 )
 REAL = ("smollm2_135m/sft_reward_dpo", "qwen3_0_6b/sft_dpo", "llama3_1_8b_lora/sft_dpo", "llama3_1_8b_zero3/sft_dpo")
 
+TINY_LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
+
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_composes_and_plans(recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = compose_config([f"recipe={recipe}", f"root={tmp_path / 'outputs'}"])
+    config = compose_config([f"recipe={recipe}", f"root={tmp_path / 'outputs'}", *_given_by_the_user(recipe, tmp_path)])
     stages = build_graph(config)
     absent = [path for stage in stages for path in external_paths(stage.config) if not path.exists()]
     if absent:
@@ -45,6 +55,18 @@ def test_every_recipe_composes_and_plans(recipe: str, tmp_path: Path, capsys: py
     table = capsys.readouterr().out
     assert all(stage.name in table for stage in stages if stage.type.run in ("train.sft", "train.reward", "train.dpo"))
     assert not (tmp_path / "outputs").exists()
+
+
+def _given_by_the_user(recipe: str, directory: Path) -> list[str]:
+    """Overrides for what a recipe leaves to its user: a model folder that states a shape, and files."""
+    values = yaml.safe_load((CONF / "recipe" / f"{recipe}.yaml").read_text(encoding="utf-8"))
+    overrides = []
+    for name, value in values.get("paths", {}).items():
+        if value == "???":
+            (directory / name).mkdir()
+            (directory / name / "config.json").write_text(json.dumps(TINY_LLAMA), encoding="utf-8")
+            overrides.append(f"paths.{name}={directory / name}")
+    return overrides
 
 
 @pytest.mark.parametrize("option", OPTIONS)
