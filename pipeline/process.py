@@ -11,6 +11,7 @@ from pathlib import Path
 from posttrain.pipeline.launch import Command
 from posttrain.stage.entry import read_outcome
 from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
+from posttrain.stage.files import write_json_atomic
 
 
 class StageProcess:
@@ -70,11 +71,16 @@ class StageProcess:
     def result(self) -> tuple[int, str]:
         """Return the exit code and error line of a finished stage.
 
-        They come from the outcome file, since `accelerate launch` turns every exit code into 1.
+        They come from the outcome file, since `accelerate launch` turns every exit code into 1; where the stage left
+        none, one is written for `posttrain status`.
         """
         outcome = read_outcome(self.outcome)
-        if outcome is not None and (outcome[0] != EXIT_DONE or self._process.returncode == 0):
-            return outcome
+        if outcome is None or (outcome[0] == EXIT_DONE and self._process.returncode != 0):
+            outcome = self._without_outcome()
+            write_json_atomic(self.outcome, {"code": outcome[0], "message": outcome[1]})
+        return outcome
+
+    def _without_outcome(self) -> tuple[int, str]:
         if self.asked_to_stop:
             return EXIT_REQUEUE, "ended on request before it could save; earlier checkpoints stand"
         code = self._process.returncode
