@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from posttrain.stage.schema import external, schema, speed
 
+DEFAULT_LENGTH = 4096
+"""Most tokens of a row where the configuration does not say; longer models need it said."""
+
 RecordType = Literal["demonstration", "comparison", "prompt", "evaluation"]
 AdapterName = Literal[
     "auto",
@@ -138,8 +141,8 @@ class CurateConfig:
 class TokenizeConfig:
     """Turns a dataset into token ids under a model's own tokenizer and chat template."""
 
-    max_length: int = Field(default=1024, ge=8)
-    """Tokens of prompt and response together."""
+    max_length: int | None = Field(default=None, ge=8)
+    """Tokens of prompt and response together; None takes as many as the model does, but no more than 4096."""
     overlong: Literal["drop", "truncate", "error"] = "drop"
     """``truncate`` cuts the end of the response and keeps rows that still have a trained token."""
     loss_on: Literal["completion", "assistant", "all"] = "completion"

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.chat import load_tokenizer, template_digest, tokenizer_digest
-from posttrain.data.config import TokenizeConfig
+from posttrain.data.config import DEFAULT_LENGTH, TokenizeConfig
 from posttrain.data.encode import Outcome, encode_comparisons, encode_demonstrations
 from posttrain.data.records import SPLITS, Comparison, Demonstration, Record, dataset_type, read_records
 from posttrain.data.token_accounting import TokenAccounting
@@ -48,8 +48,8 @@ def run(config: TokenizeConfig, context: Context) -> StageResult:
     """Encode both splits of a dataset, and account for every row."""
     data, model = context.inputs["data"], context.inputs["model"]
     record_type = dataset_type(data)
-    encode = encoder(config, record_type)
-    require_length(config.max_length, model)
+    max_length = length_limit(config.max_length, model)
+    encode = encoder(config, record_type, max_length)
     tokenizer = load_tokenizer(model, generation_markers=needs_markers(record_type, config.loss_on))
     accounting = TokenAccounting()
     with mapping(encode, tokenizer, model, config.num_workers) as encode_batches:
@@ -60,7 +60,7 @@ def run(config: TokenizeConfig, context: Context) -> StageResult:
     account = accounting.summary()
     facts = {"template_sha256": template_digest(tokenizer), "tokenizer_sha256": tokenizer_digest(tokenizer)}
     name = record_type.__name__.lower()
-    described = {"record_type": name, "max_length": config.max_length, "loss_on": config.loss_on, **facts}
+    described = {"record_type": name, "max_length": max_length, "loss_on": config.loss_on, **facts}
     write_json_atomic(context.output / "tokens.json", described)
     write_json_atomic(context.output / "accounting.json", account)
     tokens = account["tokens"]["total"]
@@ -72,14 +72,21 @@ def run(config: TokenizeConfig, context: Context) -> StageResult:
     )
 
 
-def require_length(max_length: int, model: Path) -> None:
-    """Raise UsageError when the model has fewer positions than ``max_length``; an adapter does not say."""
+def length_limit(max_length: int | None, model: Path) -> int:
+    """Return the most tokens of a row; an adapter artifact does not say how many its model takes.
+
+    Raises UsageError when the model has fewer positions than ``max_length``.
+    """
     path = model / "config.json"
     positions = json.loads(path.read_text(encoding="utf-8")).get("max_position_embeddings") if path.exists() else None
+    if max_length is None:
+        return min(positions or DEFAULT_LENGTH, DEFAULT_LENGTH)
     if positions is not None and max_length > positions:
         raise UsageError(
-            f"max_length={max_length}: the model takes at most {positions} tokens; set max_length={positions}"
+            f"data.tokenize.max_length={max_length}: the model takes at most {positions} tokens; "
+            f"set data.tokenize.max_length={positions}"
         )
+    return max_length
 
 
 def needs_markers(record_type: type[Record], loss_on: str) -> bool:
@@ -87,13 +94,13 @@ def needs_markers(record_type: type[Record], loss_on: str) -> bool:
     return record_type is Demonstration and loss_on == "assistant"
 
 
-def encoder(config: TokenizeConfig, record_type: type[Record]) -> Encode:
+def encoder(config: TokenizeConfig, record_type: type[Record], max_length: int) -> Encode:
     """Return the function that encodes records of one type as configured.
 
     Raises UsageError for records that are not trained on.
     """
     policies: dict[str, Any] = {
-        "max_length": config.max_length,
+        "max_length": max_length,
         "overlong": config.overlong,
         "on_control_tokens": config.on_control_tokens,
     }

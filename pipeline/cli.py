@@ -8,7 +8,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from posttrain.stage.errors import PosttrainError
+from posttrain.stage.errors import EXIT_REQUEUE, PosttrainError
 
 RUN_EXAMPLES = """examples:
   posttrain run recipe=demo                                    the whole pipeline on generated data
@@ -30,6 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped: interrupted before any stage was started", file=sys.stderr)
+        return EXIT_REQUEUE
     except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
         sys.stderr.close()
         return 0

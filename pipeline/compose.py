@@ -24,7 +24,9 @@ def compose_config(overrides: list[str], config_dir: Path | None = None) -> Pipe
     ``config_dir`` is a folder of the user's own groups and recipes, searched after the shipped ones. Raises UsageError
     that names the key and the nearest known one.
     """
-    return build(PipelineConfig, compose_values(overrides, config_dir), "")
+    values = compose_values(overrides, config_dir)
+    _check_stages(values.get("stages", {}))
+    return build(PipelineConfig, values, "")
 
 
 def compose_values(overrides: list[str], config_dir: Path | None = None) -> dict[str, Any]:
@@ -48,6 +50,16 @@ def compose_values(overrides: list[str], config_dir: Path | None = None) -> dict
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise UsageError(_first_lines(error)) from None
     return values
+
+
+def _check_stages(stages: Any) -> None:
+    """Raise UsageError for an override of a stage that the graph does not have: it made a node without a type."""
+    if not isinstance(stages, dict):
+        return
+    known = [name for name, node in stages.items() if isinstance(node, dict) and "run" in node]
+    for name, node in stages.items():
+        if isinstance(node, dict) and "run" not in node and did_you_mean(name, known):
+            raise UsageError(f"stages.{name}: no such stage{did_you_mean(name, known)}")
 
 
 def _options(config_dir: Path | None) -> dict[str, set[str]]:

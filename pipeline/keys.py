@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from posttrain.pipeline.graph import Stage
 from posttrain.stage.errors import UsageError
 from posttrain.stage.files import canonical_json, files_under, sha256_file, sha256_text, write_json_atomic
 from posttrain.stage.schema import external_paths, key_values, to_dict
+
+LARGE_BYTES = 10**9
+"""Outside files from this size on are announced while they are hashed: it takes seconds."""
 
 
 def stage_key(stage: Stage, parent_digests: dict[str, str], code: str, seed: int, files: FileHashes) -> str:
@@ -79,6 +83,8 @@ class FileHashes:
         known = self._known.get(name)
         if known is not None and known[:2] == [stat.st_size, stat.st_mtime_ns]:
             return str(known[2])
+        if stat.st_size >= LARGE_BYTES:
+            print(f"hashing {path} ({stat.st_size / 1e9:.1f} GB), once", file=sys.stderr, flush=True)
         digest = sha256_file(path)
         self._known[name] = [stat.st_size, stat.st_mtime_ns, digest]
         self._changed = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from posttrain.data.config import DEFAULT_LENGTH
 from posttrain.pipeline.config import DistributedConfig, PipelineConfig
 from posttrain.pipeline.graph import Stage, build_graph
 from posttrain.pipeline.launch import local_launcher
@@ -37,7 +38,7 @@ def plan_stage(stage: Stage, stages: dict[str, Stage], num_processes: int, zero:
     shape = base_shape(stage, stages)
     head: Head = "score" if stage.type.run == "train.reward" else "lm"
     packed = stage.type.run == "train.sft" and config.packing
-    length = config.pack_length if packed else _token_stage(stage, stages).config.max_length
+    length = config.pack_length if packed else _token_stage(stage, stages).config.max_length or DEFAULT_LENGTH
     rows = min(config.micro_batch_size, max(1, config.global_batch_size // num_processes))
     adapter = config.adapter
     memory = estimate_memory(

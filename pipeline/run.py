@@ -43,7 +43,7 @@ def run_pipeline(config: PipelineConfig) -> int:
         if not scheduler.nothing_to_do():
             run.open(config, stages)
             console.print(f"run {run.name} → {run.path}", highlight=False, soft_wrap=True)
-            with Lease(run.lease, run.name, config.launcher.lease_wait_seconds), _stopping(scheduler, display):
+            with Lease(run.lease, run.name, config.launcher.lease_wait_seconds), _stopping(scheduler):
                 scheduler.run()
     code = _report_errors(scheduler, run)
     _print_table(scheduler, run, console)
@@ -81,13 +81,11 @@ def _prepare(config: PipelineConfig) -> tuple[list[Stage], RunDirectory, Launche
 
 
 @contextmanager
-def _stopping(scheduler: Scheduler, display: Display) -> Iterator[None]:
+def _stopping(scheduler: Scheduler) -> Iterator[None]:
     """Turn stop signals into requests to the scheduler; leave alone those that our parent told us to ignore."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        name = signal.Signals(number).name
-        display.say("pipeline", f"{name}: stages save and stop; once more to kill them")
-        scheduler.request_stop()
+        scheduler.request_stop(signal.Signals(number).name)
 
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     heeded = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
@@ -114,7 +112,7 @@ def _report_errors(scheduler: Scheduler, run: RunDirectory) -> int:
 
 def _print_error(task: Task, run: RunDirectory) -> None:
     word = "stopped" if task.state is State.STOPPED else "error"
-    for line in task.message.splitlines() or [word]:
+    for line in task.message.splitlines() or ["it gave no reason"]:
         print(f"{word}: {task.stage.name}: {line}", file=sys.stderr)
     if task.process is not None:
         print(f"log: {task.process.log}", file=sys.stderr)

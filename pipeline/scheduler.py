@@ -70,17 +70,12 @@ class Scheduler:
         self._launcher = launcher
         self._limits = limits
         self._display = display
-        self._stop_requests = 0
+        self._stop_requests: list[str] = []
+        self._stops_obeyed = 0
 
-    def request_stop(self) -> None:
-        """Ask the running stages to save and exit; asked again, end them at once."""
-        self._stop_requests += 1
-        for task in self._running():
-            assert task.process is not None
-            if self._stop_requests == 1:
-                task.process.stop()
-            else:
-                task.process.kill()
+    def request_stop(self, why: str) -> None:
+        """Ask the running stages to save and exit; asked again, end them at once. Safe in a signal handler."""
+        self._stop_requests.append(why)
 
     def run(self) -> None:
         """Return when every stage is made, or nothing runs any more after a failure or a stop."""
@@ -104,6 +99,7 @@ class Scheduler:
 
     def _advance(self) -> bool:
         """Take every step that is possible now; return whether there is anything left to wait for."""
+        self._obey_stop_requests()
         for task in self._running():
             self._check(task)
         if self._stop_requests or any(task.code for task in self.tasks.values()):
@@ -114,6 +110,19 @@ class Scheduler:
             if task.open and self._resolve(task):
                 self._start_if_possible(task)
         return bool(self._running()) or any(task.state is State.WAITING for task in self.tasks.values())
+
+    def _obey_stop_requests(self) -> None:
+        for why in self._stop_requests[self._stops_obeyed :]:
+            self._stops_obeyed += 1
+            first = self._stops_obeyed == 1
+            consequence = "stages save and stop; once more to kill them" if first else "stages are killed"
+            self._display.say("pipeline", f"{why}: {consequence}")
+            for task in self._running():
+                assert task.process is not None
+                if first:
+                    task.process.stop()
+                else:
+                    task.process.kill()
 
     def _running(self) -> list[Task]:
         return [task for task in self.tasks.values() if task.state is State.RUNNING]
