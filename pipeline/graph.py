@@ -55,15 +55,6 @@ def build_graph(config: PipelineConfig) -> list[Stage]:
     return stages
 
 
-def descendants(stages: list[Stage], name: str) -> list[str]:
-    """Return the stages that need ``name``, directly or through others, in order."""
-    found = [name]
-    for stage in stages:
-        if any(parent in found for parent in stage.inputs.values()):
-            found.append(stage.name)
-    return found[1:]
-
-
 def _stage_type(name: str, node: StageNode) -> StageType:
     if not name.replace("_", "").replace("-", "").isalnum():
         raise UsageError(f"stages.{name}: a stage's name is a folder's name; use letters, digits, - and _")

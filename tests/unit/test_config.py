@@ -68,6 +68,7 @@ def test_a_stage_can_be_taken_away(own: Path) -> None:
         ("train.dpp.beta=1", "train.dpp: unknown key; did you mean 'dpo'?"),
         ("stages.demo.rnu=1", "stages.demo.rnu: unknown key; did you mean 'run'?"),
         ("stages.demo.wiht.num_texts=1", "stages.demo.wiht: unknown key; did you mean 'with'?"),
+        ("stages.dem.with.num_texts=1", "stages.dem: no such stage; did you mean 'demo'?"),
         ("launcher.max_paralel=1", "launcher.max_paralel: unknown key; did you mean 'max_parallel'?"),
         ("train.dpo.beta=0.1,0.2", "train.dpo.beta=0.1,0.2: several values; give one"),
         ("train.dpo.loss=[1", "train.dpo.loss=[1: "),

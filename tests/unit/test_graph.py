@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from posttrain.pipeline.config import PipelineConfig
-from posttrain.pipeline.graph import build_graph, descendants
+from posttrain.pipeline.graph import build_graph
 from posttrain.stage.errors import UsageError
 from posttrain.stage.schema import build
 
@@ -40,12 +40,6 @@ def test_each_stage_stands_after_those_it_needs() -> None:
     assert sorted(names) == ["base", "rows", "sft", "tokens"]
     assert names.index("tokens") > max(names.index("rows"), names.index("base"))
     assert names[-1] == "sft"
-
-
-def test_descendants_are_what_a_failure_leaves_undone() -> None:
-    stages = graph_of(chain())
-    assert descendants(stages, "rows") == ["tokens", "sft"]
-    assert descendants(stages, "sft") == []
 
 
 @pytest.mark.parametrize(
