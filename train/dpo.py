@@ -22,11 +22,10 @@ from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError, did_you_mean
 from posttrain.train.adapters import make_trainable, weights_dtype, without_attention_dropout
 from posttrain.train.arguments import training_arguments
-from posttrain.train.batching import plan_batches
 from posttrain.train.collate import collate_pairs
 from posttrain.train.config import DpoConfig
 from posttrain.train.dataset import pair_dataset, read_groups, require_tokens
-from posttrain.train.fit import announce, checkpoint_directory, fit, save_model, world_size
+from posttrain.train.fit import announce, checkpoint_directory, fit, plan_steps, save_model
 from posttrain.train.trainer import StageTrainer
 
 
@@ -62,14 +61,7 @@ def run(config: DpoConfig, context: Context) -> StageResult:
         pair_dataset(read_groups(data, split), pq.read_table(reference / f"{split}.parquet"), config.pairs)
         for split in ("train", "eval")
     )
-    plan = plan_batches(
-        len(rows),
-        config.global_batch_size,
-        config.micro_batch_size,
-        world_size(context),
-        config.epochs,
-        config.max_steps,
-    )
+    plan = plan_steps(config, len(rows), context)
     arguments = dpo_arguments(
         config, training_arguments(config, plan, checkpoint_directory(context), context.spec.seed)
     )

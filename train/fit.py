@@ -20,6 +20,7 @@ from posttrain.stage.entry import Context
 from posttrain.stage.errors import PosttrainError, StoppedError, UsageError
 from posttrain.stage.files import write_json_atomic
 from posttrain.train.adapters import count_parameters
+from posttrain.train.batching import BatchPlan, plan_batches
 from posttrain.train.checkpoint import newest_valid_checkpoint
 from posttrain.train.config import TrainingConfig
 from posttrain.train.trainer import StageTrainer
@@ -45,6 +46,18 @@ def world_size(context: Context) -> int:
             "check the accelerate arguments in the first line of this log"
         )
     return actual
+
+
+def plan_steps(config: TrainingConfig, num_rows: int, context: Context) -> BatchPlan:
+    """Return how a stage's rows are laid out in global batches, micro-batches and steps."""
+    return plan_batches(
+        num_rows,
+        config.global_batch_size,
+        config.micro_batch_size,
+        world_size(context),
+        config.epochs,
+        config.max_steps,
+    )
 
 
 def announce(trainer: StageTrainer, config: TrainingConfig, model: Path, sequences_per_row: int, head: Head) -> None:

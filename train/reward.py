@@ -16,11 +16,10 @@ from torch import Tensor
 from posttrain.data.chat import load_tokenizer, template_digest
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.train.arguments import training_arguments
-from posttrain.train.batching import plan_batches
 from posttrain.train.collate import collate_groups
 from posttrain.train.config import RewardConfig
 from posttrain.train.dataset import read_groups, require_tokens
-from posttrain.train.fit import announce, checkpoint_directory, fit, save_model, world_size
+from posttrain.train.fit import announce, checkpoint_directory, fit, plan_steps, save_model
 from posttrain.train.losses import pairwise_ranking_loss
 from posttrain.train.reward_model import classifier_from_policy, reward_statistics
 from posttrain.train.trainer import StageTrainer
@@ -65,14 +64,7 @@ def run(config: RewardConfig, context: Context) -> StageResult:
     tokenizer = load_tokenizer(source)
     require_tokens(context.inputs["data"], "comparison", template_digest(tokenizer))
     rows, held_out = (read_groups(context.inputs["data"], split) for split in ("train", "eval"))
-    plan = plan_batches(
-        len(rows),
-        config.global_batch_size,
-        config.micro_batch_size,
-        world_size(context),
-        config.epochs,
-        config.max_steps,
-    )
+    plan = plan_steps(config, len(rows), context)
     arguments = trl.RewardConfig(
         **training_arguments(config, plan, checkpoint_directory(context), context.spec.seed), max_length=None
     )

@@ -17,11 +17,10 @@ from posttrain.sample.models import load_policy
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.train.adapters import make_trainable, weights_dtype
 from posttrain.train.arguments import training_arguments
-from posttrain.train.batching import plan_batches
 from posttrain.train.collate import collate_packs, collate_sft
 from posttrain.train.config import SftConfig
 from posttrain.train.dataset import read_demonstrations, require_tokens
-from posttrain.train.fit import announce, checkpoint_directory, fit, save_model, world_size
+from posttrain.train.fit import announce, checkpoint_directory, fit, plan_steps, save_model
 from posttrain.train.packing import pack_demonstrations
 from posttrain.train.trainer import StageTrainer
 
@@ -57,14 +56,7 @@ def run(config: SftConfig, context: Context) -> StageResult:
     rows, held_out = (read_demonstrations(context.inputs["data"], split) for split in ("train", "eval"))
     if config.packing:
         rows, held_out = (pack_demonstrations(split, config.pack_length) for split in (rows, held_out))
-    plan = plan_batches(
-        len(rows),
-        config.global_batch_size,
-        config.micro_batch_size,
-        world_size(context),
-        config.epochs,
-        config.max_steps,
-    )
+    plan = plan_steps(config, len(rows), context)
     arguments = trl.SFTConfig(
         **training_arguments(config, plan, checkpoint_directory(context), context.spec.seed),
         loss_type=config.loss,
