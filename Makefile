@@ -26,7 +26,7 @@ test: $(READY)  ## run the tests, the long matrices excepted
 	$(PYTEST) -m "not slow" -n 2 --dist loadfile $(PYTEST_ARGS)
 
 faults: $(READY)  ## kill training at every file event, resume, compare (long)
-	$(PYTEST) tests/faults $(PYTEST_ARGS)
+	$(PYTEST) tests/faults -m slow $(PYTEST_ARGS)
 
 check: $(READY)  ## lint, types, import layers, size ceilings
 	$(BIN)/ruff check .
