@@ -122,7 +122,7 @@ def question_answering(rng: random.Random, language: str) -> Problem:
         "question_answering",
         language,
         f"{owners} {things}",
-        prompt=f"{' '.join(facts)} {rng.choice(words.asks).format(name=name)}",
+        prompt=" ".join([rng.choice(words.asks).format(name=name), *facts]),
         ideal=facts[asked] if known else f"{words.abstention}.",
         scorer="answer" if known else "abstain",
         reference="|".join([right, *others]),
