@@ -109,7 +109,7 @@ class Scheduler:
         for task in self.tasks.values():
             if task.open and self._resolve(task):
                 self._start_if_possible(task)
-        return bool(self._running()) or any(task.state is State.WAITING for task in self.tasks.values())
+        return any(task.open or task.state is State.RUNNING for task in self.tasks.values())
 
     def _obey_stop_requests(self) -> None:
         for why in self._stop_requests[self._stops_obeyed :]:

@@ -304,3 +304,19 @@ def test_dry_run_says_what_would_happen_and_writes_nothing(workspace: Workspace)
     heads = [line for line in dry.stdout.splitlines() if line.startswith("# ")]
     assert [head.split("  ")[2] for head in heads] == ["would run", "waits for demo", "waits for demo"]
     assert workspace.contents() == before
+
+
+def test_a_stage_that_waited_runs_with_the_files_of_the_moment_it_starts(workspace: Workspace) -> None:
+    workspace.write_rows(SLOW_ROWS)
+    late = workspace.path / "late.jsonl"
+    late.write_text('{"text": "before"}\n')
+    (workspace.path / "conf" / "recipe" / "two.yaml").write_text(
+        OWN + "  late: {run: data.curate, with: {record_type: demonstration, sources: [{name: l, path: late.jsonl}]}}\n"
+    )
+    process = workspace.start("run", "recipe=two", "launcher.max_parallel=1")
+    until(lambda: workspace.lease_of("rows"))
+    late.write_text('{"text": "after"}\n')
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    again = workspace.run("run", "recipe=two", "launcher.max_parallel=1")
+    assert states(again.stdout) == {"rows": "cached", "late": "cached"}
