@@ -145,6 +145,8 @@ class ReferenceConfig:
     batch_tokens: int = speed(16384, ge=64)
     """Tokens per forward pass, padding included."""
     dtype: Dtype = "float32"
+    four_bit: bool = False
+    """Quantise the backbone as QLoRA does, so that the policy and its reference start out equal."""
     attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = speed("sdpa")
 
 

@@ -88,7 +88,8 @@ def run(config: ReferenceConfig, context: Context) -> StageResult:
     tokenizer = load_tokenizer(context.inputs["model"])
     require_tokens(context.inputs["data"], "comparison", template_digest(tokenizer))
     world_size(context)
-    model = load_policy(context.inputs["model"], config.dtype, config.attention).to(state.device).eval()
+    model = load_policy(context.inputs["model"], config.dtype, config.attention, four_bit=config.four_bit)
+    model = model.to(state.device).eval()
     tokens = 0
     for split in ("train", "eval"):
         responses = responses_of(read_groups(context.inputs["data"], split))

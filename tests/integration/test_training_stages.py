@@ -146,6 +146,22 @@ def test_a_merged_export_computes_what_the_adapter_does(bench: Bench, tmp_path: 
     assert (tmp_path / "merged" / "chat_template.jinja").is_file()
 
 
+LOSSES = ["sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired"]
+LOSSES += ["apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_of_trl_trains_against_the_precomputed_reference(bench: Bench, loss: str) -> None:
+    reference = bench.root / "artifacts" / "reference-losses"
+    if not reference.exists():
+        bench.run("reference", reference.name, {"model": bench.model, "data": bench.comparisons})
+    knobs = {"loss": f"[{loss}]", "label_smoothing": 0.1 if loss in ("exo_pair", "robust") else 0.0, "max_steps": 2}
+    artifact = dpo(bench, f"dpo-{loss}", bench.model, reference, {**knobs, "optimizer.learning_rate": 1e-3})
+    before, after = weights(bench.model), weights(artifact)
+    assert all(torch.isfinite(tensor).all() for tensor in after.values())
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
 def test_reference_of_another_model_is_refused(bench: Bench) -> None:
     reference = bench.run("reference", "reference-other", {"model": bench.model, "data": bench.comparisons})
     sft = bench.sft("sft-other", {"max_steps": 2})
