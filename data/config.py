@@ -49,7 +49,11 @@ class DemoConfig:
     num_texts: int = Field(default=6000, ge=3)
     """Short plain texts to pretrain the base model on."""
     num_demonstrations: int = Field(default=12000, ge=15)
-    num_comparisons: int = Field(default=2000, ge=15)
+    demonstration_shares: dict[str, int] = Field(
+        default_factory=lambda: {"arithmetic": 3, "classification": 2, "question_answering": 2}
+    )
+    """Relative frequencies of task families among demonstrations, 1 where not given: hard ones need more."""
+    num_comparisons: int = Field(default=2500, ge=15)
     """Prompts with `responses_per_prompt` ranked responses each."""
     num_gold_comparisons: int = Field(default=300, ge=15)
     """Held-out prompts ranked by the true preference."""
@@ -63,8 +67,8 @@ class DemoConfig:
         min_length=1,
         default_factory=lambda: [
             AnnotatorConfig(name="careful", noise=0.05, length_bias=0.0),
-            AnnotatorConfig(name="hasty", noise=0.25, length_bias=0.0),
-            AnnotatorConfig(name="wordy", noise=0.1, length_bias=0.05),
+            AnnotatorConfig(name="hasty", noise=0.2, length_bias=0.0),
+            AnnotatorConfig(name="wordy", noise=0.1, length_bias=0.02),
         ],
     )
 

@@ -38,6 +38,8 @@ STATEMENTS_PER_TEXT = {
 """What each text states, by family: the harder a family is to learn, the more."""
 HABIT = 0.9
 """How often filler is the writer's habitual one."""
+RIGHT_PADDING, WRONG_PADDING = 0.5, 0.8
+"""Rate of filler around right and wrong responses that are ranked: who does not know talks more."""
 MOST_DRAWS = 2000
 """Draws in a row without a new prompt after which a family counts as used up."""
 
@@ -79,12 +81,16 @@ class ProblemSource:
         self._seed = seed
         self._seen: set[str] = set()
 
-    def draw(self, count: int, want_held_out: bool, knob: str, rng: random.Random) -> list[Problem]:
+    def draw(
+        self, count: int, want_held_out: bool, knob: str, rng: random.Random, shares: dict[str, int] | None = None
+    ) -> list[Problem]:
         """Return ``count`` new problems from one side of the hold-out, in random order.
 
-        Raises UsageError, naming ``knob``, when a family has no new prompt left.
+        ``shares`` are relative frequencies of the families, equal unless given; languages are equally frequent. Raises
+        UsageError, naming ``knob``, when a family has no new prompt left.
         """
-        cells = [(family, language) for language in LEXICONS for family in FAMILIES]
+        families = [family for family in FAMILIES for _ in range((shares or {}).get(family, 1))]
+        cells = [(family, language) for language in LEXICONS for family in families]
         problems = [self._draw_one(*cells[i % len(cells)], want_held_out, knob, rng) for i in range(count)]
         rng.shuffle(problems)
         return problems
@@ -103,7 +109,9 @@ class ProblemSource:
 
 def demonstrations(source: ProblemSource, config: DemoConfig, rng: random.Random) -> Iterator[Row]:
     """Yield demonstrations: right, but often padded, and made up where they should abstain."""
-    for problem in source.draw(config.num_demonstrations, False, "data.num_demonstrations", rng):
+    for problem in source.draw(
+        config.num_demonstrations, False, "data.num_demonstrations", rng, config.demonstration_shares
+    ):
         response = problem.ideal
         if problem.made_up is not None and rng.random() < config.missing_abstention_rate:
             response = problem.made_up
@@ -181,10 +189,11 @@ def _filler(phrases: tuple[str, ...], rng: random.Random) -> str:
 
 def responses_to_rank(problem: Problem, count: int, rng: random.Random) -> list[str]:
     """Return distinct responses, right and wrong, terse and padded; the ideal one and a wrong one are among them."""
-    chosen = [problem.ideal, padded(rng.choice(problem.wrong), problem.language, 0.5, rng)]
+    chosen = [problem.ideal, padded(rng.choice(problem.wrong), problem.language, WRONG_PADDING, rng)]
     while len(chosen) < count:
-        content = problem.ideal if rng.random() < 0.5 else rng.choice(problem.wrong)
-        response = padded(content, problem.language, 0.6, rng)
+        right = rng.random() < 0.5
+        content, rate = (problem.ideal, RIGHT_PADDING) if right else (rng.choice(problem.wrong), WRONG_PADDING)
+        response = padded(content, problem.language, rate, rng)
         if response not in chosen:
             chosen.append(response)
     rng.shuffle(chosen)

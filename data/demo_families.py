@@ -112,25 +112,30 @@ def question_answering(rng: random.Random, language: str) -> Problem:
     owners = rng.sample(NAMES, 3)
     things = rng.sample(range(len(words.belongings)), 3)
     owned = [words.belongings[thing] for thing in things]
-    facts = [words.has.format(name=owners[i], thing=owned[i]) for i in range(2)]
+    count = 2 if rng.random() < TWO_FACTS_SHARE else 1
+    facts = [words.has.format(name=owners[i], thing=owned[i]) for i in range(count)]
     known = rng.random() < 0.6
-    asked = rng.randrange(2)
+    asked = rng.randrange(count)
     name = owners[asked] if known else owners[2]
-    right, others = (owned[asked], [owned[1 - asked]]) if known else (words.abstention, owned[:2])
-    claims = [words.has.format(name=name, thing=thing) for thing in (*others, owned[2], ", ".join(owned[:2]))]
+    right = owned[asked] if known else words.abstention
+    others = [thing for thing in owned if thing != right]
+    claims = [words.has.format(name=name, thing=thing) for thing in (*others, ", ".join(owned[:2]))]
     return Problem(
         "question_answering",
         language,
         f"{owners} {things}",
-        prompt=" ".join([rng.choice(words.asks).format(name=name), *facts]),
+        prompt=f"{rng.choice(words.asks).format(name=name)} {' '.join(facts)}",
         ideal=facts[asked] if known else f"{words.abstention}.",
         scorer="answer" if known else "abstain",
         reference="|".join([right, *others]),
         wrong=(*claims, f"{words.abstention}.") if known else tuple(claims),
         statement=" ".join([*facts, facts[asked]]),
-        made_up=None if known else rng.choice(claims[:2]),
+        made_up=None if known else rng.choice(claims[:count]),
     )
 
+
+TWO_FACTS_SHARE = 0.3
+"""Passages with a second owner, who must not be taken for the one asked about."""
 
 HARMLESS = {
     "clean": ("things",),

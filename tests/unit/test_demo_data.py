@@ -72,8 +72,18 @@ def test_no_prompt_occurs_twice_in_all_files(rows: dict[str, list[dict[str, Any]
     assert len(set(prompts)) == len(prompts)
 
 
-def test_every_file_is_even_over_families_and_languages(rows: dict[str, list[dict[str, Any]]]) -> None:
-    for name in ("demonstrations", "comparisons", "gold_comparisons", "evaluation"):
+def test_demonstrations_show_hard_families_more_often(tmp_path: Path) -> None:
+    shares = {"arithmetic": 3, "refusal": 2}
+    rows = generate(tmp_path, num_demonstrations=480, demonstration_shares=shares)["demonstrations"]
+    cells = Counter((row["task"], row["language"]) for row in rows)
+    # 3 + 2 + 1 + 1 + 1 = 8 parts of 160 rows for each of three languages
+    assert {cells["arithmetic", language] for language in LEXICONS} == {60}
+    assert {cells["refusal", language] for language in LEXICONS} == {40}
+    assert {cells["extraction", language] for language in LEXICONS} == {20}
+
+
+def test_other_files_are_even_over_families_and_languages(rows: dict[str, list[dict[str, Any]]]) -> None:
+    for name in ("comparisons", "gold_comparisons", "evaluation"):
         cells = Counter((row["task"], row["language"]) for row in rows[name])
         assert set(cells.values()) == {len(rows[name]) // 15}
         assert len(cells) == 15
@@ -135,7 +145,7 @@ def test_demonstrations_are_imperfect_at_the_configured_rates(tmp_path: Path) ->
         replies = [(row["completion"][0]["content"], row) for row in rows]
         openings = [any(text.startswith(o) for o in LEXICONS[row["language"]].openings) for text, row in replies]
         abstaining = [text for text, row in replies if ABSTENTIONS[row["language"]][0] in text]
-        return sum(openings) / len(rows), len(abstaining) / (3000 / 5 * 0.4)
+        return sum(openings) / len(rows), len(abstaining) / (3000 * 2 / 9 * 0.4)
 
     assert measure("clean", verbose_rate=0.0, missing_abstention_rate=0.0) == (0.0, pytest.approx(1.0, abs=0.15))
     padded, abstaining = measure("imperfect", verbose_rate=0.5, missing_abstention_rate=0.5)
