@@ -14,14 +14,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
 
+from posttrain.data.chat import template_digest, tokenizer_digest
 from posttrain.stage.errors import UsageError
 
 Row = dict[str, Any]
 
 
-def require_tokens(directory: Path, record_type: str, template_sha256: str) -> None:
-    """Check that a tokens artifact holds the wanted records and was made with the model's own chat template.
+def require_tokens(directory: Path, record_type: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that a tokens artifact holds the wanted records, made with the model's own tokenizer and chat template.
 
     Raises UsageError otherwise.
     """
@@ -30,11 +32,17 @@ def require_tokens(directory: Path, record_type: str, template_sha256: str) -> N
         raise UsageError(
             f"{directory.name}: holds {facts['record_type']} tokens; this stage needs {record_type} tokens"
         )
-    if facts["template_sha256"] != template_sha256:
-        raise UsageError(
-            f"{directory.name}: made with chat template {facts['template_sha256'][:12]}, but the model's is "
-            f"{template_sha256[:12]}; tokenize with the model that you train"
+            f"{directory.name}: holds {facts['record_type']} tokens; this stage needs {record_type} tokens"
         )
+    for what, made_with, models_own in (
+        ("chat template", facts["template_sha256"], template_digest(tokenizer)),
+        ("tokenizer", facts["tokenizer_sha256"], tokenizer_digest(tokenizer)),
+    ):
+        if made_with != models_own:
+            raise UsageError(
+                f"{directory.name}: made with {what} {made_with[:12]}, but the model's is {models_own[:12]}; tokenize "
+                "with the model that you train"
+            )
 
 
 def as_dataset(table: pa.Table, lengths: pa.Array) -> Dataset:

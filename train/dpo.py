@@ -15,7 +15,7 @@ import trl
 from peft import PeftModel
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from posttrain.data.chat import load_tokenizer, template_digest
+from posttrain.data.chat import load_tokenizer
 from posttrain.sample.models import load_policy
 from posttrain.stage.artifact import read_manifest
 from posttrain.stage.entry import Context, StageResult, stage_main
@@ -55,7 +55,7 @@ def run(config: DpoConfig, context: Context) -> StageResult:
     """Optimise ``inputs.model`` on the preference pairs of ``inputs.data`` and write the model."""
     source, data, reference = (context.inputs[name] for name in ("model", "data", "reference"))
     tokenizer = load_tokenizer(source)
-    require_tokens(data, "comparison", template_digest(tokenizer))
+    require_tokens(data, "comparison", tokenizer)
     require_reference(reference, source, data)
     rows, held_out = (
         pair_dataset(read_groups(data, split), pq.read_table(reference / f"{split}.parquet"), config.pairs)

@@ -21,7 +21,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from torch import Tensor
 
-from posttrain.data.chat import load_tokenizer, template_digest
+from posttrain.data.chat import load_tokenizer
 from posttrain.sample.models import load_policy
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.train.collate import pad_right
@@ -86,7 +86,7 @@ def run(config: ReferenceConfig, context: Context) -> StageResult:
     """Score all responses of ``inputs.data`` under ``inputs.model`` and write one row a response."""
     state = PartialState(cpu=not torch.cuda.is_available())  # without it, CPU ranks do not see each other
     tokenizer = load_tokenizer(context.inputs["model"])
-    require_tokens(context.inputs["data"], "comparison", template_digest(tokenizer))
+    require_tokens(context.inputs["data"], "comparison", tokenizer)
     world_size(context)
     model = load_policy(context.inputs["model"], config.dtype, config.attention, four_bit=config.four_bit)
     model = model.to(state.device).eval()

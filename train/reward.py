@@ -13,7 +13,7 @@ from typing import Any
 import trl
 from torch import Tensor
 
-from posttrain.data.chat import load_tokenizer, template_digest
+from posttrain.data.chat import load_tokenizer
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.train.arguments import training_arguments
 from posttrain.train.collate import collate_groups
@@ -62,7 +62,7 @@ def run(config: RewardConfig, context: Context) -> StageResult:
     """Train a reward model from ``inputs.model`` on the ranked groups of ``inputs.data`` and write it."""
     source = context.inputs["model"]
     tokenizer = load_tokenizer(source)
-    require_tokens(context.inputs["data"], "comparison", template_digest(tokenizer))
+    require_tokens(context.inputs["data"], "comparison", tokenizer)
     rows, held_out = (read_groups(context.inputs["data"], split) for split in ("train", "eval"))
     plan = plan_steps(config, len(rows), context)
     arguments = trl.RewardConfig(

@@ -12,7 +12,7 @@ import torch
 import trl
 from torch import Tensor
 
-from posttrain.data.chat import load_tokenizer, template_digest
+from posttrain.data.chat import load_tokenizer
 from posttrain.sample.models import load_policy
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.train.adapters import make_trainable, weights_dtype
@@ -52,7 +52,7 @@ def run(config: SftConfig, context: Context) -> StageResult:
     """Finetune ``inputs.model`` on ``inputs.data`` and write the model."""
     source = context.inputs["model"]
     tokenizer = load_tokenizer(source)
-    require_tokens(context.inputs["data"], "demonstration", template_digest(tokenizer))
+    require_tokens(context.inputs["data"], "demonstration", tokenizer)
     rows, held_out = (read_demonstrations(context.inputs["data"], split) for split in ("train", "eval"))
     if config.packing:
         rows, held_out = (pack_demonstrations(split, config.pack_length) for split in (rows, held_out))
