@@ -32,8 +32,6 @@ def require_tokens(directory: Path, record_type: str, tokenizer: PreTrainedToken
         raise UsageError(
             f"{directory.name}: holds {facts['record_type']} tokens; this stage needs {record_type} tokens"
         )
-            f"{directory.name}: holds {facts['record_type']} tokens; this stage needs {record_type} tokens"
-        )
     for what, made_with, models_own in (
         ("chat template", facts["template_sha256"], template_digest(tokenizer)),
         ("tokenizer", facts["tokenizer_sha256"], tokenizer_digest(tokenizer)),
