@@ -26,6 +26,11 @@ class Interval:
     high: float
     n: int
 
+    def __post_init__(self) -> None:
+        # Rounding can put a bound on the wrong side of the estimate, as Wilson's does for 90 of 90.
+        object.__setattr__(self, "low", min(self.low, self.value))
+        object.__setattr__(self, "high", max(self.high, self.value))
+
     def as_dict(self) -> dict[str, Any]:
         """Return the interval as plain values."""
         return dataclasses.asdict(self)

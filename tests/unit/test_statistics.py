@@ -155,3 +155,10 @@ def test_outcomes_drawn_from_the_margins_are_calibrated() -> None:
 
 def test_more_bins_than_pairs() -> None:
     assert [part.n for part in calibration([0.5, -1.0, 2.0])] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("n", range(1, 400))
+def test_an_interval_contains_its_estimate_whatever_the_rounding(n: int) -> None:
+    for value in (0.0, 1.0):
+        interval = proportion([value] * n)
+        assert interval.low <= interval.value <= interval.high
