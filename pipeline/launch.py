@@ -101,6 +101,7 @@ class Launcher:
             "RAYON_NUM_THREADS": threads,
             "TOKENIZERS_PARALLELISM": "false" if stage_type.device else "true",
             "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # transformers obeys it too; a log is no terminal
             "PYTHONUNBUFFERED": "1",
             LEASH: "stdin",
         }
