@@ -15,7 +15,7 @@ from posttrain.data.chat import prepare_tokenizer
 from posttrain.data.config import TokenizeConfig
 from posttrain.data.encode import IGNORE, Outcome, encode_comparisons, encode_demonstrations
 from posttrain.data.records import Comparison, Demonstration, Message, Prompt, Record, write_dataset
-from posttrain.data.tokenize import run
+from posttrain.data.tokenize import length_limit, run
 from posttrain.stage.entry import Context
 from posttrain.stage.errors import UsageError
 from posttrain.stage.spec import StageSpec, Tracking
@@ -236,7 +236,7 @@ def test_comparisons_are_stored_with_their_ranks(model: Path, tmp_path: Path) ->
 
 def test_mistakes_stop_the_stage(model: Path, tmp_path: Path) -> None:
     rows = [demonstration("two?", "four")]
-    with pytest.raises(UsageError, match="the model takes at most 128 tokens; set max_length=128"):
+    with pytest.raises(UsageError, match="the model takes at most 128 tokens; set data.tokenize.max_length=128"):
         tokenize(tmp_path, model, rows, max_length=129)
     with pytest.raises(UsageError, match=r"no row of 1 is left \(overlong 1\)"):
         tokenize(tmp_path, model, rows, max_length=8)
@@ -249,3 +249,12 @@ def test_mistakes_stop_the_stage(model: Path, tmp_path: Path) -> None:
     tokenize(tmp_path, model, rows)
     with pytest.raises(UsageError, match="generation %} markers"):
         tokenize(tmp_path, model, rows, loss_on="assistant")
+
+
+def test_the_model_decides_how_long_a_row_may_be_where_nobody_says(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 300}')
+    assert length_limit(None, tmp_path) == 300
+    assert length_limit(200, tmp_path) == 200
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 131072}')
+    assert length_limit(None, tmp_path) == 4096
+    assert length_limit(None, tmp_path / "adapter") == 4096
