@@ -236,7 +236,7 @@ def test_comparisons_are_stored_with_their_ranks(model: Path, tmp_path: Path) ->
 
 def test_mistakes_stop_the_stage(model: Path, tmp_path: Path) -> None:
     rows = [demonstration("two?", "four")]
-    with pytest.raises(UsageError, match="the model takes at most 128 tokens; set data.tokenize.max_length=128"):
+    with pytest.raises(UsageError, match=r"takes at most 128 tokens; set data\.tokenize\.max_length=128"):
         tokenize(tmp_path, model, rows, max_length=129)
     with pytest.raises(UsageError, match=r"no row of 1 is left \(overlong 1\)"):
         tokenize(tmp_path, model, rows, max_length=8)
