@@ -84,7 +84,8 @@ def run_child(
     started = time.monotonic()
     _, status = os.waitpid(pid, 0)
     _FINISHED[pid] = time.monotonic() - started
-    return os.waitstatus_to_exitcode(status), int(count_file.read_text())
+    counted = count_file.read_text() if count_file.exists() else ""  # empty when killed before the first event
+    return os.waitstatus_to_exitcode(status), int(counted or 0)
 
 
 _FINISHED: dict[int, float] = {}
