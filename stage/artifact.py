@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -131,12 +130,3 @@ def verify(directory: Path) -> list[str]:
     if content_digest(manifest.kind, manifest.files) != manifest.digest:
         problems.append(f"{directory / MANIFEST}: the recorded digest does not match the recorded files")
     return problems
-
-
-def copy_or_link(source: Path, target: Path) -> None:
-    """Place a file of one committed artifact in another one: hard-linked where the file system allows, else copied."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)

@@ -38,15 +38,14 @@ def files_under(directory: Path) -> list[Path]:
     return sorted((p for p in directory.rglob("*") if p.is_file()), key=lambda p: p.relative_to(directory).as_posix())
 
 
-def hash_files(directory: Path, exclude: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
+def hash_files(directory: Path) -> dict[str, dict[str, Any]]:
     """Return ``{relative path: {"sha256": …, "bytes": …}}`` for every file below a directory."""
     paths = {path.relative_to(directory).as_posix(): path for path in files_under(directory)}
-    names = [name for name in paths if name not in exclude]
     with ThreadPoolExecutor(_HASH_THREADS) as pool:  # hashlib releases the interpreter lock
-        hashes = list(pool.map(lambda name: sha256_file(paths[name]), names))
+        hashes = list(pool.map(lambda name: sha256_file(paths[name]), paths))
     return {
         name: {"sha256": digest, "bytes": paths[name].stat().st_size}
-        for name, digest in zip(names, hashes, strict=True)
+        for name, digest in zip(paths, hashes, strict=True)
     }
 
 

@@ -89,9 +89,3 @@ def rotate_checkpoints(directory: Path, keep: int) -> None:
     """Delete all but the ``keep`` newest checkpoints, by step: file times mean nothing after a copy."""
     for step in checkpoint_steps(directory)[keep:]:
         remove_directory(checkpoint_path(directory, step))
-
-
-def read_facts(checkpoint: Path) -> dict[str, Any]:
-    """Return what `commit_checkpoint` was told about a checkpoint."""
-    facts: dict[str, Any] = json.loads((checkpoint / COMMIT).read_text(encoding="utf-8"))
-    return facts

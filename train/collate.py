@@ -6,35 +6,28 @@ B rows of a micro-batch, T positions, R responses of all groups of a micro-batch
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from posttrain.sample.batching import pad_rows
 from posttrain.train.dataset import Row
 from posttrain.train.packing import IGNORED
 
 Batch = dict[str, Tensor]
 
 
-def pad_right(sequences: Sequence[Any], value: int) -> Tensor:
-    """Return sequences as one int64 tensor, filled up on the right with ``value``."""
-    padded = np.full((len(sequences), max(len(sequence) for sequence in sequences)), value, dtype=np.int64)
-    for row, sequence in enumerate(sequences):
-        padded[row, : len(sequence)] = sequence
-    return torch.from_numpy(padded)
-
-
 def collate_sft(rows: list[Row], pad_token_id: int) -> Batch:
     """Return ``input_ids_BT``, ``labels_BT``, ``attention_mask_BT`` of demonstrations."""
-    ids = [row["input_ids"] for row in rows]
+    ids_BT, mask_BT = pad_rows([row["input_ids"] for row in rows], pad_token_id)
+    labels_BT, _ = pad_rows([row["labels"] for row in rows], IGNORED)
     return {
-        **_bookkeeping(rows, sum(len(sequence) for sequence in ids)),
-        "input_ids": pad_right(ids, pad_token_id),
-        "labels": pad_right([row["labels"] for row in rows], IGNORED),
-        "attention_mask": pad_right([np.ones(len(sequence)) for sequence in ids], 0),
+        **_bookkeeping(rows, int(mask_BT.sum())),
+        "input_ids": ids_BT,
+        "labels": labels_BT,
+        "attention_mask": mask_BT,
     }
 
 
@@ -51,12 +44,12 @@ def collate_packs(rows: list[Row], pad_token_id: int, flatten: bool) -> Batch:
         }
         return {**bookkeeping, **joined}
     longest = max(len(row["input_ids"]) for row in rows)
-    positions = [np.concatenate([row["position_ids"], np.arange(longest - len(row["position_ids"]))]) for row in rows]
+    positions = [[*row["position_ids"], *range(longest - len(row["position_ids"]))] for row in rows]
     return {
         **bookkeeping,
-        "input_ids": pad_right([row["input_ids"] for row in rows], pad_token_id),
-        "labels": pad_right([row["labels"] for row in rows], IGNORED),
-        "position_ids": pad_right(positions, 0),
+        "input_ids": pad_rows([row["input_ids"] for row in rows], pad_token_id)[0],
+        "labels": pad_rows([row["labels"] for row in rows], IGNORED)[0],
+        "position_ids": pad_rows(positions, 0)[0],
     }
 
 
@@ -81,10 +74,11 @@ def collate_groups(rows: list[Row], pad_token_id: int) -> Batch:
                     worse.append(first + j)
                     gap.append(float(rank_j - rank_i))
                     weight.append(1.0 / math.comb(len(ranks), 2))
+    ids_RT, mask_RT = pad_rows(sequences, pad_token_id)
     return {
-        **_bookkeeping(rows, sum(len(sequence) for sequence in sequences)),
-        "input_ids": pad_right(sequences, pad_token_id),
-        "attention_mask": pad_right([np.ones(len(sequence)) for sequence in sequences], 0),
+        **_bookkeeping(rows, int(mask_RT.sum())),
+        "input_ids": ids_RT,
+        "attention_mask": mask_RT,
         "num_groups": torch.tensor(len(rows)),
         "better": torch.tensor(better, dtype=torch.int64),
         "worse": torch.tensor(worse, dtype=torch.int64),

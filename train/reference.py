@@ -12,7 +12,6 @@ import dataclasses
 import logging
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -22,9 +21,9 @@ from datasets import Dataset
 from torch import Tensor
 
 from posttrain.data.chat import load_tokenizer
+from posttrain.sample.batching import pad_rows
 from posttrain.sample.models import load_policy
 from posttrain.stage.entry import Context, StageResult, stage_main
-from posttrain.train.collate import pad_right
 from posttrain.train.config import ReferenceConfig
 from posttrain.train.dataset import read_groups, require_tokens
 from posttrain.train.fit import world_size
@@ -66,8 +65,7 @@ def batches_by_tokens(responses: list[Response], batch_tokens: int) -> list[list
 def response_log_probs(model: Any, batch: list[Response], pad_token_id: int) -> Tensor:
     """Return the summed log-probability of each response given its prompt, as ``logp_B`` in float64."""
     device = next(model.parameters()).device
-    ids_BT = pad_right([response.ids for response in batch], pad_token_id).to(device)
-    mask_BT = pad_right([np.ones(len(response.ids)) for response in batch], 0).to(device)
+    ids_BT, mask_BT = (t.to(device) for t in pad_rows([response.ids for response in batch], pad_token_id))
     logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits[:, :-1]
     targets_BT = ids_BT[:, 1:]
     picked_BT = logits_BTV.float().log_softmax(-1).gather(-1, targets_BT[..., None]).squeeze(-1)
