@@ -10,6 +10,32 @@ from posttrain.stage.schema import schema
 
 
 @schema
+class DistributedConfig:
+    """How one training stage is spread over processes."""
+
+    kind: Literal["single", "ddp", "deepspeed", "fsdp"] = "single"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto`` takes the NVIDIA GPUs where there are any."""
+    num_processes: int | None = Field(default=None, ge=1)
+    """Processes per training stage; None is one per GPU, and one on CPU."""
+    deepspeed: dict[str, Any] | None = None
+    """DeepSpeed's own configuration, for ``kind: deepspeed``."""
+    fsdp: dict[str, Any] | None = None
+    """`fsdp_config` of `transformers.TrainingArguments`, for ``kind: fsdp``."""
+    timeout_seconds: float = Field(default=1800.0, gt=0)
+    """How long a process may stand still before all of them are ended, with a stack dump of each."""
+
+    @model_validator(mode="after")
+    def _kinds_agree(self) -> DistributedConfig:
+        for name in ("deepspeed", "fsdp"):
+            if (self.kind == name) != (getattr(self, name) is not None):
+                raise ValueError(f"give {name} a configuration with kind={name}, and only then")
+        if self.kind == "single" and self.num_processes not in (None, 1):
+            raise ValueError(f"num_processes={self.num_processes} needs distributed=ddp; kind=single is one process")
+        return self
+
+
+@schema
 class StageNode:
     """One stage of the graph."""
 
@@ -19,6 +45,8 @@ class StageNode:
     """Input name → the stage that makes it; null takes away what a graph shape gave."""
     overrides: dict[str, Any] = Field(default_factory=dict, alias="with")
     """Knobs that differ from those of the stage type's node."""
+    distributed: DistributedConfig | None = None
+    """How this stage is spread over processes; None is as the pipeline's other training stages."""
 
 
 @schema
@@ -63,27 +91,6 @@ class LauncherConfig:
     """CPU threads of each process; None shares the cores among the processes that may run at once."""
     lease_wait_seconds: float = Field(default=0.0, ge=0)
     """How long to wait for another pipeline that is writing the same artifact, before exit code 75."""
-
-
-@schema
-class DistributedConfig:
-    """How one training stage is spread over processes."""
-
-    kind: Literal["single", "ddp", "deepspeed"] = "single"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """``auto`` takes the NVIDIA GPUs where there are any."""
-    num_processes: int | None = Field(default=None, ge=1)
-    """Processes per training stage; None is one per visible GPU, and one on CPU."""
-    deepspeed: dict[str, Any] | None = None
-    """DeepSpeed's own configuration, for ``kind: deepspeed``."""
-
-    @model_validator(mode="after")
-    def _kinds_agree(self) -> DistributedConfig:
-        if (self.kind == "deepspeed") != (self.deepspeed is not None):
-            raise ValueError("give deepspeed a configuration with kind=deepspeed, and only then")
-        if self.kind == "single" and self.num_processes not in (None, 1):
-            raise ValueError(f"num_processes={self.num_processes} needs distributed=ddp; kind=single is one process")
-        return self
 
 
 @schema

@@ -6,7 +6,7 @@ import dataclasses
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
-from posttrain.pipeline.config import PipelineConfig, StageNode
+from posttrain.pipeline.config import DistributedConfig, PipelineConfig, StageNode
 from posttrain.pipeline.registry import STAGE_TYPES, Input, StageType
 from posttrain.stage.errors import UsageError, did_you_mean
 from posttrain.stage.schema import build
@@ -24,6 +24,8 @@ class Stage:
     """Instance of the stage type's schema."""
     overrides: dict[str, Any]
     """What the graph sets for this stage alone."""
+    distributed: DistributedConfig
+    """How a training stage is spread over processes; other stages are one process."""
 
     def label(self, key: str) -> str:
         """Return where the user gave a knob: ``train.dpo.beta``, or ``stages.dpo.with.beta`` if the graph does."""
@@ -47,7 +49,9 @@ def build_graph(config: PipelineConfig) -> list[Stage]:
     for name in order:
         try:
             stage_config = _stage_config(name, nodes[name], types[name], config.node(types[name].run))
-            stages.append(Stage(name, types[name], inputs[name], stage_config, nodes[name].overrides))
+            stages.append(
+                Stage(name, types[name], inputs[name], stage_config, nodes[name].overrides, _distributed(name, config))
+            )
         except UsageError as error:
             problems += str(error).splitlines()
     if problems:
@@ -108,6 +112,19 @@ def _relabelled(line: str, name: str, node: StageNode, run: str, knobs: dict[str
     if node.overrides and (knob in node.overrides or knob not in knobs):
         path = f"stages.{name}.with{path.removeprefix(run)}"
     return path + colon + text
+
+
+def _distributed(name: str, config: PipelineConfig) -> DistributedConfig:
+    """Return how a stage is spread over processes; raise UsageError where a stage of one process is told to be."""
+    node = config.stages[name]
+    assert node is not None
+    if STAGE_TYPES[node.run].accelerate:
+        return node.distributed or config.distributed
+    if node.distributed is not None and node.distributed.kind != "single":
+        raise UsageError(
+            f"stages.{name}.distributed: {node.distributed.kind}, but {node.run} runs as one process; leave it out"
+        )
+    return DistributedConfig(device=config.distributed.device)
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

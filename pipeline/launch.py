@@ -11,11 +11,13 @@ import subprocess
 import sys
 from importlib import resources
 from pathlib import Path
+from typing import Protocol
 
-from posttrain.pipeline.config import DistributedConfig, LauncherConfig
-from posttrain.pipeline.registry import StageType
+from posttrain.pipeline.config import PipelineConfig
+from posttrain.pipeline.graph import Stage
 from posttrain.stage.errors import UsageError
 from posttrain.stage.leash import VARIABLE as LEASH
+from posttrain.stage.spec import Distributed
 
 NOT_INHERITED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Variables that would make a stage believe that it is a rank of something else; `ACCELERATE_*` too."""
@@ -39,100 +41,95 @@ class Command:
         return {**ours, **self.environment}
 
 
-@dataclasses.dataclass(frozen=True)
-class Launcher:
-    """Builds commands for one machine."""
+class Launcher(Protocol):
+    """What the rest of the pipeline asks of a way to start stages."""
 
-    device: str
-    """``cpu`` or ``cuda``."""
-    num_processes: int
-    """Per training stage."""
-    kind: str
-    """``single``, ``ddp`` or ``deepspeed``."""
+    def distributed(self, stage: Stage) -> Distributed:
+        """Return how the processes of a stage work together."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalLauncher:
+    """Starts stages on this machine; a training stage through `accelerate launch`."""
+
+    gpus: int
+    """GPUs that stages may use; 0 is the CPU."""
+    max_parallel: int
     max_on_device: int
     """Stages that may compute on the device at once."""
-    threads_on_device: int
-    """CPU threads per process of stages that compute on the device."""
-    threads: int
-    """CPU threads of the other stages."""
-    deepspeed_config: Path
+    threads: int | None
+    """CPU threads per process; None shares the cores."""
 
-    def processes(self, stage_type: StageType) -> int:
-        """Return how many processes a stage of this type runs as."""
-        return self.num_processes if stage_type.accelerate else 1
+    def distributed(self, stage: Stage) -> Distributed:
+        """Return how the processes of a stage work together here."""
+        wanted = stage.distributed
+        num_processes = wanted.num_processes or (1 if wanted.kind == "single" else max(self.gpus, 1))
+        return Distributed(wanted.kind, num_processes, wanted.deepspeed, wanted.fsdp, wanted.timeout_seconds)
 
-    def command(self, stage_type: StageType, spec: Path) -> Command:
+    def command(self, stage: Stage, spec: Path) -> Command:
         """Return the command that runs the stage of a spec file."""
-        target = ["-m", stage_type.module, "--spec", str(spec)]
-        environment = self._environment(stage_type)
-        if not stage_type.accelerate:
+        target = ["-m", stage.type.module, "--spec", str(spec)]
+        num_processes = self.distributed(stage).num_processes
+        threads = self._threads(stage, num_processes)
+        environment = stage_environment(stage, threads, on_gpu=self.gpus > 0) | {LEASH: "stdin"}
+        if not stage.type.accelerate:
             return Command([sys.executable, *target], environment)
-        if self.device == "cpu" and self.num_processes > 1 and self.kind == "ddp":
-            environment["ACCELERATE_USE_CPU"] = "true"
-        launch = [sys.executable, "-m", "accelerate.commands.launch", *self._accelerate_options()]
-        return Command([*launch, *target], environment)
+        launch = [sys.executable, "-m", "accelerate.commands.launch"]
+        return Command([*launch, *self._accelerate_options(num_processes, threads), *target], environment)
 
-    def _accelerate_options(self) -> list[str]:
+    def _accelerate_options(self, num_processes: int, threads: int) -> list[str]:
         """Spell out every option, or accelerate warns, or takes it from the user's own default configuration.
 
-        On CPU, ``--cpu`` is one process whatever ``--num_processes`` says; gloo ranks need ``--multi_gpu`` without it.
+        DeepSpeed and FSDP come from the work order, so that a stage is the same however its ranks were started. On
+        CPU, ``--cpu`` is one process whatever ``--num_processes`` says; gloo ranks need ``--multi_gpu`` without it.
         """
-        if self.kind == "deepspeed":
-            mode = ["--use_deepspeed", "--deepspeed_config_file", str(self.deepspeed_config)]
-        elif self.num_processes > 1:
-            mode = ["--multi_gpu"]
-        else:
-            mode = ["--cpu"] if self.device == "cpu" else []
+        alone = ["--cpu"] if not self.gpus else []
         options = {
             "config_file": str(resources.files("posttrain.conf") / "accelerate.json"),
             "num_machines": "1",
-            "num_processes": str(self.num_processes),
+            "num_processes": str(num_processes),
             "main_process_port": "0",
             "mixed_precision": "no",
             "dynamo_backend": "no",
-            "num_cpu_threads_per_process": str(self.threads_on_device),
+            "num_cpu_threads_per_process": str(threads),
         }
+        mode = ["--multi_gpu"] if num_processes > 1 else alone
         return [*mode, *(part for name, value in options.items() for part in (f"--{name}", value))]
 
-    def _environment(self, stage_type: StageType) -> dict[str, str]:
-        threads = str(self.threads_on_device if stage_type.device else self.threads)
-        environment = {
-            "OMP_NUM_THREADS": threads,
-            "RAYON_NUM_THREADS": threads,
-            "TOKENIZERS_PARALLELISM": "false" if stage_type.device else "true",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # transformers obeys it too; a log is no terminal
-            "PYTHONUNBUFFERED": "1",
-            LEASH: "stdin",
-        }
-        if self.device == "cpu":
-            environment["CUDA_VISIBLE_DEVICES"] = ""
-        return environment
+    def _threads(self, stage: Stage, num_processes: int) -> int:
+        at_once = self.max_on_device if stage.type.device else self.max_parallel
+        return self.threads or max(1, len(os.sched_getaffinity(0)) // (at_once * num_processes))
 
 
-def local_launcher(distributed: DistributedConfig, launcher: LauncherConfig, deepspeed_config: Path) -> Launcher:
+def stage_environment(stage: Stage, threads: int, on_gpu: bool) -> dict[str, str]:
+    """Return the variables that every process of a stage needs, however it is started."""
+    environment = {
+        "OMP_NUM_THREADS": str(threads),
+        "RAYON_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false" if stage.type.device else "true",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # transformers obeys it too; a log is no terminal
+        "PYTHONUNBUFFERED": "1",
+    }
+    return environment if on_gpu else environment | {"CUDA_VISIBLE_DEVICES": ""}
+
+
+def local_launcher(config: PipelineConfig, stages: list[Stage]) -> LocalLauncher:
     """Return the launcher of this machine; raise UsageError when it lacks the devices that are asked for."""
-    gpus = 0 if distributed.device == "cpu" else visible_gpus()
-    if distributed.device == "cuda" and not gpus:
-        raise UsageError(
-            "distributed.device: 'cuda', but this machine shows no NVIDIA GPU; give distributed.device=cpu"
-        )
-    num_processes = distributed.num_processes or (1 if distributed.kind == "single" else max(gpus, 1))
-    if gpus and num_processes > gpus:
-        raise UsageError(f"distributed.num_processes: {num_processes}, but there are {gpus} GPUs; give at most as many")
-    cores = len(os.sched_getaffinity(0))
-    max_on_device = min(
-        launcher.max_parallel, launcher.max_parallel_on_device or (1 if gpus else launcher.max_parallel)
-    )
-    return Launcher(
-        device="cuda" if gpus else "cpu",
-        num_processes=num_processes,
-        kind=distributed.kind,
-        max_on_device=max_on_device,
-        threads_on_device=launcher.threads_per_process or max(1, cores // (max_on_device * num_processes)),
-        threads=launcher.threads_per_process or max(1, cores // launcher.max_parallel),
-        deepspeed_config=deepspeed_config,
-    )
+    limits = config.launcher
+    gpus = 0 if config.distributed.device == "cpu" else visible_gpus()
+    for stage in stages:
+        if stage.distributed.device == "cuda" and not gpus:
+            raise UsageError(
+                "distributed.device: 'cuda', but this machine shows no NVIDIA GPU; give distributed.device=cpu"
+            )
+        if gpus and (stage.distributed.num_processes or 1) > gpus:
+            raise UsageError(
+                f"distributed.num_processes: {stage.distributed.num_processes}, but there are {gpus} GPUs; "
+                "give at most as many"
+            )
+    on_device = limits.max_parallel_on_device or (1 if gpus else limits.max_parallel)
+    return LocalLauncher(gpus, limits.max_parallel, min(limits.max_parallel, on_device), limits.threads_per_process)
 
 
 @functools.cache

@@ -22,13 +22,11 @@ SEQUENCES_PER_ROW = {"train.sft": 1, "train.reward": 2, "train.dpo": 2}
 def print_pipeline_plan(config: PipelineConfig) -> int:
     """Print the plan of a pipeline's training stages and return the exit code."""
     stages = {stage.name: stage for stage in build_graph(config)}
-    launcher = local_launcher(config.distributed, config.launcher, Path("deepspeed.json"))
-    plans = [
-        plan_stage(stage, stages, launcher.num_processes, zero_stage(config.distributed))
-        for stage in stages.values()
-        if stage.type.run in SEQUENCES_PER_ROW
-    ]
-    print_plan(plans, launcher.num_processes)
+    launcher = local_launcher(config, list(stages.values()))
+    trained = [stage for stage in stages.values() if stage.type.run in SEQUENCES_PER_ROW]
+    processes = {stage.name: launcher.distributed(stage).num_processes for stage in trained}
+    plans = [plan_stage(stage, stages, processes[stage.name], zero_stage(stage.distributed)) for stage in trained]
+    print_plan(plans, max(processes.values(), default=1))
     return EXIT_DONE
 
 
@@ -59,7 +57,9 @@ def plan_stage(stage: Stage, stages: dict[str, Stage], num_processes: int, zero:
 
 
 def zero_stage(distributed: DistributedConfig) -> int | None:
-    """Return the stage of DeepSpeed's ZeRO, or None without DeepSpeed."""
+    """Return the stage of ZeRO, or None where every process holds everything; FSDP shards what ZeRO-3 shards."""
+    if distributed.fsdp is not None:
+        return 3
     if distributed.deepspeed is None:
         return None
     return int(distributed.deepspeed.get("zero_optimization", {}).get("stage", 0))

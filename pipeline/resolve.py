@@ -59,7 +59,7 @@ class Resolver:
             work=str(self._run.root / "work" / directory),
             outcome=str(self._run.outcome(stage.name)),
             seed=self._config.seed,
-            num_processes=self._launcher.processes(stage.type),
+            distributed=self._launcher.distributed(stage),
             tracking=Tracking(wandb=tracking.wandb, project=tracking.project, group=self._run.name),
             lease_wait_seconds=self._config.launcher.lease_wait_seconds,
         )

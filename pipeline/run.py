@@ -14,7 +14,7 @@ from rich.console import Console
 from posttrain.pipeline.config import PipelineConfig
 from posttrain.pipeline.graph import Stage, build_graph
 from posttrain.pipeline.keys import check_external_paths
-from posttrain.pipeline.launch import Launcher, local_launcher
+from posttrain.pipeline.launch import LocalLauncher, local_launcher
 from posttrain.pipeline.progress import Display, stage_table
 from posttrain.pipeline.resolve import Made, Resolver, committed
 from posttrain.pipeline.rundir import RunDirectory
@@ -67,17 +67,17 @@ def dry_run(config: PipelineConfig) -> int:
                 made[stage.name] = found
             status = f"{'cached' if found else 'would run'}  {Path(spec.output).name}"
         print(f"\n# {stage.name}  {stage.type.run}  {status}")
-        print(launcher.command(stage.type, run.spec(stage.name)).shell())
+        print(launcher.command(stage, run.spec(stage.name)).shell())
     return EXIT_DONE
 
 
-def _prepare(config: PipelineConfig) -> tuple[list[Stage], RunDirectory, Launcher]:
+def _prepare(config: PipelineConfig) -> tuple[list[Stage], RunDirectory, LocalLauncher]:
     """Check everything that can be checked before anything starts."""
     stages = build_graph(config)
     check_external_paths(stages)
     run = RunDirectory.of(config, stages)
     run.check_unused(config, stages)
-    return stages, run, local_launcher(config.distributed, config.launcher, run.deepspeed_config)
+    return stages, run, local_launcher(config, stages)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import yaml
 from posttrain.pipeline.config import PipelineConfig
 from posttrain.pipeline.graph import Stage
 from posttrain.stage.errors import UsageError, did_you_mean
-from posttrain.stage.files import canonical_json, sha256_text, write_json_atomic, write_text_atomic
+from posttrain.stage.files import canonical_json, sha256_text, write_text_atomic
 from posttrain.stage.schema import key_values, to_dict
 from posttrain.stage.spec import StageSpec
 
@@ -56,11 +56,6 @@ class RunDirectory:
         """Lock of the launcher."""
         return self.path / "lease"
 
-    @property
-    def deepspeed_config(self) -> Path:
-        """DeepSpeed's JSON file, where the configuration has one."""
-        return self.path / "deepspeed.json"
-
     def spec(self, stage: str) -> Path:
         """Work order of a stage."""
         return self.path / "stages" / stage / "spec.json"
@@ -94,8 +89,6 @@ class RunDirectory:
         if not (self.path / "identity.json").exists():
             text = json.dumps(identity(config, stages), indent=2, ensure_ascii=False)  # in the order of the stages
             write_text_atomic(self.path / "identity.json", text + "\n")
-        if config.distributed.deepspeed is not None:
-            write_json_atomic(self.deepspeed_config, config.distributed.deepspeed)
         _point(self.path.parent / "latest", self.name)
 
     def knows(self, spec: StageSpec | None) -> bool:

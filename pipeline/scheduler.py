@@ -9,7 +9,7 @@ from pathlib import Path
 
 from posttrain.pipeline.config import LauncherConfig
 from posttrain.pipeline.graph import Stage
-from posttrain.pipeline.launch import Launcher
+from posttrain.pipeline.launch import LocalLauncher
 from posttrain.pipeline.process import StageProcess
 from posttrain.pipeline.progress import Display, duration
 from posttrain.pipeline.resolve import Made, Resolver, committed
@@ -60,7 +60,7 @@ class Scheduler:
         stages: list[Stage],
         resolver: Resolver,
         run: RunDirectory,
-        launcher: Launcher,
+        launcher: LocalLauncher,
         limits: LauncherConfig,
         display: Display,
     ) -> None:
@@ -182,7 +182,7 @@ class Scheduler:
     def _start(self, task: Task, spec: StageSpec) -> None:
         self._run.write_spec(spec)
         log = self._run.new_log(spec.stage)
-        command = self._launcher.command(task.stage.type, self._run.spec(spec.stage))
+        command = self._launcher.command(task.stage, self._run.spec(spec.stage))
         task.process = StageProcess(command, Path(spec.outcome), log)
         task.state = State.RUNNING
         self._display.started(spec.stage, f"started  {Path(spec.output).name}  log {log}")

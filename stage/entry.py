@@ -28,7 +28,7 @@ from posttrain.stage.files import canonical_json, sha256_text, write_json_atomic
 from posttrain.stage.lease import Lease
 from posttrain.stage.leash import follow
 from posttrain.stage.schema import build, to_dict
-from posttrain.stage.spec import StageSpec, Tracking
+from posttrain.stage.spec import Distributed, StageSpec, Tracking
 from posttrain.stage.tracking import Tracker, open_tracker
 
 C = TypeVar("C")
@@ -167,7 +167,11 @@ def _packages() -> dict[str, str]:
 
 
 def _hardware(spec: StageSpec) -> dict[str, Any]:
-    facts: dict[str, Any] = {"machine": platform.machine(), "cpus": os.cpu_count(), "processes": spec.num_processes}
+    facts: dict[str, Any] = {
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "processes": spec.distributed.num_processes,
+    }
     torch = sys.modules.get("torch")
     if torch is not None:
         facts["torch_threads"] = torch.get_num_threads()
@@ -223,7 +227,7 @@ def _spec_by_hand(arguments: list[str], config_class: type[Any], module: str) ->
         work=str(work),
         outcome=str(output.with_name(f"{output.name}.outcome.json")),
         seed=int(own["seed"]),
-        num_processes=world_size,
+        distributed=Distributed(num_processes=world_size),
         tracking=Tracking(wandb=own["tracking.wandb"]),
     )
 

@@ -21,6 +21,21 @@ class Tracking:
 
 
 @dataclasses.dataclass(frozen=True)
+class Distributed:
+    """How the processes of a stage work together, as the launcher asked for it; the stage checks that it came true."""
+
+    kind: str = "any"
+    """``single``, ``ddp``, ``deepspeed`` or ``fsdp``; ``any`` in a stage started by hand, where accelerate decides."""
+    num_processes: int = 1
+    deepspeed: dict[str, Any] | None = None
+    """DeepSpeed's own configuration."""
+    fsdp: dict[str, Any] | None = None
+    """The `fsdp_config` of `transformers.TrainingArguments`."""
+    timeout_seconds: float = 1800.0
+    """How long a process may stand still, in a collective operation or elsewhere, before it counts as hung."""
+
+
+@dataclasses.dataclass(frozen=True)
 class StageSpec:
     """One stage's work order."""
 
@@ -44,7 +59,7 @@ class StageSpec:
     outcome: str
     """File that receives the exit code and error line: `accelerate launch` does not pass exit codes on."""
     seed: int
-    num_processes: int
+    distributed: Distributed
     tracking: Tracking
     lease_wait_seconds: float = 0.0
 
@@ -58,5 +73,6 @@ class StageSpec:
         """Read a spec that `write` wrote."""
         raw = json.loads(path.read_text(encoding="utf-8"))
         raw["parents"] = {name: Parent(**parent) for name, parent in raw["parents"].items()}
+        raw["distributed"] = Distributed(**raw["distributed"])
         raw["tracking"] = Tracking(**raw["tracking"])
         return cls(**raw)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from posttrain.stage.entry import Context
+from posttrain.stage.spec import Distributed
 from posttrain.train.batching import BatchPlan
+from posttrain.train.checkpoint import CHECKPOINTS
 from posttrain.train.config import TrainingConfig
 
 
-def training_arguments(config: TrainingConfig, plan: BatchPlan, checkpoints: Path, seed: int) -> dict[str, Any]:
+def training_arguments(config: TrainingConfig, plan: BatchPlan, context: Context) -> dict[str, Any]:
     """Return the keyword arguments that every TRL config takes."""
+    distributed = context.spec.distributed
     optimizer = config.optimizer
     on_gpu = torch.cuda.is_available()
     return {
-        "output_dir": str(checkpoints),
+        "output_dir": str(context.work / CHECKPOINTS),
         "per_device_train_batch_size": plan.micro_batch_size,
         "per_device_eval_batch_size": plan.micro_batch_size,
         "gradient_accumulation_steps": plan.accumulation,
@@ -29,12 +32,12 @@ def training_arguments(config: TrainingConfig, plan: BatchPlan, checkpoints: Pat
         "adam_beta1": optimizer.beta1,
         "adam_beta2": optimizer.beta2,
         "max_grad_norm": optimizer.max_grad_norm,
-        "seed": seed,
+        "seed": context.spec.seed,
         "bf16": config.dtype == "bfloat16",
         "use_cpu": not on_gpu,
         "dataloader_pin_memory": on_gpu,
         "activation_checkpointing": config.gradient_checkpointing,
-        "activation_checkpointing_kwargs": {"use_reentrant": needs_reentrant(config)}
+        "activation_checkpointing_kwargs": {"use_reentrant": needs_reentrant(config, distributed)}
         if config.gradient_checkpointing
         else None,
         "save_strategy": "steps",
@@ -49,12 +52,23 @@ def training_arguments(config: TrainingConfig, plan: BatchPlan, checkpoints: Pat
         "disable_tqdm": True,
         "remove_unused_columns": False,
         "ddp_find_unused_parameters": False,
+        "deepspeed": distributed.deepspeed,
+        "fsdp": distributed.fsdp is not None,
+        "fsdp_config": distributed.fsdp,
     }
 
 
-def needs_reentrant(config: TrainingConfig) -> bool:
+def needs_reentrant(config: TrainingConfig, distributed: Distributed) -> bool:
     """Return whether activation checkpointing must be reentrant: ZeRO-3 with adapters fails otherwise.
 
     TRL means to set this itself, but edits the dictionary after `transformers` has read it.
     """
-    return config.adapter.kind != "full" and os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"
+    return config.adapter.kind != "full" and zero_stage(distributed) == 3
+
+
+def zero_stage(distributed: Distributed) -> int | None:
+    """Return the stage of DeepSpeed's ZeRO, also where accelerate set it for a stage started by hand."""
+    if distributed.deepspeed is not None:
+        return int(distributed.deepspeed.get("zero_optimization", {}).get("stage", 0))
+    by_hand = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE")
+    return int(by_hand) if by_hand else None

@@ -25,6 +25,8 @@ from posttrain.stage.files import (
 
 log = logging.getLogger(__name__)
 
+CHECKPOINTS = "checkpoints"
+"""Folder of a stage's checkpoints below its work directory."""
 COMMIT = "COMMIT.json"
 INCOMPLETE = ".incomplete"
 _NAME = re.compile(r"checkpoint-(\d+)")

@@ -25,7 +25,7 @@ from posttrain.train.arguments import training_arguments
 from posttrain.train.collate import collate_pairs
 from posttrain.train.config import DpoConfig
 from posttrain.train.dataset import pair_dataset, read_groups, require_tokens
-from posttrain.train.fit import announce, checkpoint_directory, fit, plan_steps, save_model
+from posttrain.train.fit import announce, fit, plan_steps, save_model
 from posttrain.train.trainer import StageTrainer
 
 
@@ -62,9 +62,7 @@ def run(config: DpoConfig, context: Context) -> StageResult:
         for split in ("train", "eval")
     )
     plan = plan_steps(config, len(rows), context)
-    arguments = dpo_arguments(
-        config, training_arguments(config, plan, checkpoint_directory(context), context.spec.seed)
-    )
+    arguments = dpo_arguments(config, training_arguments(config, plan, context))
     four_bit = config.adapter.kind == "qlora"
     policy = load_policy(source, weights_dtype(config), config.attention, trainable_adapter=True, four_bit=four_bit)
     policy = without_attention_dropout(make_trainable(policy, config.adapter, "train.dpo"))
@@ -79,7 +77,7 @@ def run(config: DpoConfig, context: Context) -> StageResult:
     if isinstance(policy, PeftModel) and "ref" in policy.peft_config:
         policy.delete_adapter("ref")  # TRL's frozen copy of the adapter; our reference is in the rows
     trainer.attach(plan, context.tracker, config.keep_checkpoints)
-    announce(trainer, config, source, sequences_per_row=2, head="lm")
+    announce(trainer, config, context, sequences_per_row=2, head="lm")
     metrics = fit(trainer, context)
     save_model(trainer, context, tokenizer)
     accuracy = metrics.get("eval_rewards/accuracies")

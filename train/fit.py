@@ -20,17 +20,13 @@ from posttrain.stage.entry import Context
 from posttrain.stage.errors import PosttrainError, StoppedError, UsageError
 from posttrain.stage.files import write_json_atomic
 from posttrain.train.adapters import count_parameters
+from posttrain.train.arguments import zero_stage
 from posttrain.train.batching import BatchPlan, plan_batches
-from posttrain.train.checkpoint import newest_valid_checkpoint
+from posttrain.train.checkpoint import CHECKPOINTS, newest_valid_checkpoint
 from posttrain.train.config import TrainingConfig
 from posttrain.train.trainer import StageTrainer
 
 log = logging.getLogger(__name__)
-
-
-def checkpoint_directory(context: Context) -> Path:
-    """Return where a stage keeps its checkpoints until its artifact is committed."""
-    return context.work / "checkpoints"
 
 
 def world_size(context: Context) -> int:
@@ -40,9 +36,10 @@ def world_size(context: Context) -> int:
     They join later, when the training arguments are made; `fit` checks that they did.
     """
     actual = int(os.environ.get("WORLD_SIZE", "1"))
-    if actual != context.spec.num_processes:
+    wanted = context.spec.distributed.num_processes
+    if actual != wanted:
         raise PosttrainError(
-            f"{actual} processes are running, but the launcher asked for {context.spec.num_processes}; "
+            f"{actual} processes are running, but the launcher asked for {wanted}; "
             "check the accelerate arguments in the first line of this log"
         )
     return actual
@@ -60,7 +57,9 @@ def plan_steps(config: TrainingConfig, num_rows: int, context: Context) -> Batch
     )
 
 
-def announce(trainer: StageTrainer, config: TrainingConfig, model: Path, sequences_per_row: int, head: Head) -> None:
+def announce(
+    trainer: StageTrainer, config: TrainingConfig, context: Context, sequences_per_row: int, head: Head
+) -> None:
     """Print what follows from the configuration: batches, steps, tokens, parameters, memory of one process."""
     plan, lengths = trainer.plan, trainer.train_dataset["length"]
     log.info(
@@ -76,10 +75,9 @@ def announce(trainer: StageTrainer, config: TrainingConfig, model: Path, sequenc
     )
     total, trainable = count_parameters(trainer.model)
     log.info("parameters %s, trainable %s", f"{total:,}", f"{trainable:,}")
-    zero_stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE")
     try:
         memory = estimate_memory(
-            read_shape(backbone_directory(model)),
+            read_shape(backbone_directory(context.inputs["model"])),
             tokens=plan.micro_batch_size * sequences_per_row * max(lengths),
             head=head,
             adapter=config.adapter.kind,
@@ -88,7 +86,7 @@ def announce(trainer: StageTrainer, config: TrainingConfig, model: Path, sequenc
             dtype=config.dtype,
             gradient_checkpointing=config.gradient_checkpointing,
             num_processes=plan.world_size,
-            zero_stage=int(zero_stage) if zero_stage else None,
+            zero_stage=zero_stage(context.spec.distributed),
         )
         log.info(describe_memory(memory))
     except UsageError as unknown_family:  # an estimate is a courtesy, not a condition
@@ -103,7 +101,7 @@ def fit(trainer: StageTrainer, context: Context) -> dict[str, float]:
     joined = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     if joined != trainer.plan.world_size:
         raise PosttrainError(f"{trainer.plan.world_size} processes were started, but only {joined} train together")
-    checkpoint = _agree_on_checkpoint(checkpoint_directory(context), context.main_process)
+    checkpoint = _agree_on_checkpoint(context.work / CHECKPOINTS, context.main_process)
     if checkpoint is not None:
         log.info("resuming from %s, the newest valid checkpoint", checkpoint.name)
         trainer.resume_counters(checkpoint)

@@ -19,7 +19,7 @@ from posttrain.train.arguments import training_arguments
 from posttrain.train.collate import collate_groups
 from posttrain.train.config import RewardConfig
 from posttrain.train.dataset import read_groups, require_tokens
-from posttrain.train.fit import announce, checkpoint_directory, fit, plan_steps, save_model
+from posttrain.train.fit import announce, fit, plan_steps, save_model
 from posttrain.train.losses import pairwise_ranking_loss
 from posttrain.train.reward_model import classifier_from_policy, reward_statistics
 from posttrain.train.trainer import StageTrainer
@@ -65,9 +65,7 @@ def run(config: RewardConfig, context: Context) -> StageResult:
     require_tokens(context.inputs["data"], "comparison", tokenizer)
     rows, held_out = (read_groups(context.inputs["data"], split) for split in ("train", "eval"))
     plan = plan_steps(config, len(rows), context)
-    arguments = trl.RewardConfig(
-        **training_arguments(config, plan, checkpoint_directory(context), context.spec.seed), max_length=None
-    )
+    arguments = trl.RewardConfig(**training_arguments(config, plan, context), max_length=None)
     model = classifier_from_policy(source, config, tokenizer.pad_token_id, context.spec.seed)
     trainer = RewardTrainer(
         model=model,
@@ -80,7 +78,7 @@ def run(config: RewardConfig, context: Context) -> StageResult:
     trainer.margin_per_rank = config.margin_per_rank
     trainer.centering_coefficient = config.centering_coefficient
     trainer.attach(plan, context.tracker, config.keep_checkpoints)
-    announce(trainer, config, source, sequences_per_row=max(map(len, rows["ranks"])), head="score")
+    announce(trainer, config, context, sequences_per_row=max(map(len, rows["ranks"])), head="score")
     metrics = fit(trainer, context)
     mean, std = reward_statistics(trainer)
     trainer.model.config.reward_mean, trainer.model.config.reward_std = mean, std

@@ -20,7 +20,7 @@ from posttrain.train.arguments import training_arguments
 from posttrain.train.collate import collate_packs, collate_sft
 from posttrain.train.config import SftConfig
 from posttrain.train.dataset import read_demonstrations, require_tokens
-from posttrain.train.fit import announce, checkpoint_directory, fit, plan_steps, save_model
+from posttrain.train.fit import announce, fit, plan_steps, save_model
 from posttrain.train.packing import pack_demonstrations
 from posttrain.train.trainer import StageTrainer
 
@@ -58,7 +58,7 @@ def run(config: SftConfig, context: Context) -> StageResult:
         rows, held_out = (pack_demonstrations(split, config.pack_length) for split in (rows, held_out))
     plan = plan_steps(config, len(rows), context)
     arguments = trl.SFTConfig(
-        **training_arguments(config, plan, checkpoint_directory(context), context.spec.seed),
+        **training_arguments(config, plan, context),
         loss_type=config.loss,
         max_length=None,
     )
@@ -76,7 +76,7 @@ def run(config: SftConfig, context: Context) -> StageResult:
         processing_class=tokenizer,
     )
     trainer.attach(plan, context.tracker, config.keep_checkpoints)
-    announce(trainer, config, source, sequences_per_row=1, head="lm")
+    announce(trainer, config, context, sequences_per_row=1, head="lm")
     metrics = fit(trainer, context)
     save_model(trainer, context, tokenizer)
     return StageResult(

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from posttrain.pipeline.cli import main
-from posttrain.pipeline.config import DistributedConfig, LauncherConfig
-from posttrain.pipeline.launch import Launcher, local_launcher, visible_gpus
+from posttrain.pipeline.config import DistributedConfig, LauncherConfig, PipelineConfig, StageNode
+from posttrain.pipeline.graph import Stage
+from posttrain.pipeline.launch import Command, LocalLauncher, local_launcher, visible_gpus
 from posttrain.pipeline.registry import STAGE_TYPES
 from posttrain.stage.errors import UsageError
 
@@ -30,80 +31,89 @@ def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     visible_gpus.cache_clear()
 
 
-def command(launcher: Launcher, run: str = "train.sft") -> tuple[list[str], dict[str, str]]:
-    built = launcher.command(STAGE_TYPES[run], Path("spec.json"))
-    return built.arguments, built.environment
+def stage(run: str, **distributed: object) -> Stage:
+    return Stage(run, STAGE_TYPES[run], {}, None, {}, DistributedConfig(**distributed))  # type: ignore[arg-type]
 
 
-def local(tmp_path: Path, limits: LauncherConfig | None = None, **distributed: object) -> Launcher:
-    return local_launcher(DistributedConfig(**distributed), limits or LauncherConfig(), tmp_path / "deepspeed.json")  # type: ignore[arg-type]
+def local(limits: LauncherConfig | None = None, **distributed: object) -> LocalLauncher:
+    """Return this machine's launcher for a pipeline whose training stages are to run so."""
+    one = stage("train.sft", **distributed)
+    config = PipelineConfig(
+        stages={"sft": StageNode(run="train.sft")},
+        distributed=one.distributed,
+        launcher=limits or LauncherConfig(),
+    )
+    return local_launcher(config, [one])
 
 
-def test_one_cpu_process_is_launched_by_accelerate_with_everything_spelled_out(no_gpu: None, tmp_path: Path) -> None:
-    arguments, environment = command(local(tmp_path, LauncherConfig(threads_per_process=3)))
+def command(run: str = "train.sft", limits: LauncherConfig | None = None, **distributed: object) -> Command:
+    """Return the command of a stage on this machine."""
+    return local(limits, **distributed).command(stage(run, **distributed), Path("spec.json"))
+
+
+def test_one_cpu_process_is_launched_by_accelerate_with_everything_spelled_out(no_gpu: None) -> None:
+    built = command(limits=LauncherConfig(threads_per_process=3))
+    arguments = built.arguments
     assert arguments[:4] == [sys.executable, "-m", "accelerate.commands.launch", "--cpu"]
     assert arguments[-4:] == ["-m", "posttrain.train.sft", "--spec", "spec.json"]
     assert arguments[arguments.index("--num_processes") + 1] == "1"
     assert arguments[arguments.index("--num_cpu_threads_per_process") + 1] == "3"
-    assert environment["OMP_NUM_THREADS"] == "3"
-    assert "ACCELERATE_USE_CPU" not in environment
+    assert built.environment["OMP_NUM_THREADS"] == "3"
 
 
-def test_two_cpu_ranks_need_multi_gpu_without_cpu(no_gpu: None, tmp_path: Path) -> None:
-    arguments, environment = command(local(tmp_path, kind="ddp", num_processes=2))
+def test_two_cpu_ranks_need_multi_gpu_without_cpu(no_gpu: None) -> None:
+    arguments = command(kind="ddp", num_processes=2).arguments
     assert "--multi_gpu" in arguments
     assert "--cpu" not in arguments
-    assert environment["ACCELERATE_USE_CPU"] == "true"
 
 
-def test_deepspeed_on_cpu_leaves_accelerates_cpu_switch_alone(no_gpu: None, tmp_path: Path) -> None:
+def test_deepspeed_travels_in_the_work_order(no_gpu: None) -> None:
     zero = {"zero_optimization": {"stage": 3}}
-    arguments, environment = command(local(tmp_path, kind="deepspeed", num_processes=2, deepspeed=zero))
-    assert arguments[3:6] == ["--use_deepspeed", "--deepspeed_config_file", str(tmp_path / "deepspeed.json")]
-    assert "ACCELERATE_USE_CPU" not in environment
+    launcher = local(kind="deepspeed", num_processes=2, deepspeed=zero)
+    asked = launcher.distributed(stage("train.sft", kind="deepspeed", num_processes=2, deepspeed=zero))
+    assert (asked.kind, asked.num_processes, asked.deepspeed) == ("deepspeed", 2, zero)
+    assert "--use_deepspeed" not in command(kind="deepspeed", num_processes=2, deepspeed=zero).arguments
 
 
-def test_ddp_takes_every_visible_gpu_and_one_stage_at_a_time(four_gpus: None, tmp_path: Path) -> None:
-    launcher = local(tmp_path, kind="ddp")
-    arguments, environment = command(launcher)
-    assert (launcher.device, launcher.num_processes, launcher.max_on_device) == ("cuda", 4, 1)
-    assert "--multi_gpu" in arguments
-    assert "CUDA_VISIBLE_DEVICES" not in environment
+def test_ddp_takes_every_visible_gpu_and_one_stage_at_a_time(four_gpus: None) -> None:
+    launcher = local(kind="ddp")
+    assert launcher.distributed(stage("train.sft", kind="ddp")).num_processes == 4
+    assert launcher.max_on_device == 1
+    built = command(kind="ddp")
+    assert "--multi_gpu" in built.arguments
+    assert "CUDA_VISIBLE_DEVICES" not in built.environment
 
 
-def test_device_cpu_hides_the_gpus_from_every_stage(four_gpus: None, tmp_path: Path) -> None:
+def test_device_cpu_hides_the_gpus_from_every_stage(four_gpus: None) -> None:
     for run in ("train.sft", "evaluate.policy"):
-        assert command(local(tmp_path, device="cpu"), run)[1]["CUDA_VISIBLE_DEVICES"] == ""
+        assert command(run, device="cpu").environment["CUDA_VISIBLE_DEVICES"] == ""
 
 
-def test_data_stages_start_without_accelerate(no_gpu: None, tmp_path: Path) -> None:
-    arguments, _ = command(local(tmp_path, kind="ddp", num_processes=2), "data.curate")
-    assert arguments == [sys.executable, "-m", "posttrain.data.curate", "--spec", "spec.json"]
+def test_data_stages_start_without_accelerate(no_gpu: None) -> None:
+    assert command("data.curate").arguments == [sys.executable, "-m", "posttrain.data.curate", "--spec", "spec.json"]
 
 
-def test_asking_for_devices_that_are_not_there_is_one_line(no_gpu: None, tmp_path: Path) -> None:
+def test_asking_for_devices_that_are_not_there_is_one_line(no_gpu: None) -> None:
     with pytest.raises(UsageError, match=r"distributed\.device: 'cuda', but this machine shows no NVIDIA GPU"):
-        local(tmp_path, device="cuda")
+        local(device="cuda")
 
 
-def test_more_processes_than_gpus_is_one_line(four_gpus: None, tmp_path: Path) -> None:
+def test_more_processes_than_gpus_is_one_line(four_gpus: None) -> None:
     with pytest.raises(UsageError, match=r"distributed\.num_processes: 8, but there are 4 GPUs"):
-        local(tmp_path, kind="ddp", num_processes=8)
+        local(kind="ddp", num_processes=8)
 
 
-def test_a_stage_never_takes_itself_for_a_rank_of_its_launcher(
-    no_gpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stage_never_takes_itself_for_a_rank_of_its_launcher(no_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "ACCELERATE_USE_DEEPSPEED"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("KEPT", "1")
-    environment = local(tmp_path).command(STAGE_TYPES["train.sft"], Path("s")).full_environment()
+    environment = command().full_environment()
     assert environment["KEPT"] == "1"
     assert not {"RANK", "WORLD_SIZE", "ACCELERATE_USE_DEEPSPEED"} & set(environment)
 
 
-def test_shell_lines_quote_what_a_shell_would_split(no_gpu: None, tmp_path: Path) -> None:
-    line = local(tmp_path).command(STAGE_TYPES["data.demo"], Path("a folder/spec.json")).shell()
+def test_shell_lines_quote_what_a_shell_would_split(no_gpu: None) -> None:
+    line = local().command(stage("data.demo"), Path("a folder/spec.json")).shell()
     assert line.endswith("-m posttrain.data.demo --spec 'a folder/spec.json'")
     assert "POSTTRAIN_LEASH" not in line
 

@@ -15,6 +15,7 @@ from posttrain.data.adapters import ADAPTERS
 from posttrain.data.row_values import Drop
 from posttrain.pipeline.compose import compose_config
 from posttrain.pipeline.graph import build_graph
+from posttrain.pipeline.launch import local_launcher
 from posttrain.pipeline.planning import print_pipeline_plan
 from posttrain.pipeline.run import dry_run
 from posttrain.stage.schema import external_paths
@@ -80,11 +81,14 @@ def test_a_recipe_opens_with_its_launch_command(recipe: str) -> None:
     assert re.search(rf"^#   posttrain run recipe={re.escape(recipe)}$", header, re.MULTILINE)
 
 
-def test_zero3_reaches_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    dry_run(compose_config(["recipe=llama3_1_8b_zero3/sft_dpo", f"root={tmp_path}"]))
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "-m posttrain.train.sft" in line]
-    assert "-m accelerate.commands.launch --use_deepspeed --deepspeed_config_file " in line
-    assert "--num_processes 8" in line
+def test_zero3_reaches_every_training_stage() -> None:
+    config = compose_config(["recipe=llama3_1_8b_zero3/sft_dpo"])
+    stages = {stage.name: stage for stage in build_graph(config)}
+    asked = local_launcher(config, []).distributed(stages["sft"])
+    assert (asked.kind, asked.num_processes) == ("deepspeed", 8)
+    assert asked.deepspeed is not None
+    assert asked.deepspeed["zero_optimization"]["stage"] == 3
+    assert stages["demonstrations"].distributed.kind == "single"
 
 
 # One row of each dataset that the recipes name, as its page on the Hub shows them.
