@@ -1,0 +1,84 @@
+"""What a sampler is asked for, and what it gives back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+from posttrain.stage.errors import UsageError
+
+FinishReason = Literal["stop", "length", "aborted"]
+"""Ended by EOS, a stop token or a stop string; cut at ``max_tokens``; cancelled because a sibling was accepted."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingParams:
+    """How one request is sampled.
+
+    The knobs act in the order of the fields: penalty and bias on the logits, then temperature, top-k, top-p among what
+    top-k left, and min-p among what top-p left, as in transformers.
+    """
+
+    max_tokens: int = 256
+    repetition_penalty: float = 1.0
+    """Divides positive and multiplies negative logits of tokens that stand in the prompt or the sample (Keskar 2019)."""
+    logit_bias: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    """Added to the logit of a token."""
+    temperature: float = 1.0
+    """0 takes the most likely token."""
+    top_k: int = 0
+    """Sample among the k most likely tokens; 0 among all."""
+    top_p: float = 1.0
+    """Sample among the fewest tokens that hold this probability (Holtzman et al. 2020)."""
+    min_p: float = 0.0
+    """Sample among tokens with at least this share of the most likely token's probability (Nguyen et al. 2025)."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a sample; they are cut from its text."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Tokens that end a sample, besides EOS."""
+    num_samples: int = 1
+    seed: int = 0
+    num_beams: int = 1
+    """Beam search over this many continuations instead of sampling; needs temperature 0."""
+    length_penalty: float = 1.0
+    """A beam's score is its log-probability divided by its tokens to this power."""
+
+    def __post_init__(self) -> None:
+        """Raise UsageError on a value out of range."""
+        limits = {
+            "max_tokens": (self.max_tokens >= 1, "at least 1"),
+            "repetition_penalty": (self.repetition_penalty > 0, "above 0"),
+            "temperature": (self.temperature >= 0, "at least 0"),
+            "top_k": (self.top_k >= 0, "at least 0"),
+            "top_p": (0 < self.top_p <= 1, "in (0, 1]"),
+            "min_p": (0 <= self.min_p <= 1, "in [0, 1]"),
+            "num_samples": (self.num_samples >= 1, "at least 1"),
+            "num_beams": (self.num_beams >= 1, "at least 1"),
+        }
+        for name, (fits, limit) in limits.items():
+            if not fits:
+                raise UsageError(f"{name}={getattr(self, name)}: must be {limit}")
+        if "" in self.stop:
+            raise UsageError("stop: an empty text would end every sample at once; leave it out")
+        if self.num_beams > 1 and self.temperature > 0:
+            raise UsageError(f"num_beams={self.num_beams}: beam search does not sample; set temperature=0")
+        if 1 < self.num_beams < self.num_samples:
+            raise UsageError(f"num_samples={self.num_samples}: {self.num_beams} beams give no more than that many")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One continuation of a prompt."""
+
+    token_ids: list[int]
+    """With the token that ended it, when it was sampled."""
+    logprobs: list[float]
+    """Log-probability of each token under the model itself: no temperature, no knob."""
+    sampling_logprobs: list[float]
+    """Log-probability of each token under the distribution that it was drawn from; 0 when greedy or forced."""
+    finish_reason: FinishReason
+    text: str
+    """Without special tokens, cut before a stop text."""
+    seconds: float
+    """Wall time from the forward over its prompt to its end, other samples of the batch included."""
