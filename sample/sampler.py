@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from posttrain.sample.constraint import Constraint
+from posttrain.sample.constraint import ConstraintFactory
 from posttrain.sample.sampling import FinishReason, Sample, SamplingParams
 
 
@@ -26,7 +26,7 @@ class Sampler:
         prompts: Sequence[list[int]],
         params: SamplingParams | Sequence[SamplingParams],
         *,
-        constraints: Sequence[Constraint | None] | None = None,
+        constraints: Sequence[ConstraintFactory | None] | None = None,
         accept: Callable[[int, Sample], bool] | None = None,
         on_token: Callable[[int, int, int], None] | None = None,
     ) -> list[list[Sample]]:

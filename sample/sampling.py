@@ -22,7 +22,7 @@ class SamplingParams:
 
     max_tokens: int = 256
     repetition_penalty: float = 1.0
-    """Divides positive and multiplies negative logits of tokens that stand in the prompt or the sample (Keskar 2019)."""
+    """Divides positive and multiplies negative logits of tokens of the prompt and the sample (Keskar et al. 2019)."""
     logit_bias: Mapping[int, float] = dataclasses.field(default_factory=dict)
     """Added to the logit of a token."""
     temperature: float = 1.0
