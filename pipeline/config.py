@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from posttrain.pipeline.slurm_config import SlurmConfig
 from posttrain.stage.schema import schema
 
 
@@ -47,6 +48,8 @@ class StageNode:
     """Knobs that differ from those of the stage type's node."""
     distributed: DistributedConfig | None = None
     """How this stage is spread over processes; None is as the pipeline's other training stages."""
+    slurm: dict[str, Any] = Field(default_factory=dict)
+    """What this stage's job asks for that differs from `launcher.slurm`, such as ``{nodes: 2}``."""
 
 
 @schema
@@ -80,17 +83,18 @@ class EvaluateNodes:
 
 @schema
 class LauncherConfig:
-    """How stages are started on this machine."""
+    """How stages are started: as processes of this machine, or as jobs of a Slurm cluster."""
 
-    kind: Literal["local"] = "local"
+    kind: Literal["local", "slurm"] = "local"
     max_parallel: int = Field(default=2, ge=1)
-    """Stages that run at once."""
+    """Stages that run at once on this machine."""
     max_parallel_on_device: int | None = Field(default=None, ge=1)
     """Training and evaluation stages among them; None is one on GPUs, whose memory they share, and no limit on CPU."""
     threads_per_process: int | None = Field(default=None, ge=1)
     """CPU threads of each process; None shares the cores among the processes that may run at once."""
     lease_wait_seconds: float = Field(default=0.0, ge=0)
     """How long to wait for another pipeline that is writing the same artifact, before exit code 75."""
+    slurm: SlurmConfig = Field(default_factory=SlurmConfig)
 
 
 @schema

@@ -8,8 +8,9 @@ from typing import Any
 
 from posttrain.pipeline.config import DistributedConfig, PipelineConfig, StageNode
 from posttrain.pipeline.registry import STAGE_TYPES, Input, StageType
+from posttrain.pipeline.slurm_config import SlurmResources
 from posttrain.stage.errors import UsageError, did_you_mean
-from posttrain.stage.schema import build
+from posttrain.stage.schema import build, to_dict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Stage:
     """What the graph sets for this stage alone."""
     distributed: DistributedConfig
     """How a training stage is spread over processes; other stages are one process."""
+    slurm: SlurmResources
+    """What its job asks for on a cluster."""
 
     def label(self, key: str) -> str:
         """Return where the user gave a knob: ``train.dpo.beta``, or ``stages.dpo.with.beta`` if the graph does."""
@@ -49,8 +52,9 @@ def build_graph(config: PipelineConfig) -> list[Stage]:
     for name in order:
         try:
             stage_config = _stage_config(name, nodes[name], types[name], config.node(types[name].run))
+            distributed, slurm = _distributed(name, config), _slurm_resources(name, config)
             stages.append(
-                Stage(name, types[name], inputs[name], stage_config, nodes[name].overrides, _distributed(name, config))
+                Stage(name, types[name], inputs[name], stage_config, nodes[name].overrides, distributed, slurm)
             )
         except UsageError as error:
             problems += str(error).splitlines()
@@ -125,6 +129,16 @@ def _distributed(name: str, config: PipelineConfig) -> DistributedConfig:
             f"stages.{name}.distributed: {node.distributed.kind}, but {node.run} runs as one process; leave it out"
         )
     return DistributedConfig(device=config.distributed.device)
+
+
+def _slurm_resources(name: str, config: PipelineConfig) -> SlurmResources:
+    node = config.stages[name]
+    assert node is not None
+    of_folder: SlurmResources = getattr(config.launcher.slurm, node.run.partition(".")[0])
+    if not node.slurm:
+        return of_folder
+    resources: SlurmResources = build(SlurmResources, _merged(to_dict(of_folder), node.slurm), f"stages.{name}.slurm")
+    return resources
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -9,9 +9,8 @@ import time
 from pathlib import Path
 
 from posttrain.pipeline.launch import Command
-from posttrain.stage.entry import read_outcome
 from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
-from posttrain.stage.files import write_json_atomic
+from posttrain.stage.outcome import Outcome, read_outcome
 
 
 class StageProcess:
@@ -68,24 +67,20 @@ class StageProcess:
                 self._process.send_signal(signal.SIGKILL)
             self._process.wait()
 
-    def result(self) -> tuple[int, str]:
-        """Return the exit code and error line of a finished stage.
-
-        They come from the outcome file, since `accelerate launch` turns every exit code into 1; where the stage left
-        none, one is written for `posttrain status`.
-        """
+    def result(self) -> Outcome:
+        """Return how a finished stage ended; where it left no word of it, one is left for `posttrain status`."""
         outcome = read_outcome(self.outcome)
-        if outcome is None or (outcome[0] == EXIT_DONE and self._process.returncode != 0):
+        if outcome is None or (outcome.code == EXIT_DONE and self._process.returncode != 0):
             outcome = self._without_outcome()
-            write_json_atomic(self.outcome, {"code": outcome[0], "message": outcome[1]})
+            outcome.write(self.outcome)
         return outcome
 
-    def _without_outcome(self) -> tuple[int, str]:
+    def _without_outcome(self) -> Outcome:
         if self.asked_to_stop:
-            return EXIT_REQUEUE, "ended on request before it could save; earlier checkpoints stand"
+            return Outcome(EXIT_REQUEUE, "ended on request before it could save; earlier checkpoints stand")
         code = self._process.returncode
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return EXIT_FAILED, f"the process {how} and left no outcome{_last_words(self.log)}"
+        return Outcome(EXIT_FAILED, f"the process {how} and left no outcome{_last_words(self.log)}")
 
 
 def _last_words(log: Path) -> str:

@@ -192,7 +192,8 @@ class Scheduler:
         if not task.process.finished():
             self._display.update(task.stage.name, Path(task.spec.work) / "metrics.jsonl")
             return
-        task.code, task.message = task.process.result()
+        outcome = task.process.result()
+        task.code, task.message = outcome.code, outcome.message
         task.made = committed(task.spec)
         if task.code == EXIT_DONE and task.made is None:
             task.code, task.message = EXIT_FAILED, f"reported success, but {task.spec.output} is not an artifact"

@@ -13,9 +13,9 @@ from rich.table import Table
 from posttrain.pipeline.progress import duration, latest_metrics
 from posttrain.pipeline.resolve import committed
 from posttrain.pipeline.rundir import RunDirectory, find_run
-from posttrain.stage.entry import read_outcome
 from posttrain.stage.errors import EXIT_DONE, EXIT_REQUEUE
 from posttrain.stage.lease import holder
+from posttrain.stage.outcome import read_outcome
 from posttrain.stage.spec import StageSpec
 
 
@@ -74,7 +74,7 @@ def _stage_status(run: RunDirectory, stage: str) -> StageStatus:
         if not attempts:
             return StageStatus(stage, "pending", "", attempt)
         return StageStatus(stage, *_without_outcome(run, work), attempt)
-    code, message = outcome
+    code, message = outcome.code, outcome.message
     if code == EXIT_REQUEUE:
         return StageStatus(stage, "stopped", message, attempt)
     if code == EXIT_DONE:

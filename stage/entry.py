@@ -7,7 +7,6 @@ accelerate launch -m posttrain.train.sft inputs.model=DIR inputs.data=DIR output
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
 import platform
@@ -24,9 +23,11 @@ import yaml
 
 from posttrain.stage.artifact import LOGS, Manifest, Parent, commit, is_artifact, read_manifest
 from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, PosttrainError, UsageError, did_you_mean
-from posttrain.stage.files import canonical_json, sha256_text, write_json_atomic
+from posttrain.stage.files import canonical_json, sha256_text
 from posttrain.stage.lease import Lease
 from posttrain.stage.leash import follow
+from posttrain.stage.outcome import Outcome
+from posttrain.stage.ranks import adopt_slurm_rank
 from posttrain.stage.schema import build, to_dict
 from posttrain.stage.spec import Distributed, StageSpec, Tracking
 from posttrain.stage.tracking import Tracker, open_tracker
@@ -69,6 +70,7 @@ StageFunction = Callable[[Any, Context], StageResult]
 def stage_main(function: StageFunction, config_class: type[Any], kind: str) -> None:
     """Run a stage as this process, and exit with the code that `posttrain.stage.errors` documents."""
     follow()
+    adopt_slurm_rank()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     main_process = os.environ.get("RANK", "0") == "0"
     outcome: Path | None = None
@@ -77,18 +79,18 @@ def stage_main(function: StageFunction, config_class: type[Any], kind: str) -> N
         outcome = Path(spec.outcome)
         config = build(config_class, spec.config, spec.run)
         _run(function, config, spec, kind, main_process)
-        code, message = EXIT_DONE, ""
+        ended = Outcome(EXIT_DONE)
     except PosttrainError as error:
-        code, message = error.exit_code, str(error)
-        print(f"error: {message}", file=sys.stderr)
+        ended = Outcome(error.exit_code, str(error), type(error).__name__)
+        print(f"error: {error}", file=sys.stderr)
     except Exception as error:
         traceback.print_exc()
-        code, message = EXIT_FAILED, f"{type(error).__name__}: {error}"
-    if outcome is not None and (main_process or code not in (EXIT_DONE,)):
-        write_json_atomic(outcome, {"code": code, "message": message})
+        ended = Outcome(EXIT_FAILED, f"{type(error).__name__}: {error}", type(error).__name__)
+    if outcome is not None and (main_process or ended.code != EXIT_DONE):
+        ended.write(outcome)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code) if code == EXIT_FAILED and not main_process else sys.exit(code)
+    os._exit(ended.code) if ended.code == EXIT_FAILED and not main_process else sys.exit(ended.code)
 
 
 def _run(function: StageFunction, config: Any, spec: StageSpec, kind: str, main_process: bool) -> None:
@@ -241,12 +243,3 @@ def _set_nested(values: dict[str, Any], path: list[str], value: Any) -> None:
     for name in path[:-1]:
         values = values.setdefault(name, {})
     values[path[-1]] = value
-
-
-def read_outcome(path: Path) -> tuple[int, str] | None:
-    """Return the exit code and message that a stage process left, or None when it left nothing (it was killed)."""
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-    return int(raw["code"]), str(raw["message"])

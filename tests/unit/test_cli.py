@@ -14,6 +14,7 @@ from posttrain.pipeline.config import DistributedConfig, LauncherConfig, Pipelin
 from posttrain.pipeline.graph import Stage
 from posttrain.pipeline.launch import Command, LocalLauncher, local_launcher, visible_gpus
 from posttrain.pipeline.registry import STAGE_TYPES
+from posttrain.pipeline.slurm_config import SlurmResources
 from posttrain.stage.errors import UsageError
 
 COMMANDS = ("run", "plan", "status", "show", "verify", "export")
@@ -32,7 +33,7 @@ def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stage(run: str, **distributed: object) -> Stage:
-    return Stage(run, STAGE_TYPES[run], {}, None, {}, DistributedConfig(**distributed))  # type: ignore[arg-type]
+    return Stage(run, STAGE_TYPES[run], {}, None, {}, DistributedConfig(**distributed), SlurmResources())  # type: ignore[arg-type]
 
 
 def local(limits: LauncherConfig | None = None, **distributed: object) -> LocalLauncher:
