@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from posttrain.stage.spec import Distributed
 from posttrain.train.batching import BatchPlan
 from posttrain.train.checkpoint import CHECKPOINTS
 from posttrain.train.config import TrainingConfig
+from posttrain.train.processes import zero_stage
 
 
 def training_arguments(config: TrainingConfig, plan: BatchPlan, context: Context) -> dict[str, Any]:
@@ -64,11 +64,3 @@ def needs_reentrant(config: TrainingConfig, distributed: Distributed) -> bool:
     TRL means to set this itself, but edits the dictionary after `transformers` has read it.
     """
     return config.adapter.kind != "full" and zero_stage(distributed) == 3
-
-
-def zero_stage(distributed: Distributed) -> int | None:
-    """Return the stage of DeepSpeed's ZeRO, also where accelerate set it for a stage started by hand."""
-    if distributed.deepspeed is not None:
-        return int(distributed.deepspeed.get("zero_optimization", {}).get("stage", 0))
-    by_hand = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE")
-    return int(by_hand) if by_hand else None

@@ -26,6 +26,7 @@ from posttrain.train.collate import collate_pairs
 from posttrain.train.config import DpoConfig
 from posttrain.train.dataset import pair_dataset, read_groups, require_tokens
 from posttrain.train.fit import announce, fit, plan_steps, save_model
+from posttrain.train.processes import join
 from posttrain.train.trainer import StageTrainer
 
 
@@ -53,6 +54,7 @@ def require_reference(reference: Path, model: Path, data: Path) -> None:
 
 def run(config: DpoConfig, context: Context) -> StageResult:
     """Optimise ``inputs.model`` on the preference pairs of ``inputs.data`` and write the model."""
+    join(context)
     source, data, reference = (context.inputs[name] for name in ("model", "data", "reference"))
     tokenizer = load_tokenizer(source)
     require_tokens(data, "comparison", tokenizer)
@@ -76,7 +78,7 @@ def run(config: DpoConfig, context: Context) -> StageResult:
     )
     if isinstance(policy, PeftModel) and "ref" in policy.peft_config:
         policy.delete_adapter("ref")  # TRL's frozen copy of the adapter; our reference is in the rows
-    trainer.attach(plan, context.tracker, config.keep_checkpoints)
+    trainer.attach(plan, context, config.keep_checkpoints)
     announce(trainer, config, context, sequences_per_row=2, head="lm")
     metrics = fit(trainer, context)
     save_model(trainer, context, tokenizer)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +19,13 @@ from posttrain.stage.entry import Context
 from posttrain.stage.errors import PosttrainError, StoppedError, UsageError
 from posttrain.stage.files import write_json_atomic
 from posttrain.train.adapters import count_parameters
-from posttrain.train.arguments import zero_stage
 from posttrain.train.batching import BatchPlan, plan_batches
 from posttrain.train.checkpoint import CHECKPOINTS, newest_valid_checkpoint
 from posttrain.train.config import TrainingConfig
+from posttrain.train.processes import zero_stage
 from posttrain.train.trainer import StageTrainer
 
 log = logging.getLogger(__name__)
-
-
-def world_size(context: Context) -> int:
-    """Return the number of processes that were started, which must be what the launcher asked for.
-
-    Raises PosttrainError otherwise: accelerate starts a single process without a word when its arguments do not fit.
-    They join later, when the training arguments are made; `fit` checks that they did.
-    """
-    actual = int(os.environ.get("WORLD_SIZE", "1"))
-    wanted = context.spec.distributed.num_processes
-    if actual != wanted:
-        raise PosttrainError(
-            f"{actual} processes are running, but the launcher asked for {wanted}; "
-            "check the accelerate arguments in the first line of this log"
-        )
-    return actual
 
 
 def plan_steps(config: TrainingConfig, num_rows: int, context: Context) -> BatchPlan:
@@ -51,7 +34,7 @@ def plan_steps(config: TrainingConfig, num_rows: int, context: Context) -> Batch
         num_rows,
         config.global_batch_size,
         config.micro_batch_size,
-        world_size(context),
+        context.spec.distributed.num_processes,
         config.epochs,
         config.max_steps,
     )
@@ -98,9 +81,6 @@ def fit(trainer: StageTrainer, context: Context) -> dict[str, float]:
 
     Raises StoppedError when a signal ended the training early; its state is saved.
     """
-    joined = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-    if joined != trainer.plan.world_size:
-        raise PosttrainError(f"{trainer.plan.world_size} processes were started, but only {joined} train together")
     checkpoint = _agree_on_checkpoint(context.work / CHECKPOINTS, context.main_process)
     if checkpoint is not None:
         log.info("resuming from %s, the newest valid checkpoint", checkpoint.name)

@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
-from accelerate import PartialState
 from datasets import Dataset
 from torch import Tensor
 
@@ -26,7 +25,7 @@ from posttrain.sample.models import load_policy
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.train.config import ReferenceConfig
 from posttrain.train.dataset import read_groups, require_tokens
-from posttrain.train.fit import world_size
+from posttrain.train.processes import device, join
 
 log = logging.getLogger(__name__)
 
@@ -82,24 +81,24 @@ def _table(rows: list[tuple[str, int, float]]) -> pa.Table:
 
 def run(config: ReferenceConfig, context: Context) -> StageResult:
     """Score all responses of ``inputs.data`` under ``inputs.model`` and write one row a response."""
-    state = PartialState(cpu=not torch.cuda.is_available())  # without it, CPU ranks do not see each other
+    world_size = join(context)
+    rank = dist.get_rank() if dist.is_initialized() else 0
     tokenizer = load_tokenizer(context.inputs["model"])
     require_tokens(context.inputs["data"], "comparison", tokenizer)
-    world_size(context)
     model = load_policy(context.inputs["model"], config.dtype, config.attention, four_bit=config.four_bit)
-    model = model.to(state.device).eval()
+    model = model.to(device()).eval()
     tokens = 0
     for split in ("train", "eval"):
         responses = responses_of(read_groups(context.inputs["data"], split))
         tokens += sum(len(response.ids) for response in responses)
         batches = batches_by_tokens(responses, config.batch_tokens)
         part: list[tuple[str, int, float]] = []
-        for number in range(state.process_index, len(batches), state.num_processes):
+        for number in range(rank, len(batches), world_size):
             values = response_log_probs(model, batches[number], tokenizer.pad_token_id).tolist()
             part += [(item.id, item.index, logp) for item, logp in zip(batches[number], values, strict=True)]
         parts: list[Any] = [part]
         if dist.is_initialized():
-            parts = [None] * state.num_processes
+            parts = [None] * world_size
             dist.all_gather_object(parts, part)
         rows = sorted(row for piece in parts for row in piece)
         log.info("%s: %d responses in %d batches", split, len(rows), len(batches))

@@ -21,6 +21,7 @@ from posttrain.train.config import RewardConfig
 from posttrain.train.dataset import read_groups, require_tokens
 from posttrain.train.fit import announce, fit, plan_steps, save_model
 from posttrain.train.losses import pairwise_ranking_loss
+from posttrain.train.processes import join
 from posttrain.train.reward_model import classifier_from_policy, reward_statistics
 from posttrain.train.trainer import StageTrainer
 
@@ -60,6 +61,7 @@ class RewardTrainer(StageTrainer, trl.RewardTrainer):
 
 def run(config: RewardConfig, context: Context) -> StageResult:
     """Train a reward model from ``inputs.model`` on the ranked groups of ``inputs.data`` and write it."""
+    join(context)
     source = context.inputs["model"]
     tokenizer = load_tokenizer(source)
     require_tokens(context.inputs["data"], "comparison", tokenizer)
@@ -77,7 +79,7 @@ def run(config: RewardConfig, context: Context) -> StageResult:
     )
     trainer.margin_per_rank = config.margin_per_rank
     trainer.centering_coefficient = config.centering_coefficient
-    trainer.attach(plan, context.tracker, config.keep_checkpoints)
+    trainer.attach(plan, context, config.keep_checkpoints)
     announce(trainer, config, context, sequences_per_row=max(map(len, rows["ranks"])), head="score")
     metrics = fit(trainer, context)
     mean, std = reward_statistics(trainer)

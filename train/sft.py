@@ -22,6 +22,7 @@ from posttrain.train.config import SftConfig
 from posttrain.train.dataset import read_demonstrations, require_tokens
 from posttrain.train.fit import announce, fit, plan_steps, save_model
 from posttrain.train.packing import pack_demonstrations
+from posttrain.train.processes import join
 from posttrain.train.trainer import StageTrainer
 
 
@@ -50,6 +51,7 @@ class SftTrainer(StageTrainer, trl.SFTTrainer):
 
 def run(config: SftConfig, context: Context) -> StageResult:
     """Finetune ``inputs.model`` on ``inputs.data`` and write the model."""
+    join(context)
     source = context.inputs["model"]
     tokenizer = load_tokenizer(source)
     require_tokens(context.inputs["data"], "demonstration", tokenizer)
@@ -75,7 +77,7 @@ def run(config: SftConfig, context: Context) -> StageResult:
         eval_dataset=held_out if len(held_out) else None,
         processing_class=tokenizer,
     )
-    trainer.attach(plan, context.tracker, config.keep_checkpoints)
+    trainer.attach(plan, context, config.keep_checkpoints)
     announce(trainer, config, context, sequences_per_row=1, head="lm")
     metrics = fit(trainer, context)
     save_model(trainer, context, tokenizer)

@@ -14,11 +14,14 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback
 
+from posttrain.stage.entry import Context
 from posttrain.stage.errors import NonFiniteLossError
+from posttrain.stage.spec import Distributed
 from posttrain.stage.tracking import Tracker
 from posttrain.train.batching import BatchPlan, StepBatchSampler
 from posttrain.train.checkpoint import commit_checkpoint, rotate_checkpoints, staging_directory
 from posttrain.train.metrics import RatioSums
+from posttrain.train.processes import let_accelerate_shard_on_cpu, require_engine
 from posttrain.train.signals import StopOnSignal
 
 log = logging.getLogger(__name__)
@@ -31,13 +34,15 @@ class StageTrainer(Trainer):
 
     plan: BatchPlan
     tracker: Tracker
+    distributed: Distributed
     keep_checkpoints: int
     _saving = False
 
-    def attach(self, plan: BatchPlan, tracker: Tracker, keep_checkpoints: int) -> None:
+    def attach(self, plan: BatchPlan, context: Context, keep_checkpoints: int) -> None:
         """Give the trainer what TRL's constructor does not take; call it once, before `train`."""
         self.plan = plan
-        self.tracker = tracker
+        self.tracker = context.tracker
+        self.distributed = context.spec.distributed
         self.keep_checkpoints = keep_checkpoints
         self.sums = RatioSums()
         self.stop = StopOnSignal()
@@ -49,6 +54,19 @@ class StageTrainer(Trainer):
         self._rows: list[Tensor] = []
         self.remove_callback(PrinterCallback)
         self.add_callback(self.stop)
+
+    # Processes: what `transformers` sets up has to be what was asked for.
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Create the accelerator; the one for FSDP needs CPU ranks to look like devices."""
+        if self.args.fsdp:
+            let_accelerate_shard_on_cpu()
+        super().create_accelerator_and_postprocess()
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        prepared = super()._prepare_for_training(*args, **kwargs)
+        require_engine(self.model_wrapped, self.distributed)
+        return prepared
 
     # Data: the order is ours, so that it depends on the seed alone.
 
