@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -30,7 +31,7 @@ from posttrain.stage.outcome import Outcome
 from posttrain.stage.ranks import adopt_slurm_rank
 from posttrain.stage.schema import build, to_dict
 from posttrain.stage.spec import Distributed, StageSpec, Tracking
-from posttrain.stage.tracking import Tracker, open_tracker
+from posttrain.stage.tracking import METRICS, Tracker, open_tracker
 
 C = TypeVar("C")
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "deepspeed", "datasets", "tokenizers", "pyarrow")
@@ -97,6 +98,7 @@ def _run(function: StageFunction, config: Any, spec: StageSpec, kind: str, main_
     output, work = Path(spec.output), Path(spec.work)
     temporary = output.with_name(f".{output.name}.incomplete")
     if not main_process:
+        threading.Thread(target=_end_once_committed, args=(output,), name="committed", daemon=True).start()
         function(config, _context(spec, temporary, work, main_process))
         return
     with Lease(work / "lease", spec.pipeline, spec.lease_wait_seconds):
@@ -108,14 +110,22 @@ def _run(function: StageFunction, config: Any, spec: StageSpec, kind: str, main_
         context = _context(spec, temporary, work, main_process)
         try:
             result = function(config, context)
+            history = work / METRICS
+            if history.exists():
+                (temporary / LOGS).mkdir(exist_ok=True)
+                shutil.copy2(history, temporary / LOGS / history.name)
+            manifest = _manifest(result, config, spec, kind, time.monotonic() - started)
+            context.tracker.record(commit(temporary, output, manifest))
         finally:
             context.tracker.finish()
-        history = work / "metrics.jsonl"
-        if history.exists():
-            (temporary / LOGS).mkdir(exist_ok=True)
-            shutil.copy2(history, temporary / LOGS / history.name)
-        commit(temporary, output, _manifest(result, config, spec, kind, time.monotonic() - started))
         _clear_work(work)
+
+
+def _end_once_committed(output: Path) -> None:
+    """End this rank when the artifact stands: the first rank may find it there and return, and never join."""
+    while not is_artifact(output):
+        time.sleep(1.0)
+    os._exit(EXIT_DONE)
 
 
 def _context(spec: StageSpec, temporary: Path, work: Path, main_process: bool) -> Context:
