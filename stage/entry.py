@@ -22,15 +22,17 @@ from typing import Any, TypeVar
 
 import yaml
 
+from posttrain.stage import heartbeat
 from posttrain.stage.artifact import LOGS, Manifest, Parent, commit, is_artifact, read_manifest
 from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, PosttrainError, UsageError, did_you_mean
 from posttrain.stage.files import canonical_json, sha256_text
 from posttrain.stage.lease import Lease
 from posttrain.stage.leash import follow
-from posttrain.stage.outcome import Outcome
+from posttrain.stage.outcome import Outcome, read_outcome
 from posttrain.stage.ranks import adopt_slurm_rank
 from posttrain.stage.schema import build, to_dict
 from posttrain.stage.spec import Distributed, StageSpec, Tracking
+from posttrain.stage.stop import end_at_stop_signals
 from posttrain.stage.tracking import METRICS, Tracker, open_tracker
 
 C = TypeVar("C")
@@ -70,7 +72,6 @@ StageFunction = Callable[[Any, Context], StageResult]
 
 def stage_main(function: StageFunction, config_class: type[Any], kind: str) -> None:
     """Run a stage as this process, and exit with the code that `posttrain.stage.errors` documents."""
-    follow()
     adopt_slurm_rank()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     main_process = os.environ.get("RANK", "0") == "0"
@@ -78,6 +79,9 @@ def stage_main(function: StageFunction, config_class: type[Any], kind: str) -> N
     try:
         spec = _spec_from_arguments(sys.argv[1:], config_class, function)
         outcome = Path(spec.outcome)
+        end_at_stop_signals(outcome, Path(spec.work))
+        follow()
+        heartbeat.start(int(os.environ.get("RANK", "0")))
         config = build(config_class, spec.config, spec.run)
         _run(function, config, spec, kind, main_process)
         ended = Outcome(EXIT_DONE)
@@ -85,13 +89,20 @@ def stage_main(function: StageFunction, config_class: type[Any], kind: str) -> N
         ended = Outcome(error.exit_code, str(error), type(error).__name__)
         print(f"error: {error}", file=sys.stderr)
     except Exception as error:
-        traceback.print_exc()
         ended = Outcome(EXIT_FAILED, f"{type(error).__name__}: {error}", type(error).__name__)
-    if outcome is not None and (main_process or ended.code != EXIT_DONE):
+        ended = _first_outcome(outcome) or ended
+        if ended.code == EXIT_FAILED:
+            traceback.print_exc()
+    if outcome is not None and (main_process or ended.code != EXIT_DONE) and _first_outcome(outcome) is None:
         ended.write(outcome)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(ended.code) if ended.code == EXIT_FAILED and not main_process else sys.exit(ended.code)
+    os._exit(ended.code) if ended.code != EXIT_DONE and not main_process else sys.exit(ended.code)
+
+
+def _first_outcome(path: Path | None) -> Outcome | None:
+    """Return the outcome that another rank left: what ended it is why this one lost its connection to it."""
+    return read_outcome(path) if path is not None else None
 
 
 def _run(function: StageFunction, config: Any, spec: StageSpec, kind: str, main_process: bool) -> None:
