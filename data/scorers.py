@@ -67,10 +67,11 @@ def number(response: str, reference: str) -> float:
 
     ``1,234`` and ``1.234`` may each be read as 1234 or as a fraction; two numbers are equal when some reading is.
     """
-    return float(bool(_last_number(response) & _last_number(reference)))
+    return float(bool(last_number(response) & last_number(reference)))
 
 
-def _last_number(text: str) -> set[Decimal]:
+def last_number(text: str) -> set[Decimal]:
+    """Return the values that the last number of a text may have; none where it has no number."""
     found = _NUMBER.findall(text)
     return _readings(found[-1]) if found else set()
 
@@ -92,11 +93,12 @@ def _readings(digits: str) -> set[Decimal]:
 
 def json_object(response: str, reference: str) -> float:
     """Return 1 when the response holds exactly one JSON object and it equals the reference's in value."""
-    ours, theirs = _json_objects(response), _json_objects(reference)
+    ours, theirs = json_objects(response), json_objects(reference)
     return float(len(ours) == 1 and len(theirs) == 1 and _same_json(ours[0], theirs[0]))
 
 
-def _json_objects(text: str) -> list[Any]:
+def json_objects(text: str) -> list[Any]:
+    """Return the JSON objects that stand in a text, in order; those within another one are part of it."""
     decoder = json.JSONDecoder()
     found: list[Any] = []
     start = text.find("{")
@@ -122,7 +124,7 @@ def _same_json(one: Any, other: Any) -> bool:
 def choice(response: str, reference: str) -> float:
     """Return 1 when the response names the first of the reference's labels and no other one."""
     right, *others = reference.split("|")
-    return float(_named(response, [right, *others]) == {normalise(right)})
+    return float(named_spans(response, [right, *others]) == {normalise(right)})
 
 
 def answer(response: str, reference: str) -> float:
@@ -142,12 +144,12 @@ def refusal(response: str, reference: str) -> float:
 
 def abstains(response: str) -> bool:
     """Return whether the response abstains, in any known language."""
-    return bool(_named(response, _all_phrases(ABSTENTIONS)))
+    return bool(named_spans(response, _all_phrases(ABSTENTIONS)))
 
 
 def refuses(response: str) -> bool:
     """Return whether the response refuses, in any known language."""
-    return bool(_named(response, _all_phrases(REFUSALS)))
+    return bool(named_spans(response, _all_phrases(REFUSALS)))
 
 
 def _all_phrases(phrases: Mapping[str, tuple[str, ...]]) -> list[str]:
@@ -157,10 +159,10 @@ def _all_phrases(phrases: Mapping[str, tuple[str, ...]]) -> list[str]:
 def _says_only(response: str, reference: str, phrases: Mapping[str, tuple[str, ...]]) -> float:
     right, *others = reference.split("|")
     equivalents = next((group for group in phrases.values() if right in group), (right,))
-    return float(bool(_named(response, equivalents)) and not _named(response, others))
+    return float(bool(named_spans(response, equivalents)) and not named_spans(response, others))
 
 
-def _named(response: str, spans: Iterable[str]) -> set[str]:
+def named_spans(response: str, spans: Iterable[str]) -> set[str]:
     """Return which spans occur in the response as whole words; a span within a longer one does not count."""
     wanted = sorted(filter(None, map(normalise, spans)), key=len, reverse=True)
     if not wanted:
