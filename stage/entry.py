@@ -205,7 +205,9 @@ def _hardware(spec: StageSpec) -> dict[str, Any]:
 def _spec_from_arguments(arguments: list[str], config_class: type[Any], function: StageFunction) -> StageSpec:
     if len(arguments) == 2 and arguments[0] == "--spec":
         return StageSpec.read(Path(arguments[1]))
-    return _spec_by_hand(arguments, config_class, function.__module__)
+    spec = _spec_by_hand(arguments, config_class, function.__module__)
+    Path(spec.outcome).unlink(missing_ok=True)  # a launcher does so before it starts the ranks
+    return spec
 
 
 def _spec_by_hand(arguments: list[str], config_class: type[Any], module: str) -> StageSpec:

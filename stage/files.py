@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from posttrain.stage import heartbeat
+
 _CHUNK_BYTES = 1 << 20
 _HASH_THREADS = 8
 
@@ -20,6 +22,7 @@ def sha256_file(path: Path) -> str:
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
+            heartbeat.pulse()
     return digest.hexdigest()
 
 

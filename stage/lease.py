@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import IO, Self
 
+from posttrain.stage import heartbeat
 from posttrain.stage.errors import LeaseHeldError
 
 PROBE_SECONDS = 1.0
@@ -70,6 +71,7 @@ class Lease:
                     raise LeaseHeldError(
                         f"{self.path.parent.name} is being written by {who}; wait for it and run the same command again"
                     ) from None
+                heartbeat.pulse()
                 time.sleep(0.2)
         file.truncate(0)
         since = time.strftime("%Y-%m-%dT%H:%M:%S%z")

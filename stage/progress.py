@@ -11,6 +11,8 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from posttrain.stage import heartbeat
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -21,8 +23,10 @@ LINE_SECONDS = 10.0
 
 
 def track(batches: Iterable[list[T]], total: int, what: str) -> Iterator[list[T]]:
-    """Yield batches on, and show how many of ``total`` items they have held so far."""
-    return _bar(batches, total, what) if sys.stderr.isatty() else _lines(batches, total, what)
+    """Yield batches on, show how many of ``total`` items they have held so far, and tell the watchdog of each."""
+    for batch in _bar(batches, total, what) if sys.stderr.isatty() else _lines(batches, total, what):
+        heartbeat.beat(what)
+        yield batch
 
 
 def _bar(batches: Iterable[list[T]], total: int, what: str) -> Iterator[list[T]]:
