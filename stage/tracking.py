@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from posttrain.stage.artifact import Manifest
 from posttrain.stage.files import write_text_atomic
 from posttrain.stage.spec import StageSpec
 
-log = logging.getLogger(__name__)
+METRICS = "metrics.jsonl"
 
 
 class Tracker(Protocol):
@@ -24,6 +23,9 @@ class Tracker(Protocol):
 
     def rewind(self, step: int) -> None:
         """Forget everything after ``step``: training goes on from there."""
+
+    def record(self, manifest: Manifest) -> None:
+        """Take note of the committed artifact."""
 
     def finish(self) -> None:
         """Flush and close."""
@@ -36,6 +38,9 @@ class NullTracker:
         """Do nothing."""
 
     def rewind(self, step: int) -> None:
+        """Do nothing."""
+
+    def record(self, manifest: Manifest) -> None:
         """Do nothing."""
 
     def finish(self) -> None:
@@ -62,6 +67,9 @@ class JsonlTracker:
             kept = [line for line in read_metrics(self.path) if line["step"] <= step]
             write_text_atomic(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
+    def record(self, manifest: Manifest) -> None:
+        """The artifact holds a copy of the file."""
+
     def finish(self) -> None:
         """Nothing is buffered."""
 
@@ -75,53 +83,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return rows
-
-
-class WandbTracker:
-    """W&B, one run per stage with an id fixed by the artifact's key, so that a restart goes on with the same run.
-
-    Any failure of W&B is logged once and ends the tracking, never the training.
-    """
-
-    def __init__(self, spec: StageSpec) -> None:
-        self._run: Any = None
-        self._guard("start", lambda: self._start(spec))
-
-    def _start(self, spec: StageSpec) -> None:
-        os.environ.setdefault("WANDB_SILENT", "true")
-        import wandb
-
-        self._run = wandb.init(
-            project=spec.tracking.project,
-            group=spec.tracking.group,
-            name=spec.stage,
-            id=f"{spec.stage}-{spec.key[:16]}",
-            resume="allow",
-            mode=spec.tracking.wandb,  # type: ignore[arg-type]
-            dir=spec.work,
-            config={**spec.config, "seed": spec.seed, "parents": {k: p.digest for k, p in spec.parents.items()}},
-            settings=wandb.Settings(console="off", disable_git=True, save_code=False),
-        )
-
-    def _guard(self, what: str, action: Any) -> None:
-        try:
-            action()
-        except Exception as error:  # a tracker must never end a training run
-            log.warning("W&B failed to %s and is off for this stage: %s", what, error)
-            self._run = None
-
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Send one step."""
-        if self._run is not None:
-            self._guard("log", lambda: self._run.log(dict(metrics), step=step))
-
-    def rewind(self, step: int) -> None:
-        """W&B itself ignores steps that it already has."""
-
-    def finish(self) -> None:
-        """Close the run."""
-        if self._run is not None:
-            self._guard("finish", self._run.finish)
 
 
 class Trackers:
@@ -140,6 +101,11 @@ class Trackers:
         for tracker in self._trackers:
             tracker.rewind(step)
 
+    def record(self, manifest: Manifest) -> None:
+        """Pass on."""
+        for tracker in self._trackers:
+            tracker.record(manifest)
+
     def finish(self) -> None:
         """Pass on."""
         for tracker in self._trackers:
@@ -150,7 +116,9 @@ def open_tracker(spec: StageSpec, main_process: bool) -> Tracker:
     """Return the tracker of this rank: `metrics.jsonl` in the work directory, and W&B unless it is disabled."""
     if not main_process:
         return NullTracker()
-    trackers: list[Tracker] = [JsonlTracker(Path(spec.work) / "metrics.jsonl")]
-    if spec.tracking.wandb != "disabled" and spec.run.startswith("train."):
+    trackers: list[Tracker] = [JsonlTracker(Path(spec.work) / METRICS)]
+    if spec.tracking.wandb != "disabled":
+        from posttrain.stage.wandb_tracker import WandbTracker
+
         trackers.append(WandbTracker(spec))
     return Trackers(trackers)
