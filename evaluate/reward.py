@@ -1,31 +1,26 @@
 """Score one reward model on held-out comparisons.
 
 python -m posttrain.evaluate.reward inputs.model=DIR inputs.data=DIR output=DIR
-
-Letters of array shapes: B rows of the batch, T tokens (padded on the right).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from transformers import PreTrainedModel
 
 from posttrain.data.chat import load_tokenizer, template_digest
 from posttrain.evaluate.config import RewardEvaluationConfig
 from posttrain.evaluate.inputs import read_heldout_tokens
 from posttrain.evaluate.pair_scores import ScoredGroup, pairs_of, summarise_pairs
-from posttrain.sample.batching import by_length, pad_rows
 from posttrain.sample.models import load_reward_model
+from posttrain.sample.rewards import score_sequences
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError
 from posttrain.stage.files import write_json_atomic
-from posttrain.stage.progress import track
 
 log = logging.getLogger(__name__)
 
@@ -49,25 +44,6 @@ def run(config: RewardEvaluationConfig, context: Context) -> StageResult:
     summary = summarise_pairs(groups, config.confidence)
     write_json_atomic(context.output / "summary.json", summary)
     return _result(summary, sum(map(len, sequences)))
-
-
-def score_sequences(
-    model: PreTrainedModel, sequences: Sequence[Sequence[int]], pad_token_id: int, batch_size: int
-) -> list[float]:
-    """Return the raw reward of each token sequence, in the order given."""
-    rewards: dict[int, float] = {}
-    for rows in track(by_length(sequences, batch_size), len(sequences), "rewards"):
-        batch = _score_batch(model, [sequences[row] for row in rows], pad_token_id)
-        rewards.update(zip(rows, batch, strict=True))
-    return [rewards[row] for row in range(len(sequences))]
-
-
-@torch.inference_mode()
-def _score_batch(model: PreTrainedModel, sequences: list[Sequence[int]], pad_token_id: int) -> list[float]:
-    ids_BT, mask_BT = (tensor.to(model.device) for tensor in pad_rows(sequences, pad_token_id))
-    logits_B1 = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
-    rewards_B: list[float] = logits_B1[:, 0].double().tolist()
-    return rewards_B
 
 
 def _scored_group(row: dict[str, Any], rewards: list[float]) -> ScoredGroup:
