@@ -1,0 +1,132 @@
+"""Keys and values of a batch whose rows come and go, in one preallocated buffer.
+
+The rows are aligned on the right: whatever their lengths, all write their next token to the same column, so a step
+copies one column and concatenates nothing. This is left padding, which every architecture and attention kernel of
+transformers understands, sliding windows included.
+
+Letters of array shapes: R rows of the buffer, C its columns, B rows of a forward, H heads, T tokens of a forward,
+D features of a head.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.configuration_utils import PreTrainedConfig
+
+from posttrain.stage.errors import UsageError
+
+MIN_SLACK = 64
+"""Columns beyond the longest row; the buffer is copied to a new one when they are used up."""
+
+
+class RowCache(Cache):
+    """The cache of one model; `aim` says which part of it the next forward reads and extends."""
+
+    def __init__(self, layers: int, rows: int, columns: int = 0) -> None:
+        super().__init__(layers=[RowLayer(self) for _ in range(layers)])
+        self.rows = rows
+        self.columns = columns
+        self.part = slice(0, 0)
+        self.first = 0
+        self.end = 0
+
+    def aim(self, rows: slice, first: int, end: int) -> None:
+        """Let the next forward run on ``rows``, read columns from ``first`` on and write from ``end`` on."""
+        self.part, self.first, self.end = rows, first, end
+
+    def copy_rows(self, sources: Tensor, targets: Tensor, columns: slice) -> None:
+        """Copy columns of rows to other rows."""
+        for layer in self.layers:
+            for buffer in (layer.keys, layer.values):
+                buffer[targets, :, columns] = buffer[sources, :, columns]
+
+    def move_columns(self, source: slice, target: slice, columns: int) -> None:
+        """Move columns of all rows to a new buffer of ``columns`` columns."""
+        self.columns = columns
+        for layer in self.layers:
+            if layer.is_initialized:
+                layer.keys, layer.values = (
+                    _moved(buffer, source, target, columns) for buffer in (layer.keys, layer.values)
+                )
+
+    def take(self, rows: Tensor, columns: slice, more: int) -> RowCache:
+        """Return a cache that begins with a copy of some columns of some rows and has ``more`` columns free."""
+        width = columns.stop - columns.start
+        taken = RowCache(len(self.layers), len(rows), width + more)
+        for layer, copy in zip(self.layers, taken.layers, strict=True):
+            copy.lazy_initialization(layer.keys, layer.values)
+            copy.keys[:, :, :width] = layer.keys[rows, :, columns]
+            copy.values[:, :, :width] = layer.values[rows, :, columns]
+        return taken
+
+    def put(self, rows: Tensor, columns: slice, taken: RowCache) -> None:
+        """Store another cache's columns in some rows."""
+        for layer, copy in zip(self.layers, taken.layers, strict=True):
+            layer.keys[rows, :, columns] = copy.keys
+            layer.values[rows, :, columns] = copy.values
+
+
+class RowLayer(CacheLayerMixin):
+    """Keys and values of one layer, of shape (R, H, C, D)."""
+
+    def __init__(self, cache: RowCache) -> None:
+        super().__init__()
+        self.cache = cache
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Allocate the buffers for states of the given shapes.
+
+        They begin as zeros: attention weighs what a mask hides with 0, and 0 times the NaN that memory may hold is NaN.
+        """
+        self.keys, self.values = (
+            states.new_zeros(self.cache.rows, states.shape[1], self.cache.columns, states.shape[3])
+            for states in (key_states, value_states)
+        )
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Store states of shape (B, H, T, D) and return them with those before: views of the buffers."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        part, first, end = self.cache.part, self.cache.first, self.cache.end
+        after = end + key_states.shape[2]
+        self.keys[part, :, end:after] = key_states
+        self.values[part, :, end:after] = value_states
+        return self.keys[part, :, first:after], self.values[part, :, first:after]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Return how many columns the next forward attends to, and 0: the first of them is the mask's first."""
+        return self.get_seq_length() + query_length, 0
+
+    def get_seq_length(self) -> int:
+        """Return how many columns the next forward reads."""
+        return self.cache.end - self.cache.first
+
+    def get_max_length(self) -> int:
+        """Return -1: the buffer grows."""
+        return -1
+
+
+def attention_layers(config: PreTrainedConfig) -> int:
+    """Return how many layers keep keys and values; a sliding window needs nothing else, since masks narrow it.
+
+    Raises UsageError when a layer keeps a state of another kind.
+    """
+    text_config = config.get_text_config(decoder=True)
+    layers = DynamicCache(config=text_config).layers
+    other = {type(layer).__name__ for layer in layers} - {DynamicLayer.__name__, DynamicSlidingWindowLayer.__name__}
+    if other:
+        raise UsageError(
+            f"{config.model_type}: layers with a state that is not keys and values ({', '.join(sorted(other))}) cannot "
+            "be sampled here; use a model with attention layers only"
+        )
+    return len(layers)
+
+
+def _moved(buffer: Tensor, source: slice, target: slice, columns: int) -> Tensor:
+    moved = buffer.new_zeros(*buffer.shape[:2], columns, buffer.shape[3])
+    moved[:, :, target] = buffer[:, :, source]
+    return moved

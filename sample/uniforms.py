@@ -1,0 +1,31 @@
+"""The random numbers of a sample: a function of seed, prompt, number of the sample and position, and of nothing else.
+
+They are counter-based (Philox, Salmon et al. 2011), so a sample draws the same whatever runs beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+DRAWS = 2
+"""Uniforms that one token takes: one chooses a block of the vocabulary, one a token of the block."""
+
+
+def sample_key(seed: int, prompt: Sequence[int], index: int) -> int:
+    """Return the 128-bit key of one sample of a prompt, so that different prompts draw independently."""
+    content = np.array([seed, index, *prompt], np.int64).tobytes()
+    return int.from_bytes(hashlib.blake2b(content, digest_size=16).digest(), "little")
+
+
+def uniforms(key: int, positions: int) -> NDArray[np.float64]:
+    """Return the uniforms in [0, 1) of a sample's first positions: shape (positions, DRAWS)."""
+    return np.random.Generator(np.random.Philox(key=key)).random((positions, DRAWS))
+
+
+def redraw_uniforms(key: int, position: int, attempt: int) -> NDArray[np.float64]:
+    """Return the uniforms of a position whose first draws were refused: shape (DRAWS,), ``attempt`` from 1."""
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, position, attempt])).random(DRAWS)
