@@ -1,4 +1,4 @@
-"""The command line: `posttrain run`, `status`, `show`, `verify`, `plan` and `export`."""
+"""The command line: `posttrain run`, `status`, `cancel`, `show`, `verify`, `plan` and `export`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ RUN_EXAMPLES = """examples:
   posttrain run recipe=mine --config-dir conf                  conf/recipe/mine.yaml, a recipe of your own
   posttrain run recipe=demo stages.sft.with.max_steps=100      a knob of one stage
   posttrain run recipe=demo distributed=ddp distributed.num_processes=2
+  posttrain run recipe=demo train.dpo.beta=0.05,0.1,0.3        a sweep; what its points share is made once
+  posttrain run recipe=demo launcher=slurm                     the whole graph as jobs of a cluster
 
 exit codes: 0 done, 1 failed, 2 the configuration or data must be mended, 75 stopped: the same command goes on"""
 
@@ -80,6 +82,11 @@ def _parser() -> argparse.ArgumentParser:
         "run", nargs="?", default="latest", metavar="RUN", help="name of the run; the latest by default"
     )
     status.set_defaults(action=_status)
+    cancel = commands.add_parser("cancel", parents=[rooted], help="end a run; artifacts and checkpoints stay")
+    cancel.add_argument(
+        "run", nargs="?", default="latest", metavar="RUN", help="name of the run; the latest by default"
+    )
+    cancel.set_defaults(action=_cancel)
     show = commands.add_parser("show", parents=[rooted], help="what an artifact is and where it comes from")
     show.add_argument("artifact", metavar="ARTIFACT", help="directory, stage, or the start of a name, key or digest")
     show.set_defaults(action=_show)
@@ -97,11 +104,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from posttrain.pipeline.compose import compose_config
-    from posttrain.pipeline.run import dry_run, run_pipeline
+    from posttrain.pipeline.run import dry_run, prepare, run_pipelines
+    from posttrain.pipeline.slurm_run import print_submission, submit_pipelines
+    from posttrain.pipeline.sweep import compose_sweep
 
-    config = compose_config(options.overrides, options.config_dir)
-    return dry_run(config) if options.dry_run else run_pipeline(config)
+    points = {label: prepare(config) for label, config in compose_sweep(options.overrides, options.config_dir).items()}
+    if next(iter(points.values())).config.launcher.kind == "slurm":
+        return print_submission(points) if options.dry_run else submit_pipelines(points)
+    return max(dry_run(point) for point in points.values()) if options.dry_run else run_pipelines(points)
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -115,6 +125,12 @@ def _status(options: argparse.Namespace) -> int:
     from posttrain.pipeline.status import print_status
 
     return print_status(options.root, options.run)
+
+
+def _cancel(options: argparse.Namespace) -> int:
+    from posttrain.pipeline.cancel import cancel_run
+
+    return cancel_run(options.root, options.run)
 
 
 def _show(options: argparse.Namespace) -> int:

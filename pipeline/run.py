@@ -12,13 +12,14 @@ from types import FrameType
 from rich.console import Console
 
 from posttrain.pipeline.config import PipelineConfig
-from posttrain.pipeline.graph import Stage, build_graph
+from posttrain.pipeline.graph import build_graph
 from posttrain.pipeline.keys import check_external_paths
-from posttrain.pipeline.launch import LocalLauncher, local_launcher
+from posttrain.pipeline.launch import local_launcher
 from posttrain.pipeline.progress import Display, stage_table
 from posttrain.pipeline.resolve import Made, Resolver, committed
 from posttrain.pipeline.rundir import RunDirectory
 from posttrain.pipeline.scheduler import Scheduler, State, Task
+from posttrain.pipeline.variants import Point
 from posttrain.stage.errors import EXIT_DONE, EXIT_REQUEUE
 from posttrain.stage.lease import Lease
 
@@ -27,21 +28,44 @@ TABLE_WIDTH = 140
 """Columns of the final table in a file or pipe, which has no width of its own."""
 
 
-def run_pipeline(config: PipelineConfig) -> int:
+def prepare(config: PipelineConfig) -> Point:
+    """Return a pipeline with its stages and its run's folder.
+
+    Raises UsageError for whatever can be known to be wrong before anything starts.
+    """
+    stages = build_graph(config)
+    check_external_paths(stages)
+    run = RunDirectory.of(config, stages)
+    run.check_unused(config, stages)
+    return Point(config, stages, run)
+
+
+def run_pipelines(points: dict[str, Point]) -> int:
+    """Run the points of a sweep here one after the other, each taking over what those before it made."""
+    codes = []
+    for label, point in points.items():
+        if label:
+            print(f"\n{label}", flush=True)
+        codes.append(run_pipeline(point))
+    return next((code for code in codes if code != EXIT_DONE), EXIT_DONE)
+
+
+def run_pipeline(point: Point) -> int:
     """Make every artifact of a pipeline that is not there yet, and return the exit code.
 
     Raises UsageError before anything starts when the configuration cannot work, and LeaseHeldError when another
     launcher holds the run's folder.
     """
-    stages, run, launcher = _prepare(config)
+    config, run = point.config, point.run
+    launcher = local_launcher(config, point.stages)
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, TABLE_WIDTH)
     with Display(console) as display:
         resolver = Resolver(config, run, launcher)
-        scheduler = Scheduler(stages, resolver, run, launcher, config.launcher, display)
+        scheduler = Scheduler(point.stages, resolver, run, launcher, config.launcher, display)
         if not scheduler.nothing_to_do():
-            run.open(config, stages)
+            run.open(config, point.stages)
             console.print(f"run {run.name} → {run.path}", highlight=False, soft_wrap=True)
             with Lease(run.lease, run.name, config.launcher.lease_wait_seconds), _stopping(scheduler):
                 scheduler.run()
@@ -50,13 +74,13 @@ def run_pipeline(config: PipelineConfig) -> int:
     return code
 
 
-def dry_run(config: PipelineConfig) -> int:
+def dry_run(point: Point) -> int:
     """Print the stages in order, what would become of each, and their command lines; write nothing."""
-    stages, run, launcher = _prepare(config)
-    resolver = Resolver(config, run, launcher)
+    launcher = local_launcher(point.config, point.stages)
+    resolver = Resolver(point.config, point.run, launcher)
     made: dict[str, Made] = {}
-    print(f"run {run.name} → {run.path}")
-    for stage in stages:
+    print(f"run {point.run.name} → {point.run.path}")
+    for stage in point.stages:
         missing = [parent for parent in dict.fromkeys(stage.inputs.values()) if parent not in made]
         if missing:
             status = f"waits for {', '.join(missing)}"
@@ -67,17 +91,8 @@ def dry_run(config: PipelineConfig) -> int:
                 made[stage.name] = found
             status = f"{'cached' if found else 'would run'}  {Path(spec.output).name}"
         print(f"\n# {stage.name}  {stage.type.run}  {status}")
-        print(launcher.command(stage, run.spec(stage.name)).shell())
+        print(launcher.command(stage, point.run.spec(stage.name)).shell())
     return EXIT_DONE
-
-
-def _prepare(config: PipelineConfig) -> tuple[list[Stage], RunDirectory, LocalLauncher]:
-    """Check everything that can be checked before anything starts."""
-    stages = build_graph(config)
-    check_external_paths(stages)
-    run = RunDirectory.of(config, stages)
-    run.check_unused(config, stages)
-    return stages, run, local_launcher(config, stages)
 
 
 @contextmanager

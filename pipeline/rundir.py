@@ -4,6 +4,7 @@
                        identity.json                 what the run makes: two runs that differ here share no folder
                        stages/<stage>/spec.json      work order; outcome.json beside it
                        logs/<stage>/attempt_1.log    latest → the newest
+                       slurm/                        batch scripts and jobs.json, where stages are Slurm jobs
                        lease                         held by the launcher while it starts stages
 <root>/runs/latest                                   → the run that was started last
 """
@@ -64,6 +65,15 @@ class RunDirectory:
         """What the last attempt of a stage left: exit code and error line."""
         return self.path / "stages" / stage / "outcome.json"
 
+    @property
+    def jobs(self) -> Path:
+        """Slurm's job id of every stage that was submitted."""
+        return self.path / "slurm" / "jobs.json"
+
+    def attempts_file(self, stage: str) -> Path:
+        """Ledger of the attempts of a stage's jobs."""
+        return self.path / "stages" / stage / "attempts.jsonl"
+
     def check_unused(self, config: PipelineConfig, stages: list[Stage]) -> None:
         """Raise UsageError when the folder belongs to a run that makes something else."""
         try:
@@ -111,6 +121,30 @@ class RunDirectory:
         log.parent.mkdir(parents=True, exist_ok=True)
         _point(log.parent / "latest", log.name)
         return log
+
+
+def read_jobs(run: RunDirectory) -> dict[str, str]:
+    """Return the job id of every stage of a run that was ever submitted to Slurm."""
+    try:
+        jobs: dict[str, str] = json.loads(run.jobs.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return jobs
+
+
+def signs_of_life(log: Path) -> Path:
+    """Return the folder in which the ranks of an attempt show that they get on, beside the attempt's log."""
+    return log.with_suffix(".ranks")
+
+
+def link_stage(run: RunDirectory, home: RunDirectory, stage: str) -> None:
+    """Let a run show the work order and logs that another run holds for a stage which both share."""
+    for folder in ("stages", "logs"):
+        target, link = home.path / folder / stage, run.path / folder / stage
+        target.mkdir(parents=True, exist_ok=True)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.exists():
+            link.symlink_to(os.path.relpath(target, link.parent))
 
 
 def find_run(root: Path, name: str) -> RunDirectory:

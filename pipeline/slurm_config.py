@@ -48,7 +48,7 @@ class Retries:
     """Someone with more priority needed the nodes."""
     time_limit: int = Field(default=100, ge=0)
     """The job's time was nearly over; it saved first."""
-    interrupted: int = Field(default=10, ge=0)
+    interrupted: int = Field(default=30, ge=0)
     """The whole job was killed: a lost node, a reboot, or preemption without grace."""
     process_lost: int = Field(default=3, ge=0)
     """A process was killed, or its peers could not reach it any more."""
@@ -60,7 +60,7 @@ class Retries:
     failed: int = Field(default=0, ge=0)
     """Anything else, which is most likely a bug."""
     without_progress: int = Field(default=3, ge=1)
-    """Attempts in a row that end where they began before the job is given up, whatever ended them."""
+    """Attempts in a row that end where they began before the job is given up, unless others were the cause."""
 
 
 @schema

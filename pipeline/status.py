@@ -1,19 +1,22 @@
-"""`posttrain status`: how far a run is, read from its folder alone."""
+"""`posttrain status`: how far a run is, read from its folder and from Slurm's queue."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from posttrain.pipeline.progress import duration, latest_metrics
+from posttrain.pipeline import slurm
+from posttrain.pipeline.progress import duration, latest_metrics, speed_and_end
 from posttrain.pipeline.resolve import committed
-from posttrain.pipeline.rundir import RunDirectory, find_run
-from posttrain.stage.errors import EXIT_DONE, EXIT_REQUEUE
+from posttrain.pipeline.rundir import RunDirectory, find_run, read_jobs, signs_of_life
+from posttrain.stage.errors import EXIT_DONE, EXIT_REQUEUE, PosttrainError
+from posttrain.stage.heartbeat import read_beats
 from posttrain.stage.lease import holder
 from posttrain.stage.outcome import read_outcome
 from posttrain.stage.spec import StageSpec
@@ -27,63 +30,129 @@ class StageStatus:
     state: str
     detail: str
     attempt: str
+    job: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Queue:
+    """The jobs of a run: all that were ever submitted, and those that Slurm still has."""
+
+    jobs: dict[str, str]
+    live: dict[str, slurm.Job]
+    silent: str = ""
+    """Why Slurm could not be asked."""
 
 
 def print_status(root: Path, name: str) -> int:
     """Print the state of every stage of a run, errors first."""
     run = find_run(root, name)
-    statuses = run_status(run)
+    queue = read_queue(run)
+    statuses = run_status(run, queue)
     console = Console()
     for status in statuses:
         if status.state == "failed":
             console.print(f"error: {escape(status.stage)}: {escape(status.detail)}", style="red", soft_wrap=True)
-            console.print(f"log: {run.attempts(status.stage)[-1]}", highlight=False, soft_wrap=True)
-    launcher = holder(run.lease)
-    table = Table(title=f"run {run.name}: {'launched by ' + launcher if launcher else 'no launcher runs'}", box=None)
-    table.title_justify = "left"
-    for heading in ("stage", "status", "attempt", "detail"):
+            if attempts := run.attempts(status.stage):
+                console.print(f"log: {attempts[-1]}", highlight=False, soft_wrap=True)
+    if queue.silent:
+        console.print(f"Slurm's queue is not known: {escape(queue.silent)}", style="yellow", soft_wrap=True)
+    table = Table(title=f"run {run.name}: {_launched_by(run, queue)}", box=None, title_justify="left")
+    for heading in ("stage", "status", *(["job"] if queue.jobs else []), "attempt", "detail"):
         table.add_column(heading, overflow="fold")
     for status in statuses:
-        table.add_row(escape(status.stage), status.state, status.attempt, escape(status.detail))
+        job = [status.job] if queue.jobs else []
+        table.add_row(escape(status.stage), status.state, *job, status.attempt, escape(status.detail))
     console.print(table)
     return EXIT_DONE
 
 
-def run_status(run: RunDirectory) -> list[StageStatus]:
+def _launched_by(run: RunDirectory, queue: Queue) -> str:
+    if (launcher := holder(run.lease)) is not None:
+        return f"launched by {launcher}"
+    return f"{len(queue.live)} jobs in the queue" if queue.jobs else "no launcher runs"
+
+
+def read_queue(run: RunDirectory) -> Queue:
+    """Return what Slurm knows of a run's jobs; nothing for a run that was never submitted."""
+    jobs = read_jobs(run)
+    try:
+        return Queue(jobs, slurm.live_jobs(jobs.values()))
+    except PosttrainError as error:
+        return Queue(jobs, {}, str(error))
+
+
+def run_status(run: RunDirectory, queue: Queue) -> list[StageStatus]:
     """Return the state of every stage of a run, in the order of its identity file."""
     identity = json.loads((run.path / "identity.json").read_text(encoding="utf-8"))
-    return [_stage_status(run, stage) for stage in identity["stages"]]
+    statuses: dict[str, StageStatus] = {}
+    for stage, facts in identity["stages"].items():
+        status = _stage_status(run, stage, queue)
+        if status.state == "pending" and status.job and not queue.silent:
+            status = _cancelled(status, [statuses[parent] for parent in dict.fromkeys(facts["inputs"].values())])
+        statuses[stage] = status
+    return list(statuses.values())
 
 
-def _stage_status(run: RunDirectory, stage: str) -> StageStatus:
+def _cancelled(status: StageStatus, parents: list[StageStatus]) -> StageStatus:
+    """Return the state of a stage whose job is gone without having started."""
+    because = next((parent for parent in parents if parent.state not in ("done", "cached")), None)
+    detail = f"{because.stage} {because.state}" if because else "its job was cancelled"
+    return dataclasses.replace(status, state="cancelled", detail=detail)
+
+
+def _stage_status(run: RunDirectory, stage: str, queue: Queue) -> StageStatus:
     attempts = run.attempts(stage)
     attempt = str(len(attempts)) if attempts else ""
+    job = queue.jobs.get(stage, "")
+    state, detail = _state(run, stage, queue.live.get(job), len(attempts))
+    return StageStatus(stage, state, detail, attempt, job)
+
+
+def _state(run: RunDirectory, stage: str, job: slurm.Job | None, attempts: int) -> tuple[str, str]:
     path = run.spec(stage)
-    if not path.exists():
-        return StageStatus(stage, "pending", "", attempt)
-    spec = StageSpec.read(path)
-    work = Path(spec.work)
-    made = committed(spec)
+    spec = StageSpec.read(path) if path.exists() else None
+    made = committed(spec) if spec is not None else None
     if made is not None:
         detail = f"{made.directory.name}  {duration(made.manifest.wall_seconds)}  {made.manifest.headline}"
-        return StageStatus(stage, "done" if attempts else "cached", detail, attempt)
+        return "done" if attempts else "cached", detail
+    if job is not None and job.state == "PENDING":
+        return "queued", _why_queued(job)
+    if spec is None:
+        return ("starting", f"on {job.nodes}") if job is not None else ("pending", "")
+    work = Path(spec.work)
     if (who := holder(work / "lease")) is not None:
-        return StageStatus(stage, "running", f"{latest_metrics(work / 'metrics.jsonl')}  {who}".strip(), attempt)
+        return "running", "  ".join(filter(None, [_progress(run, stage, work), job.nodes if job else who]))
+    if job is not None:
+        return "starting", f"on {job.nodes}"
+    return _ended(run, spec, work, attempts)
+
+
+def _progress(run: RunDirectory, stage: str, work: Path) -> str:
+    attempts = run.attempts(stage)
+    beats = read_beats(signs_of_life(attempts[-1])) if attempts else []
+    last_step = beats[0].last_step if beats else None
+    metrics = work / "metrics.jsonl"
+    of_all = f"of {last_step}" if last_step is not None else ""
+    return "  ".join(filter(None, [latest_metrics(metrics), of_all, speed_and_end(metrics, last_step, time.time())]))
+
+
+def _why_queued(job: slurm.Job) -> str:
+    waits = {"Dependency": "for the stages before it", "BeginTime": "to start again", "None": "for the scheduler"}
+    when = f", expected to start {job.start}" if job.start != "N/A" else ""
+    return f"waits {waits.get(job.reason, f'({job.reason})')}{when}"
+
+
+def _ended(run: RunDirectory, spec: StageSpec, work: Path, attempts: int) -> tuple[str, str]:
+    """Return the state of a stage that nobody is working on, from what its last attempt left."""
     outcome = read_outcome(Path(spec.outcome))
     if outcome is None:
         if not attempts:
-            return StageStatus(stage, "pending", "", attempt)
-        return StageStatus(stage, *_without_outcome(run, work), attempt)
-    code, message = outcome.code, outcome.message
-    if code == EXIT_REQUEUE:
-        return StageStatus(stage, "stopped", message, attempt)
-    if code == EXIT_DONE:
-        return StageStatus(stage, "pending", "its artifact was removed", attempt)
-    return StageStatus(stage, "failed", message.splitlines()[0] if message else f"exit code {code}", attempt)
-
-
-def _without_outcome(run: RunDirectory, work: Path) -> tuple[str, str]:
-    """Say what a stage that left no outcome is: on its way under a living launcher, or killed."""
-    if holder(run.lease) is not None:
-        return "starting", ""
-    return "killed", f"{latest_metrics(work / 'metrics.jsonl')}  the same command goes on".strip()
+            return "pending", ""
+        if holder(run.lease) is not None:
+            return "starting", ""
+        return "killed", f"{latest_metrics(work / 'metrics.jsonl')}  the same command goes on".strip()
+    if outcome.code == EXIT_REQUEUE:
+        return "stopped", outcome.message
+    if outcome.code == EXIT_DONE:
+        return "pending", "its artifact was removed"
+    return "failed", outcome.message.splitlines()[0] if outcome.message else f"exit code {outcome.code}"

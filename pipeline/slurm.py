@@ -1,0 +1,108 @@
+"""Slurm's own commands, as functions."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from posttrain.stage.errors import PosttrainError, UsageError
+
+LIVE_STATES = {"PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "RESIZING"}
+_SECONDS = 60.0
+"""How long a command may wait for a busy controller."""
+_FIELD = re.compile(r"(?:^| )([A-Za-z:/]+)=(.*?)(?= [A-Za-z:/]+=|$)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What Slurm knows of a job, or of one element of a job array."""
+
+    id: str
+    """``123``, or ``123_4``."""
+    state: str
+    reason: str
+    """Why it is pending, or ``None``."""
+    nodes: str
+    start: str
+    """When it started, or is expected to: ``2026-11-22T10:00:00``, or ``N/A``."""
+    time_left: str
+
+    @property
+    def live(self) -> bool:
+        """Whether it may still run, or run on."""
+        return self.state in LIVE_STATES
+
+
+def run_command(*arguments: str) -> str:
+    """Return what one of Slurm's commands prints.
+
+    Raises UsageError when this machine has no Slurm, PosttrainError with Slurm's own words when the command fails.
+    """
+    if shutil.which(arguments[0]) is None:
+        raise UsageError(f"launcher=slurm: no {arguments[0]} on this machine; start from a login node of the cluster")
+    try:
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise PosttrainError(f"{arguments[0]}: no answer from Slurm within {_SECONDS:.0f} s") from None
+    if done.returncode:
+        raise PosttrainError(f"{arguments[0]}: {' '.join(done.stderr.split()) or f'exit code {done.returncode}'}")
+    return done.stdout
+
+
+def submit(script: Path, dependencies: Sequence[str]) -> str:
+    """Submit a batch script that waits for ``dependencies``, such as ``afterok:12:13``; returns the job's id."""
+    return run_command(*submit_command(script, dependencies)).strip().partition(";")[0]
+
+
+def submit_command(script: Path, dependencies: Sequence[str]) -> list[str]:
+    """Return the command that submits a batch script; a job whose dependency can never come true is cancelled."""
+    after = [f"--dependency={','.join(dependencies)}", "--kill-on-invalid-dep=yes"] if dependencies else []
+    return ["sbatch", "--parsable", *after, str(script)]
+
+
+def live_jobs(ids: Iterable[str]) -> dict[str, Job]:
+    """Return those of some jobs and array elements that Slurm still has to run or is running, by id."""
+    wanted = {job.partition("_")[0] for job in ids}
+    if not wanted:
+        return {}
+    listed = run_command(
+        "squeue", "--me", "--array", "--noheader", "--states=all", "--format=%i|%T|%r|%N|%S|%L", "--sort=i"
+    )
+    jobs = [
+        Job(*line.split("|", 5)) for line in listed.splitlines() if line.partition("|")[0].partition("_")[0] in wanted
+    ]
+    return {job.id: job for job in jobs if job.live}
+
+
+def own_job() -> dict[str, str]:
+    """Return what `scontrol` shows of the job that this process is in, by field."""
+    shown = run_command("scontrol", "--oneliner", "show", "job", os.environ["SLURM_JOB_ID"])
+    return dict(_FIELD.findall(shown.splitlines()[0]))
+
+
+def requeue_own_job() -> None:
+    """Put the job that this process is in back into the queue; Slurm then kills the process."""
+    run_command("scontrol", "requeue", os.environ["SLURM_JOB_ID"])
+
+
+def signal_step(step: int, name: str) -> None:
+    """Send a signal to every task of a step of this process's job, on all nodes."""
+    run_command("scancel", f"--signal={name}", f"{os.environ['SLURM_JOB_ID']}.{step}")
+
+
+def cancel(ids: Sequence[str]) -> None:
+    """Cancel jobs and array elements; those that have ended already are left in peace."""
+    if ids:
+        run_command("scancel", "--quiet", *ids)
+
+
+def first_node_address() -> str:
+    """Return the network address of the first node of this process's job."""
+    first = run_command("scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]).split()[0]
+    shown = dict(_FIELD.findall(run_command("scontrol", "--oneliner", "show", "node", first).splitlines()[0]))
+    return str(shown.get("NodeAddr", first))

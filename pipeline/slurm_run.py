@@ -1,0 +1,69 @@
+"""`posttrain run launcher=slurm`: submit, say what was submitted, and wait where that is wanted."""
+
+from __future__ import annotations
+
+import shlex
+import time
+
+from rich.console import Console
+from rich.table import Table
+
+from posttrain.pipeline import slurm
+from posttrain.pipeline.rundir import read_jobs
+from posttrain.pipeline.status import read_queue, run_status
+from posttrain.pipeline.submit import Planned, Submission
+from posttrain.pipeline.variants import Point
+from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
+
+POLL_SECONDS = 2.0
+
+
+def submit_pipelines(points: dict[str, Point]) -> int:
+    """Submit the jobs of all points, print a line per stage, and return the exit code."""
+    submission = Submission(list(points.values()))
+    submission.submit()
+    for label, point in points.items():
+        print(f"run {point.run.name}{f' ({label})' if label else ''} → {point.run.path}")
+    Console().print(_table(submission.stages()))
+    if not any(point.config.launcher.slurm.wait for point in points.values()):
+        first = next(iter(points.values())).run.name
+        print(f"posttrain status {first} shows how far it is, posttrain cancel {first} ends it")
+        return EXIT_DONE
+    return max(_wait(point) for point in points.values())
+
+
+def print_submission(points: dict[str, Point]) -> int:
+    """Print every batch script and the line that would submit it; write nothing and submit nothing."""
+    submission = Submission(list(points.values()))
+    plans = submission.plan()
+    for planned in submission.stages():
+        if planned.made is not None:
+            print(f"# {planned.variant.stage.name}: cached  {planned.made.directory.name}")
+    for group, script, path in plans:
+        print(f"\n# {shlex.join(slurm.submit_command(path, group.dependencies))}\n{script}", end="")
+    return EXIT_DONE
+
+
+def _table(planned: list[Planned]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("stage", "run", "job", "waits for"):
+        table.add_column(heading, no_wrap=True)
+    jobs = {id(item.variant): item.job for item in planned}
+    for item in planned:
+        state = "cached" if item.made is not None else item.job if item.is_new else f"{item.job} (in the queue)"
+        runs = ", ".join(point.run.name for point in item.variant.points)
+        waits = ", ".join(job for parent in item.variant.parents if (job := jobs[id(parent)]) and item.job)
+        table.add_row(item.variant.stage.name, runs, state, waits)
+    return table
+
+
+def _wait(point: Point) -> int:
+    """Return the exit code of a run once none of its jobs is left in the queue."""
+    while slurm.live_jobs(read_jobs(point.run).values()):
+        time.sleep(POLL_SECONDS)
+    states = run_status(point.run, read_queue(point.run))
+    for status in states:
+        print(f"{status.stage:<22} {status.state:<10} {status.detail}")
+    if any(status.state == "failed" for status in states):
+        return EXIT_FAILED
+    return EXIT_DONE if all(status.state in ("done", "cached") for status in states) else EXIT_REQUEUE
