@@ -93,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", parents=[rooted], help="compare every file with its recorded hash")
     verify.add_argument("artifacts", nargs="*", metavar="ARTIFACT", help="all of them by default")
     verify.set_defaults(action=_verify)
+    sync = commands.add_parser("sync", parents=[rooted], help="bring the finished stages of a run to W&B")
+    sync.add_argument("run", nargs="?", default="latest", metavar="RUN", help="name of the run; the latest by default")
+    sync.set_defaults(action=_sync)
     export = commands.add_parser(
         "export", parents=[rooted], help="copy a model out of the store, adapters merged on demand"
     )
@@ -143,6 +146,12 @@ def _verify(options: argparse.Namespace) -> int:
     from posttrain.pipeline.verify import print_problems
 
     return print_problems(options.root, options.artifacts)
+
+
+def _sync(options: argparse.Namespace) -> int:
+    from posttrain.pipeline.sync import print_sync
+
+    return print_sync(options.root, options.run)
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -48,7 +48,10 @@ class NullTracker:
 
 
 class JsonlTracker:
-    """Appends ``{"step": …, "seconds": …, metric: value, …}`` lines; each step stands once even across restarts."""
+    """Appends ``{"step": …, "seconds": …, "time": …, metric: value, …}``; each step stands once even across restarts.
+
+    ``seconds`` is since the start of the attempt, ``time`` since 1970.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -57,7 +60,8 @@ class JsonlTracker:
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Append one line."""
-        line = {"step": step, "seconds": round(time.monotonic() - self._start, 3), **metrics}
+        clocks = {"seconds": round(time.monotonic() - self._start, 3), "time": round(time.time(), 3)}
+        line = {"step": step, **clocks, **metrics}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 

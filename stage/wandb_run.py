@@ -65,16 +65,16 @@ class WandbRun:
             if directory.is_dir() and not directory.is_symlink() and directory.name != self._directory.name:
                 shutil.rmtree(directory, ignore_errors=True)  # a killed attempt's wandb-core may still write there
 
-    def log(self, metrics: Mapping[str, Any], step: int) -> None:
-        """Send scalars of one step, unless the server has it from an earlier attempt."""
+    def log(self, metrics: Mapping[str, Any], step: int, seconds: float) -> None:
+        """Send scalars of one step, logged at ``seconds`` since 1970, unless the server has it from another attempt."""
         if step >= self._run.starting_step:
-            self._run.log(dict(metrics), step=step)
+            self._run.log({**metrics, "_timestamp": seconds}, step=step)
 
     def backfill(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Send lines of `metrics.jsonl`."""
         for row in rows:
-            metrics = {name: value for name, value in row.items() if name not in ("step", "seconds")}
-            self.log(metrics, row["step"])
+            metrics = {name: value for name, value in row.items() if name not in ("step", "seconds", "time")}
+            self.log(metrics, row["step"], row["time"])
 
     def record(self, manifest: Manifest) -> None:
         """Add what the committed artifact says: results, tables, page, where it ran, and the edges of its lineage."""
@@ -93,7 +93,7 @@ class WandbRun:
             | numbers(manifest.metrics)
             | numbers(manifest.facts.get("accounting", {}), "accounting")
         )
-        for parent in self._spec.inputs.values():
+        for parent in dict.fromkeys(self._spec.inputs.values()):
             # `use_artifact` refuses to work offline; this is what it does first when online.
             self._run._log_artifact(self._reference(Path(parent)), is_user_created=True, use_after_commit=True)
         self._run.log_artifact(self._reference(directory))

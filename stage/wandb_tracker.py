@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -40,8 +41,8 @@ class WandbTracker:
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Send one step."""
-        sent = dict(metrics)
-        self._submit(lambda: self._opened().log(sent, step))
+        sent, now = dict(metrics), time.time()
+        self._submit(lambda: self._opened().log(sent, step, now))
 
     def rewind(self, step: int) -> None:
         """Open the run and send it the history so far, which `metrics.jsonl` holds once this step is its last."""
