@@ -16,6 +16,8 @@ from posttrain.stage.errors import UsageError, did_you_mean
 from posttrain.stage.schema import build
 
 CONF = "posttrain.conf"
+_STAGE_DISTRIBUTED = re.compile(r"stages\.[\w-]+\.distributed")
+"""A stage's own distribution is an option of the group, as the pipeline's is: ``stages.sft.distributed=zero3``."""
 
 
 def compose_config(overrides: list[str], config_dir: Path | None = None) -> PipelineConfig:
@@ -79,6 +81,8 @@ def _hydra_override(text: str, options: dict[str, set[str]]) -> str:
     if text.startswith(("~", "+")):
         return text
     key, equals, value = text.partition("=")
+    if _STAGE_DISTRIBUTED.fullmatch(key) and value in options["distributed"]:
+        return f"+distributed@{key}={value}"
     if not equals or not key:
         raise UsageError(f"{text!r}: not of the form key=value{did_you_mean(text, options.get('recipe', ()))}")
     if key not in options:

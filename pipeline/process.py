@@ -1,31 +1,41 @@
-"""One running stage: its process, its leash and its log."""
+"""One running stage: its process, its leash, its log and its watchdog."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import signal
 import subprocess
 import time
 from pathlib import Path
 
 from posttrain.pipeline.launch import Command
+from posttrain.pipeline.watchdog import Watchdog
+from posttrain.stage import heartbeat
 from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
 from posttrain.stage.outcome import Outcome, read_outcome
 
 
 class StageProcess:
-    """A started stage. It writes to ``log``, and its standard input is the leash of `posttrain.stage.leash`."""
+    """A started stage. It writes to ``log``, and its standard input is the leash of `posttrain.stage.leash`.
 
-    def __init__(self, command: Command, outcome: Path, log: Path) -> None:
+    Its ranks give their signs of life in a folder beside the log, which also holds their stacks when they hung.
+    """
+
+    def __init__(self, command: Command, outcome: Path, log: Path, timeout_seconds: float) -> None:
         self.outcome = outcome
         self.log = log
         self.asked_to_stop = False
         self.started = time.monotonic()
+        self._signs = log.with_suffix(".ranks")
+        self._watchdog = Watchdog(self._signs, timeout_seconds)
+        self._hung: str | None = None
         outcome.unlink(missing_ok=True)
         with log.open("w", encoding="utf-8") as output:
             self._process = subprocess.Popen(
                 command.arguments,
-                env=command.full_environment(),
+                env=command.full_environment() | {heartbeat.VARIABLE: str(self._signs)},
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -43,9 +53,12 @@ class StageProcess:
         return time.monotonic() - self.started
 
     def finished(self) -> bool:
-        """Return whether the process has ended; whatever it left behind ends with it."""
+        """Return whether the process has ended; whatever it left behind ends with it. One that hangs is ended."""
         if self._process.poll() is None:
-            return False
+            self._hung = self._watchdog.hung()
+            if self._hung is None:
+                return False
+            self._watchdog.dump(self._signal_ranks)
         self.kill()
         return True
 
@@ -58,8 +71,9 @@ class StageProcess:
             self._process.stdin.flush()
 
     def kill(self) -> None:
-        """End the stage and all its ranks at once: let go of the leash, and kill what has not taken it yet."""
+        """End the stage and all its ranks at once: let go of the leash, and kill what has not taken it or cannot."""
         assert self._process.stdin is not None
+        self._signal_ranks(signal.SIGKILL)
         with contextlib.suppress(OSError):
             self._process.stdin.close()
         if self._process.poll() is None:
@@ -67,12 +81,25 @@ class StageProcess:
                 self._process.send_signal(signal.SIGKILL)
             self._process.wait()
 
+    def _signal_ranks(self, number: int) -> None:
+        """Send a signal to the ranks, and SIGKILL to what they started too."""
+        ours = f"{heartbeat.VARIABLE}={self._signs}".encode()
+        for said in heartbeat.read_beats(self._signs):
+            with contextlib.suppress(OSError):
+                if ours in Path(f"/proc/{said.pid}/environ").read_bytes().split(b"\0"):  # else a number used again
+                    os.killpg(os.getpgid(said.pid), number) if number == signal.SIGKILL else os.kill(said.pid, number)
+
     def result(self) -> Outcome:
         """Return how a finished stage ended; where it left no word of it, one is left for `posttrain status`."""
         outcome = read_outcome(self.outcome)
-        if outcome is None or (outcome.code == EXIT_DONE and self._process.returncode != 0):
+        if self._hung is not None:
+            outcome = Outcome(EXIT_REQUEUE, f"hung: {self._hung}; the same command goes on from the last checkpoint")
+            outcome.write(self.outcome)
+        elif outcome is None or (outcome.code == EXIT_DONE and self._process.returncode != 0):
             outcome = self._without_outcome()
             outcome.write(self.outcome)
+        if outcome.code == EXIT_DONE:
+            shutil.rmtree(self._signs, ignore_errors=True)
         return outcome
 
     def _without_outcome(self) -> Outcome:

@@ -17,6 +17,15 @@ from posttrain.stage.artifact import Manifest
 
 HEARTBEAT_SECONDS = 30.0
 TAIL_BYTES = 8192
+TABLE_WIDTH = 140
+
+
+def console_for_tables() -> Console:
+    """Return a console; one that writes into a file or pipe, which has no width of its own, gets a wide one."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, TABLE_WIDTH)
+    return console
 
 
 class Display:

@@ -15,7 +15,7 @@ from posttrain.pipeline.config import PipelineConfig
 from posttrain.pipeline.graph import build_graph
 from posttrain.pipeline.keys import check_external_paths
 from posttrain.pipeline.launch import local_launcher
-from posttrain.pipeline.progress import Display, stage_table
+from posttrain.pipeline.progress import Display, console_for_tables, stage_table
 from posttrain.pipeline.resolve import Made, Resolver, committed
 from posttrain.pipeline.rundir import RunDirectory
 from posttrain.pipeline.scheduler import Scheduler, State, Task
@@ -24,8 +24,6 @@ from posttrain.stage.errors import EXIT_DONE, EXIT_REQUEUE
 from posttrain.stage.lease import Lease
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-TABLE_WIDTH = 140
-"""Columns of the final table in a file or pipe, which has no width of its own."""
 
 
 def prepare(config: PipelineConfig) -> Point:
@@ -58,9 +56,7 @@ def run_pipeline(point: Point) -> int:
     """
     config, run = point.config, point.run
     launcher = local_launcher(config, point.stages)
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, TABLE_WIDTH)
+    console = console_for_tables()
     with Display(console) as display:
         resolver = Resolver(config, run, launcher)
         scheduler = Scheduler(point.stages, resolver, run, launcher, config.launcher, display)

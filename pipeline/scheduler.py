@@ -183,7 +183,7 @@ class Scheduler:
         self._run.write_spec(spec)
         log = self._run.new_log(spec.stage)
         command = self._launcher.command(task.stage, self._run.spec(spec.stage))
-        task.process = StageProcess(command, Path(spec.outcome), log)
+        task.process = StageProcess(command, Path(spec.outcome), log, spec.distributed.timeout_seconds)
         task.state = State.RUNNING
         self._display.started(spec.stage, f"started  {Path(spec.output).name}  log {log}")
 

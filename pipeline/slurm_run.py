@@ -5,10 +5,10 @@ from __future__ import annotations
 import shlex
 import time
 
-from rich.console import Console
 from rich.table import Table
 
 from posttrain.pipeline import slurm
+from posttrain.pipeline.progress import console_for_tables
 from posttrain.pipeline.rundir import read_jobs
 from posttrain.pipeline.status import read_queue, run_status
 from posttrain.pipeline.submit import Planned, Submission
@@ -24,7 +24,7 @@ def submit_pipelines(points: dict[str, Point]) -> int:
     submission.submit()
     for label, point in points.items():
         print(f"run {point.run.name}{f' ({label})' if label else ''} → {point.run.path}")
-    Console().print(_table(submission.stages()))
+    console_for_tables().print(_table(submission.stages(), several=len(points) > 1))
     if not any(point.config.launcher.slurm.wait for point in points.values()):
         first = next(iter(points.values())).run.name
         print(f"posttrain status {first} shows how far it is, posttrain cancel {first} ends it")
@@ -44,16 +44,16 @@ def print_submission(points: dict[str, Point]) -> int:
     return EXIT_DONE
 
 
-def _table(planned: list[Planned]) -> Table:
+def _table(planned: list[Planned], several: bool) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("stage", "run", "job", "waits for"):
-        table.add_column(heading, no_wrap=True)
-    jobs = {id(item.variant): item.job for item in planned}
+    for heading in ("stage", "job", "waits for", *(["runs"] if several else [])):
+        table.add_column(heading, overflow="fold")
+    has_job = {id(item.variant): bool(item.job) for item in planned}
     for item in planned:
         state = "cached" if item.made is not None else item.job if item.is_new else f"{item.job} (in the queue)"
+        waits = [parent.stage.name for parent in item.variant.parents if has_job[id(parent)] and item.job]
         runs = ", ".join(point.run.name for point in item.variant.points)
-        waits = ", ".join(job for parent in item.variant.parents if (job := jobs[id(parent)]) and item.job)
-        table.add_row(item.variant.stage.name, runs, state, waits)
+        table.add_row(item.variant.stage.name, state, ", ".join(waits), *([runs] if several else []))
     return table
 
 

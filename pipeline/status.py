@@ -7,12 +7,11 @@ import json
 import time
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from posttrain.pipeline import slurm
-from posttrain.pipeline.progress import duration, latest_metrics, speed_and_end
+from posttrain.pipeline.progress import console_for_tables, duration, latest_metrics, speed_and_end
 from posttrain.pipeline.resolve import committed
 from posttrain.pipeline.rundir import RunDirectory, find_run, read_jobs, signs_of_life
 from posttrain.stage.errors import EXIT_DONE, EXIT_REQUEUE, PosttrainError
@@ -48,7 +47,7 @@ def print_status(root: Path, name: str) -> int:
     run = find_run(root, name)
     queue = read_queue(run)
     statuses = run_status(run, queue)
-    console = Console()
+    console = console_for_tables()
     for status in statuses:
         if status.state == "failed":
             console.print(f"error: {escape(status.stage)}: {escape(status.detail)}", style="red", soft_wrap=True)

@@ -33,7 +33,7 @@ class Planned:
     made: Made | None = None
     spec: StageSpec | None = None
     job: str = ""
-    """Slurm's id, once it has one; ``<stage>[2]`` in a plan that is not submitted."""
+    """Slurm's id, once it has one; ``<run/stage>`` in a plan that is not submitted."""
     is_new: bool = False
 
 
@@ -59,7 +59,9 @@ class Submission:
 
     def plan(self) -> list[tuple[Group, str, Path]]:
         """Return the groups that would be submitted with their scripts' texts and paths; write and submit nothing."""
-        groups = self._groups({}, lambda group: group.members[0].variant.stage.name)
+        groups = self._groups(
+            {}, lambda group: f"<{_script_path(group).parent.parent.name}/{_script_path(group).stem}>"
+        )
         return [(group, self._script(group), _script_path(group)) for group in groups]
 
     def submit(self) -> None:
@@ -134,6 +136,7 @@ class Submission:
             {"stage": member.variant.stage.name, "runs": [str(point.run.path) for point in member.variant.points]}
             for member in group.members
         ]
+        script.parent.mkdir(exist_ok=True)
         write_json_atomic(script.with_suffix(".json"), orders)
         write_text_atomic(script, self._script(group))
         job = slurm.submit(script, group.dependencies)
@@ -165,13 +168,21 @@ def grouped(planned: list[Planned], jobs_of_parents: Callable[[Planned], tuple[s
     Those that wait for the same jobs make one array. So do those of which each waits for the element with its own
     index of a parent's array (``aftercorr``); what fits neither is submitted piece by piece.
     """
-    waits = [jobs_of_parents(item) for item in planned]
-    if len(planned) > 1 and (matched := _corresponding(waits)) is not None:
-        return [Group(planned, matched)]
-    by_jobs: dict[tuple[str, ...], list[Planned]] = {}
-    for item, jobs in zip(planned, waits, strict=True):
-        by_jobs.setdefault(jobs, []).append(item)
-    return [Group(members, _after_ok(jobs)) for jobs, members in by_jobs.items()]
+    by_arrays: dict[tuple[str, ...], list[tuple[Planned, tuple[str, ...]]]] = {}
+    for item in planned:
+        jobs = jobs_of_parents(item)
+        by_arrays.setdefault(tuple(job.partition("_")[0] for job in jobs), []).append((item, jobs))
+    groups: list[Group] = []
+    for members in by_arrays.values():
+        matched = _corresponding([jobs for _, jobs in members])
+        if matched is not None:
+            groups.append(Group([item for item, _ in members], matched))
+            continue
+        by_jobs: dict[tuple[str, ...], list[Planned]] = {}
+        for item, jobs in members:
+            by_jobs.setdefault(jobs, []).append(item)
+        groups += [Group(same, _after_ok(jobs)) for jobs, same in by_jobs.items()]
+    return groups
 
 
 def _after_ok(jobs: tuple[str, ...]) -> list[str]:
@@ -182,7 +193,7 @@ def _corresponding(waits: list[tuple[str, ...]]) -> list[str] | None:
     """Return the dependencies of one array whose elements wait for elements of the same index, or None."""
     arrays: list[str] = []
     same: list[str] = []
-    if len({len(jobs) for jobs in waits}) != 1:
+    if len(waits) == 1:
         return None
     for column in zip(*waits, strict=True):
         array = column[0].partition("_")[0]
