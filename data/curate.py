@@ -33,6 +33,7 @@ from posttrain.data.records import RECORD_TYPES, Record, write_dataset
 from posttrain.data.row_values import Drop, RowError
 from posttrain.data.scorers import SCORERS
 from posttrain.data.splits import HELD_OUT, assign_splits
+from posttrain.stage import heartbeat
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError, did_you_mean
 from posttrain.stage.files import write_json_atomic
@@ -108,6 +109,7 @@ def read_source(
     places: dict[str, tuple[str, str]] = {}
     for unit in islice(adapter.units(rows, record_type), source.limit):
         counts.rows_in += 1
+        heartbeat.pulse()
         try:
             made = maker.make(unit)
             if isinstance(made, Record):
@@ -205,6 +207,7 @@ def drop_duplicates(records: Sequence[Record], counts: Mapping[str, SourceCounts
     seen: set[str] = set()
     kept = []
     for record in records:
+        heartbeat.pulse()
         digest = content_digest(record)
         if digest in seen:
             counts[record.source].drop("duplicate")

@@ -22,6 +22,7 @@ from typing import IO, Any, NoReturn, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from posttrain.stage import heartbeat
 from posttrain.stage.errors import UsageError
 
 _BOM = "\ufeff"
@@ -90,7 +91,8 @@ def read_hub_dataset(name: str, subset: str | None, split: str, revision: str | 
     import datasets
 
     try:
-        table = datasets.load_dataset(name, subset, split=split, revision=revision)
+        with heartbeat.waiting(f"loading {name}"):
+            table = datasets.load_dataset(name, subset, split=split, revision=revision)
     except Exception as error:  # the library raises dozens of types for what a user can mend
         reason = " ".join(str(error).split())[:200]
         raise UsageError(

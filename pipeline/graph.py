@@ -128,7 +128,7 @@ def _distributed(name: str, config: PipelineConfig) -> DistributedConfig:
         raise UsageError(
             f"stages.{name}.distributed: {node.distributed.kind}, but {node.run} runs as one process; leave it out"
         )
-    return DistributedConfig(device=config.distributed.device)
+    return DistributedConfig(device=config.distributed.device, timeout_seconds=config.distributed.timeout_seconds)
 
 
 def _slurm_resources(name: str, config: PipelineConfig) -> SlurmResources:

@@ -16,7 +16,10 @@ import json
 import os
 import signal
 import socket
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 VARIABLE = "POSTTRAIN_HEARTBEAT"
@@ -97,6 +100,28 @@ def pulse() -> None:
     """Say, at most once a second, that this rank is at work; cheap enough for any loop, and for one rank alone."""
     if _current is not None and time.monotonic() - _current.written >= PULSE_SECONDS:
         _current.say(dataclasses.replace(_current.said, pulse=_current.said.pulse + 1))
+
+
+@contextmanager
+def waiting(phase: str) -> Iterator[None]:
+    """Give signs of life from a thread while this one waits for something outside, such as a download.
+
+    A process that is stopped, or whose interpreter is locked, still gives none.
+    """
+    beat(phase)
+    done = threading.Event()
+
+    def go_on() -> None:
+        while not done.wait(PULSE_SECONDS):
+            pulse()
+
+    thread = threading.Thread(target=go_on, name="waiting", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def read_beats(folder: Path) -> list[RankBeat]:

@@ -11,6 +11,7 @@ import yaml
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 
+from posttrain.stage import heartbeat
 from posttrain.stage.errors import UsageError
 
 WEIGHTS = "model.safetensors"
@@ -27,7 +28,8 @@ def download(hub_name: str, revision: str | None, with_code: bool = False) -> Pa
     """
     files = [*_HUB_FILES, "*.py"] if with_code else list(_HUB_FILES)
     try:
-        return Path(snapshot_download(hub_name, revision=revision, allow_patterns=files))
+        with heartbeat.waiting(f"downloading {hub_name}"):
+            return Path(snapshot_download(hub_name, revision=revision, allow_patterns=files))
     except (OSError, ValueError) as error:
         raise UsageError(
             f"train.base.hub_name={hub_name}: not in the local cache, and no download ({type(error).__name__}); "
