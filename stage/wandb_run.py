@@ -5,6 +5,7 @@ The run's id follows from the artifact's key, so whoever opens it again goes on 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -133,14 +134,16 @@ def wandb_folder(spec: StageSpec) -> Path:
 
 
 def close_service(kill: bool) -> None:
-    """End the `wandb-core` process that runs opened; ``kill`` when it no longer answers.
+    """End the `wandb-core` process that runs opened; ``kill`` when it no longer answers, and then raise nothing.
 
     Its exit handler would otherwise wait for it, and print a traceback when it has died.
     """
     from wandb.sdk import wandb_setup
 
     connection = wandb_setup.singleton()._connection
-    if kill and connection is not None and connection._proc is not None:
-        os.kill(connection._proc._process.pid, signal.SIGKILL)
-    else:
+    if not kill:
         wandb_setup.teardown()
+    elif connection is not None and connection._proc is not None:
+        os.kill(connection._proc._process.pid, signal.SIGKILL)
+        with contextlib.suppress(Exception):  # whatever it still wanted to tell the dead process
+            wandb_setup.teardown()

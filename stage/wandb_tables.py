@@ -7,12 +7,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+LEVELS = 2
+
 
 def tables(summary: Path) -> dict[str, list[dict[str, Any]]]:
     """Return the tables in a `summary.json`, by their path in it; none when there is no such file.
 
     A table is a list of objects, or an object whose name begins with ``by_``: a row per group. Values nested in a row
-    become columns with dotted names.
+    become columns with dotted names. Only the first two levels count: what a report holds below them repeats the
+    tables of other stages.
     """
     if not summary.is_file():
         return {}
@@ -20,14 +23,14 @@ def tables(summary: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def _tables(value: Any, path: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    name = path.rpartition(".")[2]
+    name = path.rpartition("/")[2]
     if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
         yield path, [flat(row) for row in value]
     elif isinstance(value, dict) and name.startswith("by_"):
         yield path, list(_group_rows(value, name.removeprefix("by_").split("_and_")))
-    elif isinstance(value, dict):
+    elif isinstance(value, dict) and path.count("/") < LEVELS - 1:
         for key, below in value.items():
-            yield from _tables(below, f"{path}.{key}".lstrip("."))
+            yield from _tables(below, f"{path}/{key}".lstrip("/"))
 
 
 def _group_rows(groups: Mapping[str, Any], names: list[str]) -> Iterator[dict[str, Any]]:

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -55,10 +56,12 @@ def run_child(
     signal_at: int | None = None,
     number: int = signal.SIGKILL,
     kill_after: float | None = None,
+    watch: Callable[[int], bool] | None = None,
+    environment: dict[str, str] | None = None,
 ) -> tuple[int, int]:
     """Run a stage in a child; returns its exit code (negative: killed by that signal) and its file events.
 
-    What it prints is appended to ``root/child.log``.
+    What it prints is appended to ``root/child.log``. ``watch(pid)`` is called again and again until it returns true.
     """
     count_file = root / ".events"
     stage = importlib.import_module(module)
@@ -70,6 +73,7 @@ def run_child(
         os.dup2(log, 1)
         os.dup2(log, 2)
         sys.stdout = sys.stderr = os.fdopen(log, "w", buffering=1)  # past pytest's capture
+        os.environ.update(environment or {})
         sys.argv = [module, *arguments]
         sys.addaudithook(SignalHook(root, signal_at, number, count_file))
         code = 1
@@ -81,6 +85,8 @@ def run_child(
             os._exit(code)
     if kill_after is not None:
         threading.Timer(kill_after, _send, (pid, signal.SIGKILL)).start()
+    if watch is not None:
+        threading.Thread(target=_watch, args=(watch, pid), daemon=True).start()
     started = time.monotonic()
     _, status = os.waitpid(pid, 0)
     _FINISHED[pid] = time.monotonic() - started
@@ -95,6 +101,11 @@ STAGES = {
     "dpo": ("DpoConfig", "model"),
     "reference": ("ReferenceConfig", "reference_logps"),
 }
+
+
+def _watch(watch: Callable[[int], bool], pid: int) -> None:
+    while pid not in _FINISHED and not watch(pid):
+        time.sleep(0.002)
 
 
 def _send(pid: int, number: int) -> None:
