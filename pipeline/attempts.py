@@ -22,6 +22,7 @@ from posttrain.stage.schema import to_dict
 
 _RANK_DIED = re.compile(r"srun: error: \S+: tasks?.* \S+: (Killed|Segmentation fault|Bus error|Aborted|Illegal)")
 _RANK_ENDED = re.compile(r"srun: error: \S+: tasks?.* \S+: .*")
+_SLURM_LINE = re.compile(r"^(?:srun|slurmstepd): error: .*$", re.MULTILINE)
 _PEER_LOST = re.compile(r"connection (closed|reset|refused)|broken pipe|nccl|gloo|distbackend|diststore|tcpstore", re.I)
 _OUT_OF_MEMORY = re.compile(r"out of memory|outofmemory|memoryerror|can't allocate memory|oom.?kill", re.I)
 
@@ -115,19 +116,20 @@ def cause_of(outcome: Outcome | None, log: str, asked_to_stop: Cause | None, run
         return Cause.LEASE_HELD
     if asked_to_stop is not None:
         return asked_to_stop
+    message = outcome.message if outcome is not None else ""
+    if _OUT_OF_MEMORY.search(message) or _OUT_OF_MEMORY.search("\n".join(_SLURM_LINE.findall(log))):
+        return Cause.OUT_OF_MEMORY
+    if _first_rank_died(log):
+        return Cause.PROCESS_LOST
     if outcome is not None and outcome.code == EXIT_REQUEUE:
         return Cause.CANCELLED  # someone signalled the stage by hand
-    message = outcome.message if outcome is not None else log
-    if _OUT_OF_MEMORY.search(message) or "oom-kill" in log:
-        return Cause.OUT_OF_MEMORY
-    return Cause.PROCESS_LOST if _a_process_was_lost(outcome, log) else Cause.FAILED
+    return Cause.PROCESS_LOST if outcome is None or _PEER_LOST.search(message) else Cause.FAILED
 
 
-def _a_process_was_lost(outcome: Outcome | None, log: str) -> bool:
-    """Return whether a rank died rather than failed; its peers then fail too, by the connection that they lose."""
+def _first_rank_died(log: str) -> bool:
+    """Return whether the first rank that ended was killed; what its peers say then is that they miss it."""
     first = _RANK_ENDED.search(log)
-    died_first = first is not None and _RANK_DIED.match(first[0]) is not None
-    return outcome is None or died_first or _PEER_LOST.search(outcome.message) is not None
+    return first is not None and _RANK_DIED.match(first[0]) is not None
 
 
 def why_not_again(attempts: list[Attempt], cause: Cause, step: int, retries: Retries) -> str | None:

@@ -78,6 +78,13 @@ _TYPES = (
         device=True,
     ),
     StageType(
+        "evaluate.best_of_n",
+        "BestOfNConfig",
+        "selection",
+        {"model": Input(("model",)), "reward_model": Input(("reward_model",)), "items": Input(("dataset",))},
+        device=True,
+    ),
+    StageType(
         "evaluate.report",
         "ReportConfig",
         "report",

@@ -171,7 +171,7 @@ class Driver:
 
     def _why_stopped(self, job: dict[str, str]) -> Cause | None:
         """Return why Slurm wanted the job to end, or None when it did not."""
-        if job.get("PreemptTime", "None") not in ("None", "Unknown", "N/A"):
+        if job.get("PreemptTime", "None")[:1].isdigit() and job["PreemptTime"] >= job["StartTime"]:
             return Cause.PREEMPTED
         return Cause.TIME_LIMIT if self._told_to_stop else None
 
