@@ -14,7 +14,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from posttrain.sample.batching import pad_rows
-from posttrain.sample.kv_cache import MIN_SLACK, RowCache, attention_layers
+from posttrain.sample.kv_cache import RowCache, attention_layers
+from posttrain.sample.llama_step import Forward, llama_forward
+
+MIN_COLUMNS = 512
+"""Columns that the cache begins with, if rows may come to have so many tokens; then it doubles."""
+MIN_SLACK = 64
+"""Columns that the cache has beyond its longest row; when they are used up, the rows move."""
 
 
 class Decoder:
@@ -23,17 +29,19 @@ class Decoder:
     Every row ends at column ``end`` of the cache and starts at its own, so its length is the difference.
     """
 
-    def __init__(self, model: PreTrainedModel, rows: int) -> None:
-        """Raise UsageError when the model keeps a state that is not keys and values."""
-        self.model = model
+    def __init__(self, model: PreTrainedModel, rows: int, longest: int) -> None:
+        """``longest`` is how many tokens a row may come to have.
+
+        Raises UsageError when the model keeps a state that is not keys and values.
+        """
         self.device = model.device
         self.cache = RowCache(attention_layers(model.config), rows)
+        self.forward = llama_forward(model) or any_forward(model)
+        self.longest = longest
+        self.slack = max(MIN_SLACK, longest // 4)
         self.end = 0
         self.starts: list[int] = []
         self.starts_B1 = torch.empty(0, 1, dtype=torch.int64)
-        self.knows = inspect.signature(
-            model.get_base_model().forward if hasattr(model, "get_base_model") else model.forward
-        ).parameters.keys()
 
     def admit(self, prompts: Sequence[Sequence[int]], copies: Sequence[int]) -> Tensor:
         """Run prompts, each once, and append as many rows of each as wanted.
@@ -93,13 +101,19 @@ class Decoder:
         kept = set(rows)
         gaps = [row for row in range(len(kept)) if row not in kept]
         tails = [row for row in sorted(kept) if row >= len(kept)]
-        if gaps:
-            columns = slice(min(self.starts[row] for row in tails), self.end)
-            self.cache.copy_rows(torch.tensor(tails), torch.tensor(gaps), columns)
         moved = dict(zip(gaps, tails, strict=True))
         origins = [moved.get(row, row) for row in range(len(kept))]
-        self._place([self.starts[row] for row in origins])
+        self.rearrange(origins)
         return origins
+
+    def rearrange(self, origins: Sequence[int]) -> None:
+        """Make row ``i`` a copy of what row ``origins[i]`` was; rows that are not named are gone."""
+        targets = [row for row, origin in enumerate(origins) if row != origin]
+        if targets:
+            sources = [origins[row] for row in targets]
+            columns = slice(min(self.starts[row] for row in sources), self.end)
+            self.cache.copy_rows(torch.tensor(sources), torch.tensor(targets), columns)
+        self._place([self.starts[origin] for origin in origins])
 
     def _place(self, starts: list[int]) -> None:
         self.starts = starts
@@ -111,21 +125,37 @@ class Decoder:
             return
         first = min(self.starts, default=self.end)
         longest = max(longest, self.end - first)
+        if longest + self.slack > self.cache.columns:
+            columns = min(max(2 * longest, MIN_COLUMNS), self.longest) + self.slack
+        else:
+            columns = self.cache.columns
         shift = longest - self.end
-        columns = longest + max(MIN_SLACK, longest // 4)
-        self.cache.move_columns(slice(first, self.end), slice(first + shift, longest), columns)
+        source, target = slice(first, self.end), slice(first + shift, longest)
+        self.cache.move_columns(slice(0, len(self.starts)), source, target, columns)
         self.end = longest
         self._place([start + shift for start in self.starts])
 
     def _forward(self, cache: RowCache, ids_BT: Tensor, mask_BC: Tensor, positions_BT: Tensor, last: int) -> Tensor:
         """Return the logits after the ``last`` tokens, in float32: shape (B, last, V)."""
-        optional = {"position_ids": positions_BT.to(self.device), "logits_to_keep": last}
-        output = self.model(
-            input_ids=ids_BT.to(self.device),
-            attention_mask=mask_BC.to(self.device),
+        ids_BT, mask_BC, positions_BT = (part.to(self.device) for part in (ids_BT, mask_BC, positions_BT))
+        return self.forward(cache, ids_BT, mask_BC, positions_BT, last).float()
+
+
+def any_forward(model: PreTrainedModel) -> Forward:
+    """Return the forward of any causal language model of transformers, adapters and quantised layers included."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    known = inspect.signature(base.forward).parameters.keys()
+
+    def forward(cache: RowCache, ids_BT: Tensor, mask_BC: Tensor, positions_BT: Tensor, last: int) -> Tensor:
+        optional = {"position_ids": positions_BT, "logits_to_keep": last}
+        output = model(
+            input_ids=ids_BT,
+            attention_mask=mask_BC,
             past_key_values=cache,
             use_cache=True,
-            **{name: value for name, value in optional.items() if name in self.knows},
+            **{name: value for name, value in optional.items() if name in known},
         )
-        logits_BTV: Tensor = output.logits[:, -last:].float()
+        logits_BTV: Tensor = output.logits[:, -last:]
         return logits_BTV
+
+    return forward

@@ -18,9 +18,6 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from posttrain.stage.errors import UsageError
 
-MIN_SLACK = 64
-"""Columns beyond the longest row; the buffer is copied to a new one when they are used up."""
-
 
 class RowCache(Cache):
     """The cache of one model; `aim` says which part of it the next forward reads and extends."""
@@ -43,14 +40,16 @@ class RowCache(Cache):
             for buffer in (layer.keys, layer.values):
                 buffer[targets, :, columns] = buffer[sources, :, columns]
 
-    def move_columns(self, source: slice, target: slice, columns: int) -> None:
-        """Move columns of all rows to a new buffer of ``columns`` columns."""
+    def move_columns(self, rows: slice, source: slice, target: slice, columns: int) -> None:
+        """Move columns of some rows, in buffers of ``columns`` columns."""
+        grown = columns > self.columns
         self.columns = columns
         for layer in self.layers:
             if layer.is_initialized:
-                layer.keys, layer.values = (
-                    _moved(buffer, source, target, columns) for buffer in (layer.keys, layer.values)
-                )
+                states = layer.keys[rows, :, source].clone(), layer.values[rows, :, source].clone()
+                if grown:
+                    layer.lazy_initialization(layer.keys, layer.values)
+                layer.keys[rows, :, target], layer.values[rows, :, target] = states
 
     def take(self, rows: Tensor, columns: slice, more: int) -> RowCache:
         """Return a cache that begins with a copy of some columns of some rows and has ``more`` columns free."""
@@ -79,10 +78,11 @@ class RowLayer(CacheLayerMixin):
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Allocate the buffers for states of the given shapes.
 
-        They begin as zeros: attention weighs what a mask hides with 0, and 0 times the NaN that memory may hold is NaN.
+        In memory a token's heads lie together, which attention reads faster than heads apart. The buffers begin as
+        zeros: attention weighs what a mask hides with 0, and 0 times the NaN that memory may hold is NaN.
         """
         self.keys, self.values = (
-            states.new_zeros(self.cache.rows, states.shape[1], self.cache.columns, states.shape[3])
+            states.new_zeros(self.cache.rows, self.cache.columns, states.shape[1], states.shape[3]).transpose(1, 2)
             for states in (key_states, value_states)
         )
         self.is_initialized = True
@@ -124,9 +124,3 @@ def attention_layers(config: PreTrainedConfig) -> int:
             "be sampled here; use a model with attention layers only"
         )
     return len(layers)
-
-
-def _moved(buffer: Tensor, source: slice, target: slice, columns: int) -> Tensor:
-    moved = buffer.new_zeros(*buffer.shape[:2], columns, buffer.shape[3])
-    moved[:, :, target] = buffer[:, :, source]
-    return moved

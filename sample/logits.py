@@ -122,8 +122,8 @@ def choose(logits_BV: Tensor, knobs: Knobs, uniforms_B2: Tensor) -> tuple[Tensor
     return tokens_B, logprobs_B
 
 
-def draw(weights_BV: Tensor, uniforms_B2: Tensor) -> Tensor:
-    """Return an index per row, with probability proportional to its weight.
+def draw(weights_BV: Tensor, uniforms_B2: Tensor) -> tuple[Tensor, Tensor]:
+    """Return an index per row, with probability proportional to its weight, and the row's total weight.
 
     The first uniform chooses a block of about √V weights by inverting the cumulative sum of the blocks, the second a
     weight of that block. That is faster than one cumulative sum over all, and steadier: rounding moves a boundary
@@ -134,9 +134,10 @@ def draw(weights_BV: Tensor, uniforms_B2: Tensor) -> Tensor:
     if width % size:
         weights_BV = functional.pad(weights_BV, (0, -width % size))
     blocks_BNS = weights_BV.view(rows, -1, size)
-    block_B = _invert(blocks_BNS.sum(-1), uniforms_B2[:, 0])
+    masses_BN = blocks_BNS.sum(-1)
+    block_B = _invert(masses_BN, uniforms_B2[:, 0])
     weights_BS = blocks_BNS[torch.arange(rows, device=block_B.device), block_B]
-    return block_B * size + _invert(weights_BS, uniforms_B2[:, 1])
+    return block_B * size + _invert(weights_BS, uniforms_B2[:, 1]), masses_BN.sum(-1)
 
 
 def _invert(masses_BN: Tensor, uniform_B: Tensor) -> Tensor:
@@ -220,9 +221,9 @@ def _choose_any(logits_BV: Tensor, knobs: Knobs, uniforms_B2: Tensor) -> tuple[T
     weights_BV = (logits_BV - largest_B1).exp_()
     if knobs.min_p is not None:
         weights_BV.masked_fill_(weights_BV < knobs.min_p, 0.0)
-    tokens_B = draw(weights_BV, uniforms_B2)
+    tokens_B, mass_B = draw(weights_BV, uniforms_B2)
     chosen_B = (logits_BV.gather(1, tokens_B[:, None]) - largest_B1)[:, 0]
-    return tokens_B, chosen_B - weights_BV.sum(-1).log()
+    return tokens_B, chosen_B - mass_B.log()
 
 
 def _choose_truncated(logits_BV: Tensor, knobs: Knobs, uniforms_B2: Tensor) -> tuple[Tensor, Tensor]:
@@ -240,9 +241,9 @@ def _choose_truncated(logits_BV: Tensor, knobs: Knobs, uniforms_B2: Tensor) -> t
     for count in counts:
         values_BK, ids_BK = largest(logits_BV[rows], count)
         weights_BK, done_B = kept_weights(values_BK, mass_B1[rows], width, knobs.take(rows))
-        place_B1 = draw(weights_BK, uniforms_B2[rows])[:, None]
-        chosen_B = (values_BK.gather(1, place_B1) - values_BK[:, :1])[:, 0] - weights_BK.sum(-1).log()
-        tokens_B[rows], logprobs_B[rows] = ids_BK.gather(1, place_B1)[:, 0], chosen_B
+        place_B, kept_B = draw(weights_BK, uniforms_B2[rows])
+        chosen_B = (values_BK.gather(1, place_B[:, None]) - values_BK[:, :1])[:, 0] - kept_B.log()
+        tokens_B[rows], logprobs_B[rows] = ids_BK.gather(1, place_B[:, None])[:, 0], chosen_B
         rows = rows[~done_B]
         if not len(rows):
             break

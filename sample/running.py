@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
 
 from posttrain.sample.constraint import Bitmask, Constraint
+from posttrain.sample.ending import Ending
 from posttrain.sample.sampling import FinishReason, Sample, SamplingParams
 from posttrain.sample.uniforms import redraw_uniforms, sample_key, uniforms
 
@@ -24,16 +24,14 @@ class Running:
         number: int,
         index: int,
         params: SamplingParams,
-        ends: frozenset[int],
-        tokenizer: PreTrainedTokenizerBase,
+        ending: Ending,
         constraint: Constraint | None,
     ) -> None:
         """``number`` is the prompt's and ``index`` the sample's among those of the prompt."""
         self.number, self.index = number, index
         self.params = params
         self.prompt = prompt
-        self.ends = ends
-        self.tokenizer = tokenizer
+        self.ending = ending
         self.constraint = constraint
         self.tokens: list[int] = []
         self.logprobs: list[float] = []
@@ -81,7 +79,7 @@ class Running:
         self.tokens.append(token)
         self.logprobs.append(logprob)
         self.sampling_logprobs.append(sampling_logprob)
-        if token in self.ends or (self.constraint is not None and self.constraint.ended) or self._stop_text_came():
+        if self.ending.reached(self.tokens) or (self.constraint is not None and self.constraint.ended):
             self.reason = "stop"
         elif not self.tokens_left:
             self.reason = "length"
@@ -93,36 +91,6 @@ class Running:
             logprobs=self.logprobs,
             sampling_logprobs=self.sampling_logprobs,
             finish_reason=self.reason or "aborted",
-            text=before_stop(self._text(self.tokens), self.params.stop),
+            text=self.ending.text(self.tokens),
             seconds=time.perf_counter() - self.started,
         )
-
-    def _stop_text_came(self) -> bool:
-        if not self.params.stop:
-            return False
-        # Every token of text has a byte at least, so the latest stop text lies within as many tokens as it has bytes.
-        # Only there is it looked for first: decoding everything at every token would take quadratic time.
-        window = max(len(stop.encode()) for stop in self.params.stop) + MARGIN
-        if not holds_stop(self._text(self.tokens[-window:]), self.params.stop):
-            return False
-        return holds_stop(self._text(self.tokens), self.params.stop)
-
-    def _text(self, tokens: Sequence[int]) -> str:
-        kept = [token for token in tokens if token not in self.ends]
-        text: str = self.tokenizer.decode(kept, skip_special_tokens=True)
-        return text
-
-
-MARGIN = 8
-"""Tokens looked at besides those of a stop text: special tokens have no text, and the first of the tokens may lose a space
-or half a character that it has behind others."""
-
-
-def holds_stop(text: str, stops: Sequence[str]) -> bool:
-    """Return whether a text holds one of the stop texts."""
-    return any(stop in text for stop in stops)
-
-
-def before_stop(text: str, stops: Sequence[str]) -> str:
-    """Return a text up to the first of its stop texts."""
-    return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]

@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from posttrain.sample.beam import Search, beam_search
 from posttrain.sample.constraint import ConstraintFactory, apply_bitmask, mask_words
 from posttrain.sample.decoder import Decoder
+from posttrain.sample.ending import Ending, end_tokens
 from posttrain.sample.logits import add_bias, choose, knobs_of, log_probabilities, penalise_repeats
 from posttrain.sample.running import Running
 from posttrain.sample.sampling import Sample, SamplingParams
@@ -56,16 +58,37 @@ class Sampler:
 
         A sample depends on its model, prompt, parameters and number, not on what else runs, but for the rounding of
         the forward: docs/sampling.md says how seldom that shows. The model runs on its device, in evaluation mode.
-        Raises UsageError on a prompt that is empty or leaves no room for ``max_tokens``.
+        Beam search calls neither ``accept`` nor ``on_token``. Raises UsageError on a prompt that is empty or leaves no
+        room for ``max_tokens``.
         """
         each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
         limit = getattr(self.model.config, "max_position_embeddings", None)
         for number, (prompt, request) in enumerate(zip(prompts, each, strict=True)):
             _check_length(number, prompt, request, limit)
         factories = constraints if constraints is not None else [None] * len(prompts)
+        if any(request.num_beams > 1 for request in each):
+            return self._search(prompts, each, factories)
         with torch.inference_mode(), evaluating(self.model):
-            run = _Run(self, prompts, each, factories, accept, on_token)
-            return run.finish()
+            return _Run(self, prompts, each, factories, accept, on_token).finish()
+
+    def ending(self, params: SamplingParams) -> Ending:
+        """Return where samples of a request end."""
+        return Ending(self.tokenizer, self.ends.union(params.stop_token_ids), params.stop)
+
+    def _search(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: Sequence[SamplingParams],
+        constraints: Sequence[ConstraintFactory | None],
+    ) -> list[list[Sample]]:
+        if any(request.num_beams == 1 for request in params):
+            raise UsageError("num_beams: give requests with and without beams in calls of their own")
+        if any(constraint is not None for constraint in constraints):
+            raise UsageError("num_beams: beam search takes no grammar; set num_beams=1")
+        searches = [Search(request, self.ending(request)) for request in params]
+        with torch.inference_mode(), evaluating(self.model):
+            beam_search(self.model, prompts, searches, self.max_batch_size)
+        return [search.samples() for search in searches]
 
 
 class _Run:
@@ -87,7 +110,8 @@ class _Run:
             (prompt, list(range(request.num_samples))) for prompt, request in enumerate(params)
         )
         self.most = min(sampler.max_batch_size, sum(request.num_samples for request in params))
-        self.decoder = Decoder(sampler.model, self.most)
+        longest = max((len(ids) + request.max_tokens for ids, request in zip(prompts, params, strict=True)), default=0)
+        self.decoder = Decoder(sampler.model, self.most, longest)
         self.rows: list[Running] = []
         self.logits_BV = torch.empty(0)
 
@@ -128,9 +152,8 @@ class _Run:
 
     def _start(self, prompt: int, index: int) -> Running:
         params, factory = self.params[prompt], self.constraints[prompt]
-        ends = self.sampler.ends.union(params.stop_token_ids)
         constraint = factory() if factory is not None else None
-        return Running(self.prompts[prompt], prompt, index, params, ends, self.sampler.tokenizer, constraint)
+        return Running(self.prompts[prompt], prompt, index, params, self.sampler.ending(params), constraint)
 
     def _turn_knobs(self) -> None:
         """Gather what the rows' parameters say, after rows came or went."""
@@ -144,7 +167,9 @@ class _Run:
             for place, row in enumerate(rows):
                 self.seen_BV[place, torch.tensor([*row.prompt, *row.tokens], device=device)] = True
             self.penalty_B1 = torch.tensor([[row.params.repetition_penalty] for row in rows], device=device)
-        if any(row.constraint is not None for row in rows):
+        bound = any(row.constraint is not None for row in rows)
+        self.untouched = self.knobs.plain and self.biases is None and self.seen_BV is None and not bound
+        if bound:
             self.bitmask_BW = np.full((len(rows), mask_words(width)), -1, np.int32)
 
     def _take_tokens(self) -> None:
@@ -160,7 +185,9 @@ class _Run:
         tokens_B = torch.tensor(tokens, device=self.decoder.device)
         if self.seen_BV is not None:
             self.seen_BV[torch.arange(len(tokens)), tokens_B] = True
-        logprobs = log_probabilities(self.logits_BV, tokens_B).tolist()
+        logprobs = sampling_logprobs
+        if not self.untouched:
+            logprobs = log_probabilities(self.logits_BV, tokens_B).tolist()
         for place, sampled in enumerate(self.rows):
             self._append(sampled, tokens[place], logprobs[place], sampling_logprobs[place])
 
@@ -261,12 +288,6 @@ def evaluating(model: PreTrainedModel) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Return the tokens that end a sample: the tokenizer's EOS and those of the model's generation config."""
-    own = model.generation_config.eos_token_id
-    return frozenset({tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
 
 
 def _prefill_groups(

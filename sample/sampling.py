@@ -61,8 +61,11 @@ class SamplingParams:
                 raise UsageError(f"{name}={getattr(self, name)}: must be {limit}")
         if "" in self.stop:
             raise UsageError("stop: an empty text would end every sample at once; leave it out")
-        if self.num_beams > 1 and self.temperature > 0:
-            raise UsageError(f"num_beams={self.num_beams}: beam search does not sample; set temperature=0")
+        if self.num_beams > 1 and (self.temperature > 0 or self.repetition_penalty != 1 or self.logit_bias):
+            raise UsageError(
+                f"num_beams={self.num_beams}: beam search follows the model alone; set temperature=0 and leave "
+                "repetition_penalty and logit_bias at their defaults"
+            )
         if 1 < self.num_beams < self.num_samples:
             raise UsageError(f"num_samples={self.num_samples}: {self.num_beams} beams give no more than that many")
 

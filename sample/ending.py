@@ -1,0 +1,47 @@
+"""Where a sample ends: at an end token, or at the first of its stop texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+MARGIN = 8
+"""Tokens looked at besides those of a stop text: special tokens have no text, and the first of the tokens may lose a
+space or half a character that it has behind others."""
+
+
+class Ending:
+    """The end tokens and stop texts of a request, and the text that they leave."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, tokens: frozenset[int], stop: Sequence[str]) -> None:
+        self.tokenizer, self.tokens, self.stop = tokenizer, tokens, stop
+        # Every token of text has a byte at least, so a stop text that has just come lies within as many tokens as it
+        # has bytes. It is looked for there first: to decode everything at every token would take quadratic time.
+        self.window = max((len(text.encode()) for text in stop), default=0) + MARGIN
+
+    def reached(self, tokens: Sequence[int]) -> bool:
+        """Return whether a sample ends with its last token."""
+        if tokens[-1] in self.tokens:
+            return True
+        return bool(self.stop) and self._stops(tokens[-self.window :]) and self._stops(tokens)
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Return the text of a sample, without special and end tokens, up to the first stop text."""
+        text = self._decode(tokens)
+        return text[: min((place for stop in self.stop if (place := text.find(stop)) >= 0), default=len(text))]
+
+    def _stops(self, tokens: Sequence[int]) -> bool:
+        text = self._decode(tokens)
+        return any(stop in text for stop in self.stop)
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        kept = [token for token in tokens if token not in self.tokens]
+        text: str = self.tokenizer.decode(kept, skip_special_tokens=True)
+        return text
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Return the tokens that end a sample: the tokenizer's EOS and those of the model's generation config."""
+    own = model.generation_config.eos_token_id
+    return frozenset({tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
