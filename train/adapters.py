@@ -11,11 +11,14 @@ from posttrain.stage.errors import UsageError
 from posttrain.train.config import AdapterConfig, TrainingConfig
 
 
-def make_trainable(model: PreTrainedModel, config: AdapterConfig, where: str, *, classifier: bool = False) -> Any:
+def make_trainable(
+    model: PreTrainedModel, config: AdapterConfig, where: str, *, classifier: bool = False, one_dtype: bool = False
+) -> Any:
     """Return the model as it is trained.
 
     A full model stays as it is, or gets a fresh adapter. An adapter model goes on training its adapter, or has it
-    merged into the backbone for full finetuning. ``where`` is the stage's configuration path, for messages.
+    merged into the backbone for full finetuning. ``where`` is the stage's configuration path, for messages. With
+    ``one_dtype`` an adapter has the precision of its backbone, which ZeRO-3 needs; its optimizer keeps float32 copies.
 
     Raises UsageError when an existing adapter does not have the configured rank.
     """
@@ -28,12 +31,19 @@ def make_trainable(model: PreTrainedModel, config: AdapterConfig, where: str, *,
                 f"{where}.adapter.rank: {config.rank}, but the model's adapter, which this stage goes on training, has "
                 f"rank {rank}; set {where}.adapter.rank={rank}, or {where}.adapter.kind=full to merge it first"
             )
-        return model
+        return _in_backbone_dtype(model) if one_dtype else model
     if config.kind == "full":
         return model
     if config.kind == "qlora":
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    return get_peft_model(model, lora_config(config, classifier))
+    return get_peft_model(model, lora_config(config, classifier), autocast_adapter_dtype=not one_dtype)
+
+
+def _in_backbone_dtype(model: PeftModel) -> PeftModel:
+    dtype = next(p.dtype for p in model.parameters() if not p.requires_grad)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
 
 
 def lora_config(config: AdapterConfig, classifier: bool) -> LoraConfig:

@@ -7,16 +7,26 @@ from typing import Any
 import torch
 
 from posttrain.stage.entry import Context
+from posttrain.stage.errors import UsageError
 from posttrain.stage.spec import Distributed
 from posttrain.train.batching import BatchPlan
 from posttrain.train.checkpoint import CHECKPOINTS
 from posttrain.train.config import TrainingConfig
-from posttrain.train.processes import zero_stage
+from posttrain.train.processes import engine_asked_for, zero_stage
 
 
 def training_arguments(config: TrainingConfig, plan: BatchPlan, context: Context) -> dict[str, Any]:
-    """Return the keyword arguments that every TRL config takes."""
+    """Return the keyword arguments that every TRL config takes.
+
+    Raises UsageError where the weights cannot be spread as they are.
+    """
     distributed = context.spec.distributed
+    engine = engine_asked_for(distributed)
+    if config.adapter.kind == "qlora" and engine in ("zero3", "fsdp"):
+        raise UsageError(
+            f"adapter.kind=qlora: 4-bit weights cannot be spread over processes as {engine} does; use distributed=ddp "
+            "or zero2, or adapter.kind=lora"
+        )
     optimizer = config.optimizer
     on_gpu = torch.cuda.is_available()
     return {

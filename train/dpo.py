@@ -16,7 +16,7 @@ from peft import PeftModel
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from posttrain.data.chat import load_tokenizer
-from posttrain.sample.models import load_policy
+from posttrain.sample.models import is_adapter, load_policy
 from posttrain.stage.artifact import read_manifest
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError, did_you_mean
@@ -26,7 +26,7 @@ from posttrain.train.collate import collate_pairs
 from posttrain.train.config import DpoConfig
 from posttrain.train.dataset import pair_dataset, read_groups, require_tokens
 from posttrain.train.fit import announce, fit, plan_steps, save_model
-from posttrain.train.processes import join
+from posttrain.train.processes import join, loaded_whole, zero_stage
 from posttrain.train.trainer import StageTrainer
 
 
@@ -66,8 +66,11 @@ def run(config: DpoConfig, context: Context) -> StageResult:
     plan = plan_steps(config, len(rows), context)
     arguments = dpo_arguments(config, training_arguments(config, plan, context))
     four_bit = config.adapter.kind == "qlora"
-    policy = load_policy(source, weights_dtype(config), config.attention, trainable_adapter=True, four_bit=four_bit)
-    policy = without_attention_dropout(make_trainable(policy, config.adapter, "train.dpo"))
+    zero3 = zero_stage(context.spec.distributed) == 3
+    with loaded_whole(is_adapter(source)):
+        policy = load_policy(source, weights_dtype(config), config.attention, trainable_adapter=True, four_bit=four_bit)
+        policy = make_trainable(policy, config.adapter, "train.dpo", one_dtype=zero3)
+    policy = without_attention_dropout(policy)
     trainer = DpoTrainer(
         model=policy,
         args=arguments,

@@ -14,6 +14,7 @@ from posttrain.plan.memory import estimate_memory
 from posttrain.plan.model import Head, read_shape
 from posttrain.plan.table import describe_memory
 from posttrain.sample.models import BASE_FILE, backbone_directory, is_adapter, read_base
+from posttrain.stage import heartbeat
 from posttrain.stage.artifact import read_manifest
 from posttrain.stage.entry import Context
 from posttrain.stage.errors import PosttrainError, StoppedError, UsageError
@@ -23,7 +24,8 @@ from posttrain.train.batching import BatchPlan, plan_batches
 from posttrain.train.checkpoint import CHECKPOINTS, newest_valid_checkpoint
 from posttrain.train.config import TrainingConfig
 from posttrain.train.processes import zero_stage
-from posttrain.train.trainer import StageTrainer
+from posttrain.train.sharded_save import save_whole_model
+from posttrain.train.trainer import GO_ON, StageTrainer
 
 log = logging.getLogger(__name__)
 
@@ -90,9 +92,7 @@ def fit(trainer: StageTrainer, context: Context) -> dict[str, float]:
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     step, last = trainer.state.global_step, trainer.plan.max_steps
     if trainer.stop.stopped:
-        raise StoppedError(
-            f"stopped on request at step {step} of {last}, checkpoint saved; run the same command to go on"
-        )
+        raise StoppedError(f"stopped on request at step {step} of {last}; {GO_ON}")
     if step != last:
         raise PosttrainError(f"training ended at step {step} of {last}; this is a bug in the data order")
     metrics = {"steps": step, "tokens": trainer.tokens_seen}
@@ -100,6 +100,7 @@ def fit(trainer: StageTrainer, context: Context) -> dict[str, float]:
         evaluation = trainer.evaluate()
         metrics |= {name: value for name, value in evaluation.items() if not name.endswith(("_runtime", "_per_second"))}
     metrics.pop("epoch", None)
+    trainer.stop.release()
     return metrics
 
 
@@ -119,13 +120,14 @@ def save_model(
     An adapter is written alone, with `base.json` naming the artifact that holds its backbone; ``extra`` is added there.
     All ranks must call this: sharded weights are gathered.
     """
-    trainer.save_model(str(context.output))
+    heartbeat.beat("saving the model")
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    save_whole_model(model, context.output, context.main_process)
     if not context.main_process:
         return
     tokenizer.save_pretrained(str(context.output))
-    for name in ("training_args.bin", "README.md"):
-        (context.output / name).unlink(missing_ok=True)
-    if isinstance(trainer.accelerator.unwrap_model(trainer.model), PeftModel):
+    (context.output / "README.md").unlink(missing_ok=True)
+    if isinstance(model, PeftModel):
         write_json_atomic(context.output / BASE_FILE, _base_of(context.inputs["model"]) | (extra or {}))
 
 

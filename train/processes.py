@@ -11,6 +11,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -19,6 +21,8 @@ import torch.distributed as dist
 from accelerate import DistributedType, PartialState
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
+from transformers import set_seed
+from transformers.integrations import deepspeed as hf_deepspeed
 
 from posttrain.stage.entry import Context
 from posttrain.stage.errors import PosttrainError
@@ -77,6 +81,7 @@ def require_engine(model: Any, distributed: Distributed) -> None:
 def join(context: Context) -> int:
     """Make the processes of a stage one group with the work order's timeout, and return how many they are.
 
+    All start from the same random state, so that what is drawn for new weights is the same everywhere.
     Call it first in a stage: what `transformers` and DeepSpeed set up later finds the group and takes it. Raises
     PosttrainError when another number of processes runs than was asked for.
     """
@@ -90,6 +95,7 @@ def join(context: Context) -> int:
     if distributed.kind != "any":  # the work order decides, not what the launching shell had set for something else
         for name in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"):
             os.environ.pop(name, None)
+    set_seed(context.spec.seed)
     engine = engine_asked_for(distributed)
     if not torch.cuda.is_available():
         os.environ.pop("ACCELERATE_USE_CPU", None)  # with it, ZeRO-2 is plain DDP and ZeRO-3 breaks; use_cpu stands
@@ -105,6 +111,21 @@ def join(context: Context) -> int:
     if engine.startswith("zero"):
         _tell_deepspeed(timeout)
     return world_size
+
+
+@contextmanager
+def loaded_whole(wanted: bool = True) -> Iterator[None]:
+    """Load models whole inside, also under ZeRO-3, which would take each weight apart as it comes.
+
+    Adapters cannot be put onto, or merged into, a backbone in parts; DeepSpeed takes the model apart later.
+    """
+    spreading = hf_deepspeed._hf_deepspeed_config_weak_ref
+    if wanted:
+        hf_deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        hf_deepspeed._hf_deepspeed_config_weak_ref = spreading
 
 
 def let_accelerate_shard_on_cpu() -> None:

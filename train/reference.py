@@ -22,6 +22,7 @@ from torch import Tensor
 from posttrain.data.chat import load_tokenizer
 from posttrain.sample.batching import pad_rows
 from posttrain.sample.models import load_policy
+from posttrain.stage import heartbeat
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.train.config import ReferenceConfig
 from posttrain.train.dataset import read_groups, require_tokens
@@ -95,6 +96,7 @@ def run(config: ReferenceConfig, context: Context) -> StageResult:
         part: list[tuple[str, int, float]] = []
         for number in range(rank, len(batches), world_size):
             values = response_log_probs(model, batches[number], tokenizer.pad_token_id).tolist()
+            heartbeat.beat(f"scoring {split}")
             part += [(item.id, item.index, logp) for item, logp in zip(batches[number], values, strict=True)]
         parts: list[Any] = [part]
         if dist.is_initialized():

@@ -14,6 +14,7 @@ import trl
 from torch import Tensor
 
 from posttrain.data.chat import load_tokenizer
+from posttrain.sample.models import is_adapter
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.train.arguments import training_arguments
 from posttrain.train.collate import collate_groups
@@ -21,7 +22,7 @@ from posttrain.train.config import RewardConfig
 from posttrain.train.dataset import read_groups, require_tokens
 from posttrain.train.fit import announce, fit, plan_steps, save_model
 from posttrain.train.losses import pairwise_ranking_loss
-from posttrain.train.processes import join
+from posttrain.train.processes import join, loaded_whole, zero_stage
 from posttrain.train.reward_model import classifier_from_policy, reward_statistics
 from posttrain.train.trainer import StageTrainer
 
@@ -68,7 +69,9 @@ def run(config: RewardConfig, context: Context) -> StageResult:
     rows, held_out = (read_groups(context.inputs["data"], split) for split in ("train", "eval"))
     plan = plan_steps(config, len(rows), context)
     arguments = trl.RewardConfig(**training_arguments(config, plan, context), max_length=None)
-    model = classifier_from_policy(source, config, tokenizer.pad_token_id, context.spec.seed)
+    zero3 = zero_stage(context.spec.distributed) == 3
+    with loaded_whole(is_adapter(source)):
+        model = classifier_from_policy(source, config, tokenizer.pad_token_id, context.spec.seed, one_dtype=zero3)
     trainer = RewardTrainer(
         model=model,
         args=arguments,

@@ -30,11 +30,13 @@ _STATISTICS_BATCHES = 64
 """Micro-batches per rank that the reward's mean and standard deviation are measured on."""
 
 
-def classifier_from_policy(source: Path, config: RewardConfig, pad_token_id: int, seed: int) -> Any:
+def classifier_from_policy(
+    source: Path, config: RewardConfig, pad_token_id: int, seed: int, *, one_dtype: bool = False
+) -> Any:
     """Return a sequence classifier with one output, ready to train: the policy's trunk under a new score head.
 
     The head is drawn from the seed. A policy that is an adapter is merged for full finetuning; for a reward adapter,
-    its weights are where the new adapter starts, on the same backbone.
+    its weights are where the new adapter starts, on the same backbone. ``one_dtype`` is that of `make_trainable`.
     """
     set_seed(seed)
     if is_adapter(source) and config.adapter.kind == "full":
@@ -50,7 +52,7 @@ def classifier_from_policy(source: Path, config: RewardConfig, pad_token_id: int
                 quantization_config=four_bit_config() if config.adapter.kind == "qlora" else None,
                 trust_remote_code=trusts_remote_code(backbone_directory(source)),
             )
-    model = make_trainable(model, config.adapter, "train.reward", classifier=True)
+    model = make_trainable(model, config.adapter, "train.reward", classifier=True, one_dtype=one_dtype)
     if is_adapter(source) and config.adapter.kind != "full":
         _start_from_adapter(model, source)
     return without_attention_dropout(model)

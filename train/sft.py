@@ -13,7 +13,7 @@ import trl
 from torch import Tensor
 
 from posttrain.data.chat import load_tokenizer
-from posttrain.sample.models import load_policy
+from posttrain.sample.models import is_adapter, load_policy
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.train.adapters import make_trainable, weights_dtype
 from posttrain.train.arguments import training_arguments
@@ -22,7 +22,7 @@ from posttrain.train.config import SftConfig
 from posttrain.train.dataset import read_demonstrations, require_tokens
 from posttrain.train.fit import announce, fit, plan_steps, save_model
 from posttrain.train.packing import pack_demonstrations
-from posttrain.train.processes import join
+from posttrain.train.processes import join, loaded_whole, zero_stage
 from posttrain.train.trainer import StageTrainer
 
 
@@ -65,8 +65,10 @@ def run(config: SftConfig, context: Context) -> StageResult:
         max_length=None,
     )
     four_bit = config.adapter.kind == "qlora"
-    policy = load_policy(source, weights_dtype(config), config.attention, trainable_adapter=True, four_bit=four_bit)
-    policy = make_trainable(policy, config.adapter, "train.sft")
+    zero3 = zero_stage(context.spec.distributed) == 3
+    with loaded_whole(is_adapter(source)):
+        policy = load_policy(source, weights_dtype(config), config.attention, trainable_adapter=True, four_bit=four_bit)
+        policy = make_trainable(policy, config.adapter, "train.sft", one_dtype=zero3)
     flatten = config.attention.startswith("flash")
     collate = partial(collate_packs, flatten=flatten) if config.packing else collate_sft
     trainer = SftTrainer(

@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback
 
+from posttrain.stage import heartbeat
 from posttrain.stage.entry import Context
-from posttrain.stage.errors import NonFiniteLossError
+from posttrain.stage.errors import NonFiniteLossError, StoppedError
 from posttrain.stage.spec import Distributed
 from posttrain.stage.tracking import Tracker
 from posttrain.train.batching import BatchPlan, StepBatchSampler
@@ -27,6 +29,7 @@ from posttrain.train.signals import StopOnSignal
 log = logging.getLogger(__name__)
 
 _COUNTERS = "counters.json"
+GO_ON = "a checkpoint is saved; run the same command to go on"
 
 
 class StageTrainer(Trainer):
@@ -62,6 +65,9 @@ class StageTrainer(Trainer):
         if self.args.fsdp:
             let_accelerate_shard_on_cpu()
         super().create_accelerator_and_postprocess()
+        if self.args.bf16 and self.accelerator.is_fsdp2:  # accelerate's own also rounds gradients and log-probabilities
+            policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+            self.accelerator.state.fsdp_plugin.mixed_precision_policy = policy
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         prepared = super()._prepare_for_training(*args, **kwargs)
@@ -96,10 +102,14 @@ class StageTrainer(Trainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Run one micro-batch and remember its loss for the check at the step's end."""
+        if self.stop.evaluation_owed:
+            self._evaluate_undisturbed(None, None)  # stopped once more, it is still owed: the checkpoint says so
+            self.stop.evaluation_owed = False
         started = time.monotonic()
         loss: Tensor = super().training_step(*args, **kwargs)
         self._losses.append(loss)
         self._run_seconds += time.monotonic() - started
+        heartbeat.beat("training", self.state.global_step, self.plan.max_steps)
         return loss
 
     def _clip_grad_norm(self, model: Any) -> Any:
@@ -123,14 +133,46 @@ class StageTrainer(Trainer):
             "state was saved. Look at these rows, or lower optimizer.learning_rate"
         )
 
+    # Evaluation between two steps: a stop request puts it off.
+
+    def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        try:
+            return self._evaluate_undisturbed(*args, **kwargs)
+        except StoppedError:
+            self.sums.take("eval")
+            self._metrics["eval"].clear()
+            self.stop.obey(self.control, evaluation_owed=True)
+            return {}
+
+    def _evaluate_undisturbed(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate and leave the random state as it was, so that it does not matter when that is done."""
+        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        with torch.random.fork_rng(devices):  # a data loader draws a seed
+            metrics: dict[str, float] = super()._evaluate(*args, **kwargs)
+        return metrics
+
+    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Run one batch of an evaluation, unless a rank was asked to stop: then all raise StoppedError."""
+        if self.stop.any_rank_requested(self.args.device):
+            step, last = self.state.global_step, self.plan.max_steps
+            raise StoppedError(f"stopped on request in an evaluation at step {step} of {last}; {GO_ON}")
+        heartbeat.beat("evaluation")
+        return super().prediction_step(*args, **kwargs)
+
     # Checkpoints: `transformers` writes into a staging folder; the commit is ours.
 
     def _get_output_dir(self, trial: Any) -> str:
         directory = Path(self.args.output_dir)
         return str(staging_directory(directory) if self._saving else directory)
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the weights of a checkpoint; those of DeepSpeed and FSDP are in files of their own already."""
+        if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            super().save_model(output_dir, _internal_call)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         directory, step = Path(self.args.output_dir), self.state.global_step
+        heartbeat.beat("saving a checkpoint", step)
         self._count_tokens()
         self._saving = True
         try:
@@ -140,14 +182,17 @@ class StageTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             staged = staging_directory(directory) / f"checkpoint-{step}"
-            (staged / _COUNTERS).write_text(json.dumps({"tokens_seen": self.tokens_seen}), encoding="utf-8")
+            counters = {"tokens_seen": self.tokens_seen, "evaluation_owed": self.stop.evaluation_owed}
+            (staged / _COUNTERS).write_text(json.dumps(counters), encoding="utf-8")
             commit_checkpoint(directory, step, {"world_size": self.args.world_size})
             rotate_checkpoints(directory, self.keep_checkpoints)
         self.accelerator.wait_for_everyone()
 
     def resume_counters(self, checkpoint: Path) -> None:
         """Take up the counters of a checkpoint, and forget what was logged after it."""
-        self.tokens_seen = json.loads((checkpoint / _COUNTERS).read_text(encoding="utf-8"))["tokens_seen"]
+        counters = json.loads((checkpoint / _COUNTERS).read_text(encoding="utf-8"))
+        self.tokens_seen = counters["tokens_seen"]
+        self.stop.evaluation_owed = counters["evaluation_owed"]
         self.tracker.rewind(int(checkpoint.name.rpartition("-")[2]))
 
     # Logging: one line a step for people, the same numbers for the tracker.
