@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's colours, those of most contrast on white and on black first."""
 
-_INK = "#010203"
+INK = "#010203"
 """Stands for the page's text colour until the figure is SVG."""
-_STYLE = {
+STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "posttrain",
     "font.family": "sans-serif",
@@ -26,13 +26,13 @@ _STYLE = {
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
     "axes.linewidth": 0.6,
-    "text.color": _INK,
+    "text.color": INK,
     "text.parse_math": False,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
     "legend.frameon": False,
@@ -50,8 +50,8 @@ def color(index: int) -> str:
 
 def curves(title: str, y_label: str, lines: Sequence[Curve], name: str) -> str:
     """Return a line chart over optimizer steps as SVG. ``name`` is unique on the page."""
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(3.5, 2.3)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_figure(3.5, 2.3)
         for index, (label, steps, values) in enumerate(lines):
             marker = "o" if len(steps) <= 12 else None
             axes.plot(steps, values, color=color(index), linewidth=1.4, marker=marker, markersize=3.5, label=label)
@@ -60,7 +60,7 @@ def curves(title: str, y_label: str, lines: Sequence[Curve], name: str) -> str:
         axes.set_title(title)
         if len(lines) > 1:
             axes.legend(fontsize=8, handlelength=1.4)
-        return _svg(figure, name, f"{title}: {y_label} by optimizer step")
+        return to_svg(figure, name, f"{title}: {y_label} by optimizer step")
 
 
 def grouped_bars(
@@ -70,16 +70,16 @@ def grouped_bars(
 
     ``series`` maps a series to its groups' ``{"value", "low", "high"}``; a group that a series lacks has no bar.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         rows = len(groups) * (len(series) + 1)
-        figure, axes = _figure(4.6, 0.75 + 0.175 * rows)
+        figure, axes = new_figure(4.6, 0.75 + 0.175 * rows)
         for index, (label, figures) in enumerate(series.items()):
             present = [(g, figures[group]) for g, group in enumerate(groups) if group in figures]
             places = [g * (len(series) + 1) + index for g, _ in present]
             values = [figure["value"] for _, figure in present]
             errors = [[f["value"] - f["low"] for _, f in present], [f["high"] - f["value"] for _, f in present]]
             axes.barh(places, values, height=0.86, color=color(index), label=label)
-            axes.errorbar(values, places, xerr=errors, fmt="none", ecolor=_INK, elinewidth=0.8, capsize=1.8)
+            axes.errorbar(values, places, xerr=errors, fmt="none", ecolor=INK, elinewidth=0.8, capsize=1.8)
             for place, (_, figure_of_bar) in zip(places, present, strict=True):
                 _annotate(axes, place, figure_of_bar)
         axes.set_yticks([g * (len(series) + 1) + (len(series) - 1) / 2 for g in range(len(groups))], groups)
@@ -88,7 +88,7 @@ def grouped_bars(
         axes.set_xlabel(x_label)
         figure.legend(loc="outside upper left", ncols=4, fontsize=8.5, handlelength=1, columnspacing=1.2)
         _limits(axes, [f for figures in series.values() for f in figures.values()])
-        return _svg(figure, name, f"{x_label} of {', '.join(series)} by group")
+        return to_svg(figure, name, f"{x_label} of {', '.join(series)} by group")
 
 
 def _annotate(axes: Axes, place: float, figure: Mapping[str, float]) -> None:
@@ -108,33 +108,40 @@ def _limits(axes: Axes, figures: Sequence[Mapping[str, float]]) -> None:
     room = 0.1 * (high - low)
     axes.set_xlim(low - (room / 4 if low < 0 else 0), high + room)
     if low < 0:
-        axes.axvline(0, color=_INK, linewidth=0.6)
+        axes.axvline(0, color=INK, linewidth=0.6)
 
 
 def reliability(bins: Sequence[Mapping[str, Any]], name: str) -> str:
     """Return accuracy against the predicted probability, one point with its interval for each bin of margins."""
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(3.5, 2.9)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_figure(3.5, 2.9)
         x = [part["predicted"] for part in bins]
         y = [part["accuracy"] for part in bins]
         errors = [[p["accuracy"] - p["low"] for p in bins], [p["high"] - p["accuracy"] for p in bins]]
-        axes.plot([0.5, 1], [0.5, 1], color=_INK, linewidth=0.8, linestyle=(0, (4, 3)), label="perfectly calibrated")
+        axes.plot([0.5, 1], [0.5, 1], color=INK, linewidth=0.8, linestyle=(0, (4, 3)), label="perfectly calibrated")
         axes.errorbar(x, y, yerr=errors, fmt="o", color=color(0), markersize=4, elinewidth=0.9, label="tenth of pairs")
         axes.set_xlabel("predicted probability of the preferred response")
         axes.set_ylabel("accuracy")
         axes.set_xlim(0.49, 1.01)
         axes.set_ylim(min(0.45, *(p["low"] for p in bins)) - 0.02, 1.03)
         axes.legend(fontsize=8, loc="lower right", handlelength=1.6)
-        return _svg(figure, name, "Reward model calibration: accuracy by predicted probability")
+        return to_svg(figure, name, "Reward model calibration: accuracy by predicted probability")
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """Return a figure of that size in inches with one pair of axes; call it within ``rc_context(STYLE)``."""
+    figure, axes = new_panels(width, height, 1)
+    return figure, axes[0]
+
+
+def new_panels(width: float, height: float, count: int) -> tuple[Figure, list[Axes]]:
+    """Return a figure with pairs of axes side by side."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasSVG(figure)
-    return figure, figure.add_subplot()
+    return figure, [figure.add_subplot(1, count, place + 1) for place in range(count)]
 
 
-def _svg(figure: Figure, name: str, description: str) -> str:
+def to_svg(figure: Figure, name: str, description: str) -> str:
     """Return a figure as an SVG element whose ids start with ``name``, so that figures of one page do not clash."""
     buffer = StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -143,6 +150,6 @@ def _svg(figure: Figure, name: str, description: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", svg)
-    svg = svg.replace(_INK, "currentColor")
+    svg = svg.replace(INK, "currentColor")
     label = description.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
     return svg.replace("<svg", f'<svg class="figure" role="img" aria-label="{label}"', 1)

@@ -6,6 +6,7 @@ An extractor returns None where a response holds no answer, or more than one; su
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -65,6 +66,18 @@ def text_answer(text: str) -> str | None:
     if abstains(text):
         return ABSTAINED
     return REFUSED if refuses(text) else normalise(text) or None
+
+
+def majority(answers: Sequence[str | None]) -> tuple[int, int]:
+    """Return the index of the first sample that gives the most frequent answer, and that answer's votes.
+
+    Of answers that tie, the one that came first wins; without any answer it is the first sample, with no vote.
+    """
+    votes = Counter(answer for answer in answers if answer is not None)
+    if not votes:
+        return 0, 0
+    (winner, count), *_ = votes.most_common(1)
+    return answers.index(winner), count
 
 
 def extractor(scorer: str, choices: Sequence[str] = ()) -> Extractor:

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from transformers import PreTrainedModel
 
-from posttrain.sample.answers import Extractor
+from posttrain.sample.answers import Extractor, majority
 from posttrain.sample.confidence import mean_logprob
 from posttrain.sample.rewards import score_sequences
 from posttrain.sample.sampling import Sample, SamplingParams
 from posttrain.stage.errors import UsageError
 
-Prompts = Sequence[list[int]]
+Prompts = Sequence[Sequence[int]]
 Score = Callable[[Prompts, Sequence[Sequence[Sample]]], list[list[float]]]
 """Scores every sample of every prompt; the higher the better."""
 Accept = Callable[[int, Sample], bool]
@@ -56,17 +55,9 @@ def best_of(samples: Sequence[Sample], scores: Sequence[float]) -> Choice:
 
 
 def majority_of(samples: Sequence[Sample], extract: Extractor) -> Choice:
-    """Return the first sample that gives the most frequent answer, with that answer's share of all samples.
-
-    Of answers that tie, the one that came first wins; without any answer it is the first sample, with a share of 0.
-    """
-    answers = [extract(sample.text) for sample in samples]
-    votes = Counter(answer for answer in answers if answer is not None)
-    if not votes:
-        return Choice(0, samples[0], 0.0, _tokens(samples))
-    (winner, count), *_ = votes.most_common(1)
-    index = answers.index(winner)
-    return Choice(index, samples[index], count / len(samples), _tokens(samples))
+    """Return the first sample that gives the most frequent answer, with that answer's share of all samples."""
+    index, votes = majority([extract(sample.text) for sample in samples])
+    return Choice(index, samples[index], votes / len(samples), _tokens(samples))
 
 
 def best_of_n(
@@ -179,7 +170,8 @@ def _round_params(params: SamplingParams, number: int, spent: int, token_budget:
         fitting = min(fitting, (token_budget - spent) // params.max_tokens)
     if fitting < 1:
         return None
-    return dataclasses.replace(params, num_samples=fitting, seed=retry_seed(params.seed, number))
+    seed = derived_seed(params.seed, f"round {number}") if number else params.seed
+    return dataclasses.replace(params, num_samples=fitting, seed=seed)
 
 
 def _sample_until_valid(
@@ -196,11 +188,9 @@ def _sample_until_valid(
     return [(accepted.get(place), own) for place, own in enumerate(samples)]
 
 
-def retry_seed(seed: int, number: int) -> int:
-    """Return the seed of a round: the first has the seed itself, each later one an unrelated one."""
-    if number == 0:
-        return seed
-    return int.from_bytes(hashlib.blake2b(f"{seed} round {number}".encode(), digest_size=4).digest(), "big")
+def derived_seed(seed: int, name: str) -> int:
+    """Return a seed for what bears that name, unrelated to those of other names."""
+    return int.from_bytes(hashlib.blake2b(f"{seed} {name}".encode(), digest_size=4).digest(), "big")
 
 
 def _tokens(samples: Sequence[Sample]) -> int:

@@ -1,0 +1,154 @@
+"""Sample each evaluation item N times, and say what choosing among the samples buys.
+
+python -m posttrain.evaluate.best_of_n inputs.model=DIR inputs.reward_model=DIR inputs.items=DIR output=DIR
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from posttrain.data.chat import load_tokenizer, tokenizer_digest
+from posttrain.data.records import EvaluationItem, message_dicts
+from posttrain.data.scorers import preference_score, score
+from posttrain.evaluate import selection_plots
+from posttrain.evaluate.config import BestOfNConfig
+from posttrain.evaluate.inputs import read_evaluation_items
+from posttrain.evaluate.policy import split_by_length, take_evenly
+from posttrain.evaluate.selection import SELECTORS, SampledItem, calibration_figures, curve_figures
+from posttrain.sample.answers import extractor
+from posttrain.sample.confidence import mean_logprob
+from posttrain.sample.generate import encode_prompts
+from posttrain.sample.models import load_policy, load_reward_model
+from posttrain.sample.sampler import Sampler
+from posttrain.sample.sampling import Sample, SamplingParams
+from posttrain.sample.select import by_reward, derived_seed
+from posttrain.stage.entry import Context, StageResult, stage_main
+from posttrain.stage.errors import UsageError
+from posttrain.stage.files import write_json_atomic
+
+log = logging.getLogger(__name__)
+
+
+def run(config: BestOfNConfig, context: Context) -> StageResult:
+    """Write samples.parquet, curve.json, curve.csv, calibration.json and the figures."""
+    tokenizer = load_tokenizer(context.inputs["model"])
+    if tokenizer_digest(tokenizer) != tokenizer_digest(load_tokenizer(context.inputs["reward_model"])):
+        raise UsageError("evaluate.best_of_n: model and reward_model differ in tokenizer; train both from one base")
+    items = take_evenly(read_evaluation_items(context.inputs["items"]), config.max_items)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_policy(context.inputs["model"], config.dtype).eval().to(device)
+    items, too_long = split_by_length(model, tokenizer, items, config.max_new_tokens)
+    log.info("%d items, %d samples each, %d new tokens at most", len(items), config.num_samples, config.max_new_tokens)
+
+    prompts = encode_prompts(tokenizer, [message_dicts(item.prompt) for item in items])
+    params = [
+        SamplingParams(
+            max_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            top_p=config.top_p,
+            num_samples=config.num_samples,
+            seed=derived_seed(context.spec.seed, item.id),
+        )
+        for item in items
+    ]
+    samples = Sampler(model, tokenizer, max_batch_size=config.batch_size).generate(prompts, params)
+    reward_model = load_reward_model(context.inputs["reward_model"], config.dtype).eval().to(device)
+    rewards = by_reward(reward_model, tokenizer.pad_token_id, config.batch_size)(prompts, samples)
+    sampled = [sampled_item(*row) for row in zip(items, prompts, samples, rewards, strict=True)]
+
+    write_samples(context.output / "samples.parquet", sampled)
+    curve = curve_figures(sampled, config.resamples, config.confidence, context.spec.seed)
+    calibration = calibration_figures(sampled, config.max_risk, config.confidence, context.spec.seed)
+    write_json_atomic(context.output / "curve.json", curve | {"too_long": too_long})
+    write_json_atomic(context.output / "calibration.json", calibration)
+    write_table(context.output / "curve.csv", curve)
+    write_figures(context.output, curve, calibration)
+    tokens = sum(sum(item.tokens) for item in sampled)
+    return _result(curve, calibration, tokens)
+
+
+def sampled_item(
+    item: EvaluationItem, prompt: Sequence[int], samples: Sequence[Sample], rewards: Sequence[float]
+) -> SampledItem:
+    """Return an item's samples with all scores.
+
+    A `choice` item's labels are taken in alphabetical order, so that the vote cannot know which one is right.
+    """
+    extract = extractor(item.scorer, sorted(item.reference.split("|")))
+    texts = [sample.text for sample in samples]
+    preference = None
+    if item.ideal is not None:
+        preference = [preference_score(text, item.reference, item.scorer, item.ideal) for text in texts]
+    return SampledItem(
+        id=item.id,
+        task=item.task,
+        language=item.language,
+        prompt_tokens=len(prompt),
+        responses=texts,
+        answers=[extract(text) for text in texts],
+        tokens=[len(sample.token_ids) for sample in samples],
+        ended=[sample.finish_reason == "stop" for sample in samples],
+        logprobs=[mean_logprob(sample.logprobs) for sample in samples],
+        rewards=list(rewards),
+        correct=[score(item.scorer, text, item.reference) for text in texts],
+        preference=preference,
+    )
+
+
+def write_samples(path: Path, items: Sequence[SampledItem]) -> None:
+    """Write one row per item, its samples as lists."""
+    pq.write_table(pa.Table.from_pylist([dataclasses.asdict(item) for item in items]), path)
+
+
+def write_table(path: Path, curve: dict[str, Any]) -> None:
+    """Write the curve as a table: one row per number of samples, selector and measure."""
+    columns = ["samples", "new_tokens", "measure", "selector", "value", "low", "high", "gain", "gain_low", "gain_high"]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        for measure, selectors in curve["curves"].items():
+            for place, cost in enumerate(curve["cost"]):
+                for selector in SELECTORS:
+                    point = selectors[selector][place]
+                    bounds = ("value", "low", "high")
+                    figures = [f"{interval[bound]:.4f}" for interval in (point, point["gain"]) for bound in bounds]
+                    writer.writerow([cost["k"], f"{cost['new_tokens']:.1f}", measure, selector, *figures])
+
+
+def write_figures(directory: Path, curve: dict[str, Any], calibration: dict[str, Any]) -> None:
+    """Write every figure as SVG."""
+    figures = {
+        "curve": selection_plots.selection_curves(curve, "curve"),
+        "reliability": selection_plots.reliability(calibration, "reliability"),
+        "risk_coverage": selection_plots.risk_coverage(calibration, "risk"),
+    }
+    if curve["over_optimisation"] is not None:
+        figures["over_optimisation"] = selection_plots.over_optimisation(curve, "proxy")
+    for name, svg in figures.items():
+        (directory / f"{name}.svg").write_text(svg, encoding="utf-8")
+
+
+def _result(curve: dict[str, Any], calibration: dict[str, Any], tokens: int) -> StageResult:
+    correct = curve["curves"]["correct"]
+    metrics: dict[str, Any] = {"items": curve["items"], "samples": curve["sizes"][-1]}
+    metrics["one"] = correct["oracle"][0]["value"]
+    metrics |= {selector: correct[selector][-1]["value"] for selector in SELECTORS}
+    metrics |= {
+        f"calibration_error/{name}": found["calibration_error"] for name, found in calibration["confidences"].items()
+    }
+    best = max(("logprob", "reward", "majority"), key=lambda selector: metrics[selector])
+    headline = f"best of {metrics['samples']} by {best}: {metrics['one']:.2f} → {metrics[best]:.2f}"
+    return StageResult(metrics=metrics, headline=headline, tokens=tokens)
+
+
+if __name__ == "__main__":
+    stage_main(run, BestOfNConfig, kind="selection")
