@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from posttrain.pipeline.slurm_config import SlurmConfig
+from posttrain.sample.config import SamplingConfig
 from posttrain.stage.schema import schema
 
 
@@ -123,6 +124,8 @@ class PipelineConfig:
     data: DataNodes = Field(default_factory=DataNodes)
     train: TrainNodes = Field(default_factory=TrainNodes)
     evaluate: EvaluateNodes = Field(default_factory=EvaluateNodes)
+    sampling: SamplingConfig = Field(default_factory=SamplingConfig)
+    """How responses are drawn; the knobs of stages refer to it, as ``${sampling}`` or ``${sampling.temperature}``."""
     launcher: LauncherConfig = Field(default_factory=LauncherConfig)
     distributed: DistributedConfig = Field(default_factory=DistributedConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
