@@ -45,8 +45,10 @@ def run_command(*arguments: str) -> str:
     """
     if shutil.which(arguments[0]) is None:
         raise UsageError(f"launcher=slurm: no {arguments[0]} on this machine; start from a login node of the cluster")
+    # a command given inside an array element must not make its jobs believe that they are that element
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_ARRAY_")}
     try:
-        done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=_SECONDS)
+        done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False, timeout=_SECONDS)
     except subprocess.TimeoutExpired:
         raise PosttrainError(f"{arguments[0]}: no answer from Slurm within {_SECONDS:.0f} s") from None
     if done.returncode:
@@ -79,15 +81,25 @@ def live_jobs(ids: Iterable[str]) -> dict[str, Job]:
     return {job.id: job for job in jobs if job.live}
 
 
+def own_id() -> str:
+    """Return the id of the job, or of the element of a job array, that this process is in.
+
+    In an array ``SLURM_JOB_ID`` would not do: one element has the id of the whole array.
+    """
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ["SLURM_JOB_ID"]
+
+
 def own_job() -> dict[str, str]:
     """Return what `scontrol` shows of the job that this process is in, by field."""
-    shown = run_command("scontrol", "--oneliner", "show", "job", os.environ["SLURM_JOB_ID"])
+    shown = run_command("scontrol", "--oneliner", "show", "job", own_id())
     return dict(_FIELD.findall(shown.splitlines()[0]))
 
 
 def requeue_own_job() -> None:
     """Put the job that this process is in back into the queue; Slurm then kills the process."""
-    run_command("scontrol", "requeue", os.environ["SLURM_JOB_ID"])
+    run_command("scontrol", "requeue", own_id())
 
 
 def signal_step(step: int, name: str) -> None:

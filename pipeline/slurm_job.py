@@ -61,16 +61,16 @@ class Driver:
         try:
             spec = self._work_order()
         except PosttrainError as error:
-            ledger.begin(number, os.environ["SLURM_JOB_ID"], 0)
+            ledger.begin(number, slurm.own_id(), 0)
             return self._give_up(ledger, Outcome(error.exit_code, str(error), type(error).__name__), Cause.USAGE)
         if committed(spec) is not None:
             print(f"{Path(spec.output).name} is there already", flush=True)
             return EXIT_DONE
         work = Path(spec.work)
         if (reason := self._not_after_interruptions(ledger, work)) is not None:
-            ledger.begin(number, os.environ["SLURM_JOB_ID"], newest_step(work))
+            ledger.begin(number, slurm.own_id(), newest_step(work))
             return self._give_up(ledger, Outcome(EXIT_FAILED, f"not started again: {reason}"), Cause.INTERRUPTED)
-        ledger.begin(number, os.environ["SLURM_JOB_ID"], newest_step(work))
+        ledger.begin(number, slurm.own_id(), newest_step(work))
         log = self.run.new_log(self.stage.name)
         hung = self._attempt(spec, log)
         return self._conclude(spec, ledger, hung, _tail(log))
@@ -100,7 +100,7 @@ class Driver:
         return why_not_again(attempts, Cause.INTERRUPTED, newest_step(work), self.config.launcher.slurm.retries)
 
     def _of_this_job(self, ledger: Ledger) -> list[Any]:
-        return [attempt for attempt in ledger.attempts if attempt.job == os.environ["SLURM_JOB_ID"]]
+        return [attempt for attempt in ledger.attempts if attempt.job == slurm.own_id()]
 
     def _attempt(self, spec: StageSpec, log: Path) -> str | None:
         """Run the ranks to their end; returns what the watchdog saw when they hung, else None."""
