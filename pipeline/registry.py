@@ -22,7 +22,7 @@ class StageType:
     run: str
     """Name in the configuration, such as ``train.sft``; the module is ``posttrain.<run>``."""
     config_class: str
-    """Schema, in the ``config`` module of the stage's folder."""
+    """Schema, in the ``config`` module of the stage's folder; ``ppo_config.PpoConfig`` is in a module of its own."""
     kind: str
     """Kind of the artifact that it makes."""
     inputs: dict[str, Input] = dataclasses.field(default_factory=dict)
@@ -41,7 +41,8 @@ class StageType:
     def schema(self) -> type[Any]:
         """Return the configuration class; importing it imports no torch."""
         folder = self.run.partition(".")[0]
-        schema: type[Any] = getattr(importlib.import_module(f"posttrain.{folder}.config"), self.config_class)
+        module, _, name = self.config_class.rpartition(".")
+        schema: type[Any] = getattr(importlib.import_module(f"posttrain.{folder}.{module or 'config'}"), name)
         return schema
 
 
@@ -59,6 +60,7 @@ _TYPES = (
     _trained("train.reward", "RewardConfig", "reward_model"),
     _trained("train.reference", "ReferenceConfig", "reference_logps"),
     _trained("train.dpo", "DpoConfig", "model", reference=Input(("reference_logps",))),
+    _trained("train.ppo", "ppo_config.PpoConfig", "model", reward=Input(("reward_model",), required=False)),
     StageType(
         "evaluate.policy",
         "PolicyEvaluationConfig",

@@ -22,6 +22,20 @@ def by_length(rows: Sequence[Sequence[int]], batch_size: int) -> list[list[int]]
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
+def by_tokens(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Return the indices of rows in batches of similar length, the longest first, of at most that many padded tokens.
+
+    A row longer than that is a batch of its own.
+    """
+    batches: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
+        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= batch_tokens:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches
+
+
 def pad_rows(
     rows: Sequence[Sequence[int]], padding: int, side: Literal["left", "right"] = "right"
 ) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ def make_trainable(
     """
     if isinstance(model, PeftModel):
         if config.kind == "full":
-            return model.merge_and_unload()
+            return model.merge_and_unload().requires_grad_(True)  # the adapter had frozen it
         rank = model.peft_config["default"].r
         if rank != config.rank:
             raise UsageError(

@@ -77,15 +77,15 @@ class StepBatchSampler:
 
     def __iter__(self) -> Iterator[list[int]]:
         plan, lengths = self.plan, self.lengths
-        stream = _EpochStream(plan.num_rows, self.seed)
+        stream = EpochStream(plan.num_rows, self.seed)
         for _ in range(plan.max_steps):
             rows = sorted(stream.take(plan.global_batch_size), key=lambda row: (lengths[row], row))
             for start in range(self.rank, plan.accumulation * plan.world_size, plan.world_size):
                 yield rows[start * plan.micro_batch_size : (start + 1) * plan.micro_batch_size]
 
 
-class _EpochStream:
-    """The endless stream of shuffled epochs, read from the front."""
+class EpochStream:
+    """The endless stream of shuffled passes over the rows, read from the front."""
 
     def __init__(self, num_rows: int, seed: int) -> None:
         self._num_rows = num_rows
@@ -94,6 +94,7 @@ class _EpochStream:
         self._left: list[int] = []
 
     def take(self, count: int) -> list[int]:
+        """Return the next rows."""
         taken: list[int] = []
         while len(taken) < count:
             if not self._left:

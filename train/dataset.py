@@ -64,6 +64,12 @@ def read_groups(directory: Path, split: str) -> Dataset:
     return as_dataset(table, pa.array([a + b for a, b in zip(prompts, longest, strict=True)], pa.int64()))
 
 
+def read_prompts(directory: Path, split: str) -> Dataset:
+    """Return prompts: `prompt_ids`, `messages`, and `reference` and `scorer` where there are any (else None)."""
+    table = pq.read_table(directory / f"{split}.parquet")
+    return as_dataset(table, pc.list_value_length(table["prompt_ids"]))
+
+
 @dataclasses.dataclass(frozen=True)
 class Pair:
     """A chosen and a rejected response of one group, by index."""

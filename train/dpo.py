@@ -84,7 +84,7 @@ def run(config: DpoConfig, context: Context) -> StageResult:
     trainer.attach(plan, context, config.keep_checkpoints)
     announce(trainer, config, context, sequences_per_row=2, head="lm")
     metrics = fit(trainer, context)
-    save_model(trainer, context, tokenizer)
+    save_model(trainer.accelerator.unwrap_model(trainer.model), context, tokenizer)
     accuracy = metrics.get("eval_rewards/accuracies")
     return StageResult(metrics, f"eval accuracy {accuracy:.3f}" if accuracy is not None else "", int(metrics["tokens"]))
 

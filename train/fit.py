@@ -86,7 +86,7 @@ def fit(trainer: StageTrainer, context: Context) -> dict[str, float]:
     checkpoint = _agree_on_checkpoint(context.work / CHECKPOINTS, context.main_process)
     if checkpoint is not None:
         log.info("resuming from %s, the newest valid checkpoint", checkpoint.name)
-        trainer.resume_counters(checkpoint)
+        trainer.load_state(checkpoint)
     else:
         trainer.tracker.rewind(0)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -113,15 +113,14 @@ def _agree_on_checkpoint(directory: Path, main_process: bool) -> Path | None:
 
 
 def save_model(
-    trainer: StageTrainer, context: Context, tokenizer: PreTrainedTokenizerBase, extra: dict[str, Any] | None = None
+    model: Any, context: Context, tokenizer: PreTrainedTokenizerBase, extra: dict[str, Any] | None = None
 ) -> None:
-    """Write the trained model as an artifact's files: safetensors, configuration, tokenizer and its chat template.
+    """Write a trained model as an artifact's files: safetensors, configuration, tokenizer and its chat template.
 
     An adapter is written alone, with `base.json` naming the artifact that holds its backbone; ``extra`` is added there.
     All ranks must call this: sharded weights are gathered.
     """
     heartbeat.beat("saving the model")
-    model = trainer.accelerator.unwrap_model(trainer.model)
     save_whole_model(model, context.output, context.main_process)
     if not context.main_process:
         return

@@ -88,7 +88,7 @@ def run(config: RewardConfig, context: Context) -> StageResult:
     mean, std = reward_statistics(trainer)
     trainer.model.config.reward_mean, trainer.model.config.reward_std = mean, std
     facts = {"reward_mean": mean, "reward_std": std, "pad_token_id": tokenizer.pad_token_id}
-    save_model(trainer, context, tokenizer, extra=facts)
+    save_model(trainer.accelerator.unwrap_model(trainer.model), context, tokenizer, extra=facts)
     headline = f"eval accuracy {metrics['eval_accuracy']:.3f}" if "eval_accuracy" in metrics else ""
     return StageResult(metrics, headline, int(metrics["tokens"]), facts=facts)
 

@@ -60,8 +60,9 @@ def classifier_from_policy(
 
 def _classifier_from_merged(source: Path, config: RewardConfig, pad_token_id: int) -> PreTrainedModel:
     merged = load_policy(source).merge_and_unload()
+    merged.config.num_labels, merged.config.pad_token_id = 1, pad_token_id
     model: PreTrainedModel = AutoModelForSequenceClassification.from_config(
-        merged.config, num_labels=1, pad_token_id=pad_token_id, attn_implementation=config.attention
+        merged.config, attn_implementation=config.attention
     )
     trunk = model.base_model_prefix
     getattr(model, trunk).load_state_dict(getattr(merged, trunk).state_dict())

@@ -82,7 +82,7 @@ def run(config: SftConfig, context: Context) -> StageResult:
     trainer.attach(plan, context, config.keep_checkpoints)
     announce(trainer, config, context, sequences_per_row=1, head="lm")
     metrics = fit(trainer, context)
-    save_model(trainer, context, tokenizer)
+    save_model(trainer.accelerator.unwrap_model(trainer.model), context, tokenizer)
     return StageResult(
         metrics, f"eval loss {metrics['eval_loss']:.3f}" if "eval_loss" in metrics else "", int(metrics["tokens"])
     )

@@ -182,14 +182,18 @@ class StageTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             staged = staging_directory(directory) / f"checkpoint-{step}"
-            counters = {"tokens_seen": self.tokens_seen, "evaluation_owed": self.stop.evaluation_owed}
-            (staged / _COUNTERS).write_text(json.dumps(counters), encoding="utf-8")
+            self.save_state(staged)
             commit_checkpoint(directory, step, {"world_size": self.args.world_size})
             rotate_checkpoints(directory, self.keep_checkpoints)
         self.accelerator.wait_for_everyone()
 
-    def resume_counters(self, checkpoint: Path) -> None:
-        """Take up the counters of a checkpoint, and forget what was logged after it."""
+    def save_state(self, directory: Path) -> None:
+        """Write what `transformers` does not know of into a checkpoint; on the first rank."""
+        counters = {"tokens_seen": self.tokens_seen, "evaluation_owed": self.stop.evaluation_owed}
+        (directory / _COUNTERS).write_text(json.dumps(counters), encoding="utf-8")
+
+    def load_state(self, checkpoint: Path) -> None:
+        """Take up what `save_state` wrote, and forget what was logged after it."""
         counters = json.loads((checkpoint / _COUNTERS).read_text(encoding="utf-8"))
         self.tokens_seen = counters["tokens_seen"]
         self.stop.evaluation_owed = counters["evaluation_owed"]

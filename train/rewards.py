@@ -1,0 +1,81 @@
+"""What PPO rewards: a reward model, checks of the answer, or a weighted sum of several.
+
+N answers, B answers of a forward pass, T positions, H hidden size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+
+from posttrain.stage.errors import PosttrainError
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """A response and what it answers."""
+
+    messages: list[dict[str, str]]
+    """The conversation up to the response."""
+    prompt_ids: list[int]
+    """The same under the policy's template and tokenizer."""
+    response_ids: list[int]
+    text: str
+    """The response without special tokens."""
+    ended: bool
+    reference: str | None
+    scorer: str | None
+
+
+Reward = Callable[[Sequence[Answer]], list[float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Component:
+    """One term of the reward."""
+
+    name: str
+    weight: float
+    clip: float | None
+    reward: Reward
+
+
+class Rewards:
+    """The weighted sum of components."""
+
+    def __init__(self, components: Sequence[Component]) -> None:
+        self.components = components
+
+    def score(self, answers: Sequence[Answer]) -> tuple[list[float], dict[str, list[float]]]:
+        """Return the reward of each answer, and every component's share before its weight.
+
+        Raises PosttrainError when a component is not finite, with counts; warns where one is the same for all answers,
+        since then it teaches nothing.
+        """
+        totals = torch.zeros(len(answers), dtype=torch.float64)
+        parts: dict[str, list[float]] = {}
+        for component in self.components:
+            values_N = torch.tensor(component.reward(answers), dtype=torch.float64)
+            _check(component.name, values_N)
+            if component.clip is not None:
+                values_N = values_N.clamp(-component.clip, component.clip)
+            totals += component.weight * values_N
+            parts[component.name] = values_N.tolist()
+        return totals.tolist(), parts
+
+
+def _check(name: str, values_N: torch.Tensor) -> None:
+    bad = int((~values_N.isfinite()).sum())
+    if bad:
+        raise PosttrainError(
+            f"reward {name}: {bad} of {len(values_N)} values are not finite; look at the function or model behind it"
+        )
+    if len(values_N) > 1 and bool((values_N == values_N[0]).all()):
+        log.warning(
+            "reward %s: all %d answers got %.4g, which teaches nothing", name, len(values_N), float(values_N[0])
+        )

@@ -1,0 +1,283 @@
+"""Rollouts: sample responses, score them, and turn scores into the advantages of tokens.
+
+Prompts are spread over the ranks; afterwards every rank holds all episodes, so that what follows (whitening,
+mini-batches) is the same whatever the number of ranks.
+
+N episodes, T response tokens, B episodes of a forward pass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from posttrain.sample.batching import by_tokens, pad_rows
+from posttrain.sample.sampler import Sampler
+from posttrain.sample.sampling import SamplingParams
+from posttrain.stage import heartbeat
+from posttrain.train.actor_critic import ActorCritic, states_before
+from posttrain.train.advantage import generalised_advantages, whiten
+from posttrain.train.batching import EpochStream
+from posttrain.train.dataset import Row
+from posttrain.train.episodes import Episode, Floats, padded
+from posttrain.train.losses import kl_estimates
+from posttrain.train.ppo_config import PpoConfig
+from posttrain.train.rewards import Answer, Rewards
+from posttrain.train.token_log_probs import backbone_and_head, head_log_probs
+
+Frozen = Callable[[], contextlib.AbstractContextManager[Any]]
+"""Gives the reference model for the time of a ``with`` block."""
+
+
+@dataclasses.dataclass
+class Rollout:
+    """The episodes of all ranks, and what is logged of them."""
+
+    episodes: list[Episode]
+    metrics: dict[str, float]
+
+
+class RolloutWorker:
+    """Makes the episodes of one phase after the other."""
+
+    def __init__(
+        self,
+        config: PpoConfig,
+        tokenizer: Any,
+        prompts: Sequence[Row],
+        reference: Frozen,
+        rewards: Rewards,
+        seed: int,
+        rank: int,
+        world_size: int,
+        samples: Path,
+    ) -> None:
+        self.config = config
+        self.tokenizer = tokenizer
+        self.prompts = prompts
+        self.reference = reference
+        self.rewards = rewards
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.samples = samples
+
+    def collect(self, phase: int, model: ActorCritic, policy: Any, kl_coef: float) -> Rollout:
+        """Return the episodes of a phase, sampled by ``policy`` and valued by the critic of ``model``."""
+        clock = _Clock()
+        episodes = self._sample(phase, policy)
+        clock.lap("rollout")
+        self._score(episodes, model)
+        clock.lap("scoring")
+        everyone = _gather(episodes, self.world_size)
+        metrics = finish_episodes(everyone, self.config, kl_coef)
+        tokens = sum(len(episode.response_ids) for episode in everyone)
+        metrics |= {f"time/{name}": seconds for name, seconds in clock.laps.items()}
+        metrics["tokens_per_second/rollout"] = tokens / max(clock.laps["rollout"], 1e-9)
+        return Rollout(everyone, metrics)
+
+    def _sample(self, phase: int, policy: Any) -> list[Episode]:
+        """Return this rank's responses; they depend on the seed, the phase and the prompt's place in it alone."""
+        config = self.config
+        rows = prompts_of_phase(
+            len(self.prompts), config.rollout_batch_size // config.samples_per_prompt, phase, self.seed
+        )
+        places = sorted(range(len(rows)), key=lambda place: (-len(self.prompts[rows[place]]["prompt_ids"]), place))
+        own = places[self.rank :: self.world_size]
+        seeds = [int(np.random.SeedSequence([self.seed, phase, place]).generate_state(1)[0]) for place in own]
+        plain = SamplingParams(
+            max_tokens=config.max_new_tokens, temperature=config.temperature, num_samples=config.samples_per_prompt
+        )
+        sampler = Sampler(policy, self.tokenizer, max_batch_size=config.rollout_batch)
+        prompts = [self.prompts[rows[place]]["prompt_ids"] for place in own]
+        sampled = sampler.generate(
+            prompts,
+            [dataclasses.replace(plain, seed=seed) for seed in seeds],
+            on_token=lambda *_: heartbeat.pulse(),
+        )
+        return [
+            Episode(
+                place=place * config.samples_per_prompt + index,
+                row=rows[place],
+                prompt_ids=list(prompt),
+                response_ids=sample.token_ids,
+                logps=np.array(sample.sampling_logprobs, np.float32),
+                ended=sample.finish_reason == "stop",
+                text=sample.text,
+            )
+            for place, prompt, samples in zip(own, prompts, sampled, strict=True)
+            for index, sample in enumerate(samples)
+        ]
+
+    @torch.no_grad()
+    def _score(self, episodes: list[Episode], model: ActorCritic) -> None:
+        """Fill in values, reference log-probabilities and scores."""
+        pad = self.tokenizer.pad_token_id
+        limit = self.config.scoring_tokens
+        was_training = model.training
+        model.eval()
+        for part, ids_BT, chosen_BT in scoring_batches(episodes, pad, limit, _device(model)):
+            hidden_NH = None
+            if model.critic.trunk is None:
+                hidden_NH = states_before(backbone_and_head(model.policy)[0], ids_BT, chosen_BT)
+            _hand_out(part, "values", model.critic(ids_BT, chosen_BT, hidden_NH))
+        model.train(was_training)
+        with self.reference() as reference:
+            trunk, head = backbone_and_head(reference)
+            for part, ids_BT, chosen_BT in scoring_batches(episodes, pad, limit, _device(reference)):
+                hidden_NH = states_before(trunk, ids_BT, chosen_BT)
+                logps_N, _ = head_log_probs(reference, head, hidden_NH, ids_BT[chosen_BT], self.config.temperature)
+                _hand_out(part, "reference_logps", logps_N)
+        answers = [self._answer(episode) for episode in episodes]
+        totals, components = self.rewards.score(answers)
+        for number, episode in enumerate(episodes):
+            episode.score = totals[number] - self.config.missing_eos_penalty * (not episode.ended)
+            episode.components = {name: values[number] for name, values in components.items()}
+
+    def show(self, phase: int, step: int, episodes: Sequence[Episode]) -> None:
+        """Append some responses of a rollout to a file for people; a rollout that is done again stands there twice."""
+        if self.rank > 0:
+            return
+        with self.samples.open("a", encoding="utf-8") as file:
+            for episode in episodes[: self.config.sample_rows]:
+                prompt = self.prompts[episode.row]["messages"]
+                row = {"rollout": phase, "step": step, "prompt": prompt, "response": episode.text}
+                row |= {"score": round(episode.score, 4), "ended": episode.ended, **episode.components}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def _answer(self, episode: Episode) -> Answer:
+        row = self.prompts[episode.row]
+        return Answer(
+            messages=row["messages"],
+            prompt_ids=episode.prompt_ids,
+            response_ids=episode.response_ids,
+            text=episode.text,
+            ended=episode.ended,
+            reference=row["reference"],
+            scorer=row["scorer"],
+        )
+
+
+def prompts_of_phase(num_prompts: int, per_phase: int, phase: int, seed: int) -> list[int]:
+    """Return the prompts of a phase: the next ones of an endless stream of shuffled passes."""
+    stream = EpochStream(num_prompts, seed)
+    stream.take(phase * per_phase)
+    return stream.take(per_phase)
+
+
+def scoring_batches(
+    episodes: Sequence[Episode], pad_token_id: int, limit: int, device: torch.device
+) -> Iterator[tuple[list[Episode], Tensor, Tensor]]:
+    """Yield episodes of similar length with ``ids_BT`` and the mask of their response tokens ``chosen_BT``."""
+    for rows in by_tokens([episode.length for episode in episodes], limit):
+        part = [episodes[row] for row in rows]
+        ids_BT, mask_BT = pad_rows([[*episode.prompt_ids, *episode.response_ids] for episode in part], pad_token_id)
+        prompts_B1 = torch.tensor([[len(episode.prompt_ids)] for episode in part])
+        chosen_BT = (torch.arange(ids_BT.shape[1]) >= prompts_B1) & mask_BT.bool()
+        heartbeat.pulse()
+        yield part, ids_BT.to(device), chosen_BT.to(device)
+
+
+def finish_episodes(episodes: list[Episode], config: PpoConfig, kl_coef: float) -> dict[str, float]:
+    """Give every token its reward, advantage and return; returns the metrics of the rollout.
+
+    A token's reward is −β times its KL estimate (where the KL is part of the reward), and the last one's also the
+    response's score (Ziegler et al. 2019, eq. 2).
+    """
+    mask_NT = padded([np.ones_like(episode.logps) for episode in episodes]).bool()
+    logps_NT, reference_NT, values_NT = (
+        padded([getattr(episode, name) for episode in episodes]) for name in ("logps", "reference_logps", "values")
+    )
+    penalty_NT = kl_estimates(logps_NT, reference_NT, config.kl.estimator) * mask_NT
+    rewards_NT = -kl_coef * penalty_NT if config.kl.place == "reward" else torch.zeros_like(penalty_NT)
+    scores_N = torch.tensor([episode.score for episode in episodes], dtype=torch.float32)
+    last_N = mask_NT.sum(1) - 1
+    rewards_NT[torch.arange(len(episodes)), last_N] += scores_N
+    if config.whiten_rewards:
+        rewards_NT = whiten(rewards_NT, mask_NT, shift_mean=False)
+    advantages_NT, returns_NT = generalised_advantages(rewards_NT, values_NT, mask_NT, config.gamma, config.lam)
+    if config.whiten_advantages:
+        advantages_NT = whiten(advantages_NT, mask_NT)
+    for row, episode in enumerate(episodes):
+        size = len(episode.response_ids)
+        episode.advantages = advantages_NT[row, :size].numpy().copy()
+        episode.returns = returns_NT[row, :size].numpy().copy()
+    return _metrics(episodes, mask_NT, logps_NT, reference_NT, values_NT, returns_NT, rewards_NT)
+
+
+def _metrics(
+    episodes: list[Episode],
+    mask_NT: Tensor,
+    logps_NT: Tensor,
+    reference_NT: Tensor,
+    values_NT: Tensor,
+    returns_NT: Tensor,
+    rewards_NT: Tensor,
+) -> dict[str, float]:
+    """Return what is logged of a rollout, under the field's names."""
+    lengths = np.array([len(episode.response_ids) for episode in episodes])
+    scores = np.array([episode.score for episode in episodes])
+    kl_N = ((logps_NT - reference_NT) * mask_NT).sum(1)
+    values_M, returns_M = values_NT[mask_NT].double(), returns_NT[mask_NT].double()
+    unexplained = float((returns_M - values_M).var(correction=0))
+    spread = float(returns_M.var(correction=0))
+    metrics = {
+        "objective/kl": float(kl_N.mean()),
+        "objective/entropy": float(-(logps_NT[mask_NT]).mean()),
+        "objective/scores": float(scores.mean()),
+        "objective/scores_std": float(scores.std()),
+        "objective/rlhf_reward": float((rewards_NT * mask_NT).sum(1).mean()),
+        "val/explained_variance": 1 - unexplained / spread if spread else 0.0,
+        "response/length": float(lengths.mean()),
+        "response/length_max": float(lengths.max()),
+        "response/ended": float(np.mean([episode.ended for episode in episodes])),
+    }
+    for name in episodes[0].components:
+        metrics[f"objective/{name}"] = float(np.mean([episode.components[name] for episode in episodes]))
+    return metrics
+
+
+def _hand_out(episodes: Sequence[Episode], name: str, values_N: Tensor) -> None:
+    """Give every episode its part of values that stand one behind the other."""
+    parts: list[Floats] = np.split(
+        values_N.float().cpu().numpy(), np.cumsum([len(episode.response_ids) for episode in episodes])[:-1]
+    )
+    for episode, part in zip(episodes, parts, strict=True):
+        setattr(episode, name, part.copy())
+
+
+def _gather(episodes: list[Episode], world_size: int) -> list[Episode]:
+    """Return the episodes of all ranks in one order: by prompt, then as they were sampled."""
+    everyone = [episodes]
+    if world_size > 1:
+        everyone = [[] for _ in range(world_size)]
+        dist.all_gather_object(everyone, episodes)
+    return sorted((episode for part in everyone for episode in part), key=lambda episode: episode.place)
+
+
+def _device(model: Any) -> torch.device:
+    device: torch.device = next(model.parameters()).device
+    return device
+
+
+class _Clock:
+    """Seconds of each part of a phase."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[name] = now - self._last
+        self._last = now
