@@ -20,9 +20,10 @@ from posttrain.stage.heartbeat import RankBeat, read_beats
 
 LOOK_SECONDS = 1.0
 """Time between two looks at the files."""
-DUMP_SECONDS = 3.0
+DUMP_SECONDS = 5.0
 """How long to wait for the ranks' stacks; a process in an uninterruptible system call never writes them."""
-_SETTLE_SECONDS = 0.2
+SETTLE_SECONDS = 0.5
+"""Stacks that have not grown for so long are whole; they are written frame by frame."""
 
 
 class Watchdog:
@@ -83,7 +84,7 @@ class Watchdog:
             if sizes == last and all(sizes[path] > before[path] for path in files):
                 break
             last = sizes
-            time.sleep(_SETTLE_SECONDS)
+            time.sleep(SETTLE_SECONDS)
         return [path for path in files if _size(path) > before[path]]
 
 

@@ -4,7 +4,7 @@
     ├── UsageError          2  a configuration, file or row that the user must mend
     ├── NonFiniteLossError  1  a loss became NaN or infinite
     ├── LeaseHeldError     75  someone else is writing this artifact: come again
-    └── StoppedError       75  asked to stop: state was saved, run the same command to go on
+    └── StoppedError       75  asked to stop: run the same command to go on
 
 Exit code 0 is done, 1 failed, 2 usage, 75 requeue. Anything that is not a PosttrainError is a bug and keeps its
 traceback.
@@ -44,7 +44,7 @@ class LeaseHeldError(PosttrainError):
 
 
 class StoppedError(PosttrainError):
-    """The stage was asked to stop, saved its state and is not finished."""
+    """The stage was asked to stop, saved its state if it has any, and is not finished."""
 
     exit_code = EXIT_REQUEUE
 

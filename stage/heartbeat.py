@@ -57,8 +57,7 @@ class _Heartbeat:
         folder.mkdir(parents=True, exist_ok=True)
         self.said = RankBeat(rank, os.getpid(), socket.gethostname())
         self.written = 0.0
-        # synchronous, so that the watcher on another node finds the stacks before it ends the rank
-        self._stacks = os.open(self.said.stack_file(folder), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_SYNC)
+        self._stacks = os.open(self.said.stack_file(folder), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         faulthandler.register(signal.SIGUSR2, file=self._stacks)
         self._file = os.open(folder / f"rank_{rank}.json", os.O_WRONLY | os.O_CREAT)
         self.say(self.said)

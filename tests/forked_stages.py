@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 EVENTS = {"os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir"}
@@ -48,6 +49,27 @@ class SignalHook:
             os.kill(os.getpid(), self.number)
 
 
+def signal_in(function: str, call: int, *numbers: int) -> None:
+    """Have this process send itself signals when it enters a function of ours, of that name, for the ``call``-th time.
+
+    For ``prepare``; a profile hook sees the calls, the code under test is as it is.
+    """
+    calls = 0
+
+    def hook(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal calls
+        if event != "call" or frame.f_code.co_name != function:
+            return
+        if not str(frame.f_globals.get("__name__")).startswith("posttrain."):
+            return
+        calls += 1
+        if calls == call:
+            for number in numbers:
+                os.kill(os.getpid(), number)
+
+    sys.setprofile(hook)
+
+
 def run_child(
     module: str,
     arguments: list[str],
@@ -58,15 +80,18 @@ def run_child(
     kill_after: float | None = None,
     watch: Callable[[int], bool] | None = None,
     environment: dict[str, str] | None = None,
+    prepare: Callable[[], None] | None = None,
 ) -> tuple[int, int]:
     """Run a stage in a child; returns its exit code (negative: killed by that signal) and its file events.
 
     What it prints is appended to ``root/child.log``. ``watch(pid)`` is called again and again until it returns true.
+    ``prepare`` is called in the child before the stage.
     """
     count_file = root / ".events"
     stage = importlib.import_module(module)
     main = importlib.import_module("posttrain.stage.entry").stage_main
-    config_class, kind = STAGES[module.rpartition(".")[2]]
+    package, _, name = module.rpartition(".")
+    config_class, kind = STAGES[name] if package == "posttrain.train" else OTHER_STAGES[module]
     pid = os.fork()
     if pid == 0:
         log = os.open(root / "child.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -78,7 +103,9 @@ def run_child(
         sys.addaudithook(SignalHook(root, signal_at, number, count_file))
         code = 1
         try:
-            main(stage.run, getattr(importlib.import_module("posttrain.train.config"), config_class), kind)
+            if prepare is not None:
+                prepare()
+            main(stage.run, getattr(importlib.import_module(f"{package}.config"), config_class), kind)
         except SystemExit as finished:
             code = int(finished.code or 0)
         finally:
@@ -100,6 +127,14 @@ STAGES = {
     "reward": ("RewardConfig", "reward_model"),
     "dpo": ("DpoConfig", "model"),
     "reference": ("ReferenceConfig", "reference_logps"),
+    "base": ("BaseConfig", "model"),
+}
+OTHER_STAGES = {
+    "posttrain.data.demo": ("DemoConfig", "sources"),
+    "posttrain.data.curate": ("CurateConfig", "dataset"),
+    "posttrain.data.tokenize": ("TokenizeConfig", "tokens"),
+    "posttrain.evaluate.policy": ("PolicyEvaluationConfig", "scores"),
+    "posttrain.evaluate.reward": ("RewardEvaluationConfig", "scores"),
 }
 
 
