@@ -65,7 +65,7 @@ def test_a_stage_can_be_taken_away(own: Path) -> None:
         ("distributed=dpp", "distributed=dpp: no such distributed; did you mean 'ddp'?"),
         ("sed=1", "sed: unknown key; did you mean 'seed'?"),
         ("seed=abc", "seed: 'abc': input should be a valid integer"),
-        ("train.dpp.beta=1", "train.dpp: unknown key; did you mean 'dpo'?"),
+        ("train.swt.beta=1", "train.swt: unknown key; did you mean 'sft'?"),
         ("stages.demo.rnu=1", "stages.demo.rnu: unknown key; did you mean 'run'?"),
         ("stages.demo.wiht.num_texts=1", "stages.demo.wiht: unknown key; did you mean 'with'?"),
         ("stages.dem.with.num_texts=1", "stages.dem: no such stage; did you mean 'demo'?"),

@@ -17,7 +17,7 @@ from posttrain.pipeline.compose import compose_config
 from posttrain.pipeline.graph import build_graph
 from posttrain.pipeline.launch import local_launcher
 from posttrain.pipeline.planning import print_pipeline_plan
-from posttrain.pipeline.run import dry_run
+from posttrain.pipeline.run import dry_run, prepare
 from posttrain.stage.schema import external_paths
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,7 +49,7 @@ def test_every_recipe_composes_and_plans(recipe: str, tmp_path: Path, capsys: py
     absent = [path for stage in stages for path in external_paths(stage.config) if not path.exists()]
     if absent:
         pytest.skip(f"recipe={recipe} reads {absent[0]}, which is not here")
-    assert dry_run(config) == 0
+    assert dry_run(prepare(config)) == 0
     printed = capsys.readouterr().out
     assert [line.split()[1] for line in printed.splitlines() if line.startswith("# ")] == [s.name for s in stages]
     assert print_pipeline_plan(config) == 0
