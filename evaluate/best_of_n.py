@@ -28,9 +28,10 @@ from posttrain.sample.answers import extractor
 from posttrain.sample.confidence import mean_logprob
 from posttrain.sample.generate import encode_prompts
 from posttrain.sample.models import load_policy, load_reward_model
+from posttrain.sample.rewards import by_reward
 from posttrain.sample.sampler import Sampler
 from posttrain.sample.sampling import Sample, SamplingParams
-from posttrain.sample.select import by_reward, derived_seed
+from posttrain.sample.select import derived_seed
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError
 from posttrain.stage.files import write_json_atomic

@@ -16,7 +16,7 @@ import hashlib
 import re
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ EVICTED_SHARE = 16
 _MULTIPLIERS = np.random.default_rng(0).integers(0, 2**63, BANDS * ROWS, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS responses (
-    id INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL, used INTEGER NOT NULL, prompt TEXT, response TEXT NOT NULL
+    id INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL, used INTEGER NOT NULL, text TEXT, response TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS responses_by_use ON responses (used);
 CREATE TABLE IF NOT EXISTS bands (
@@ -51,8 +51,8 @@ class Request:
     """All that decides a response."""
 
     model_digest: str
-    prompt: str | tuple[int, ...]
-    """Text, or token ids. Only text is indexed for near duplicates."""
+    prompt: str | Sequence[int]
+    """Text, or token ids."""
     params: Mapping[str, Any]
     """Plain values."""
     seed: int
@@ -72,7 +72,7 @@ class Request:
 class NearDuplicate:
     """The response to a prompt much like the one asked for."""
 
-    prompt: str
+    text: str
     similarity: float
     """Jaccard similarity of the word shingles, up to 1."""
     response: str
@@ -84,8 +84,7 @@ class ResponseCache:
     ``max_bytes`` bounds the file; the write-ahead log beside it adds some MB while it is open.
     """
 
-    def __init__(self, path: Path, max_bytes: int, near_duplicates: bool = False) -> None:
-        self._near_duplicates = near_duplicates
+    def __init__(self, path: Path, max_bytes: int) -> None:
         self._connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
         try:
             _write_ahead(self._connection)
@@ -127,12 +126,14 @@ class ResponseCache:
         )
         return str(row[1])
 
-    def put(self, request: Request, response: str) -> None:
-        """Keep a response. Where another process was faster, its response stays."""
-        text = request.prompt if self._near_duplicates and isinstance(request.prompt, str) else None
+    def put(self, request: Request, response: str, text: str | None = None) -> None:
+        """Keep a response, and index it by the words of ``text`` for near duplicates, if that is given.
+
+        Where another process was faster, its response stays.
+        """
         with self._write():
             made = self._connection.execute(
-                "INSERT OR IGNORE INTO responses (key, used, prompt, response) "
+                "INSERT OR IGNORE INTO responses (key, used, text, response) "
                 "VALUES (?, (SELECT coalesce(max(used), 0) + 1 FROM responses), ?, ?) RETURNING id",
                 [request.key, text, response],
             ).fetchone()
@@ -141,21 +142,19 @@ class ResponseCache:
                 self._connection.executemany("INSERT INTO bands VALUES (?, ?)", bands)
             self._evict()
 
-    def nearest(self, request: Request, threshold: float = 0.9) -> NearDuplicate | None:
-        """Return the response to the prompt most like the request's, if its similarity reaches the threshold.
+    def nearest(self, request: Request, text: str, threshold: float = 0.9) -> NearDuplicate | None:
+        """Return the response whose text is most like this one, if its similarity reaches the threshold.
 
-        Only responses that were put in with ``near_duplicates`` are found. Raises ValueError for a prompt of token ids.
+        It comes from the request's scope: all but the prompt is equal.
         """
-        if not isinstance(request.prompt, str):
-            raise ValueError("near duplicates are found by words; give the prompt as text")
-        wanted = _shingles(request.prompt)
+        wanted = _shingles(text)
         bands = _bands(request.scope, wanted)
         rows = self._connection.execute(
-            "SELECT prompt, response FROM responses WHERE id IN "
+            "SELECT text, response FROM responses WHERE id IN "
             f"(SELECT id FROM bands WHERE band IN ({','.join('?' * len(bands))}))",
             bands,
         )
-        found = [NearDuplicate(prompt, _jaccard(wanted, _shingles(prompt)), response) for prompt, response in rows]
+        found = [NearDuplicate(known, _jaccard(wanted, _shingles(known)), response) for known, response in rows]
         best = max(found, key=lambda near: near.similarity, default=None)
         return best if best is not None and best.similarity >= threshold else None
 

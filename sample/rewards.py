@@ -11,7 +11,20 @@ import torch
 from transformers import PreTrainedModel
 
 from posttrain.sample.batching import by_length, pad_rows
+from posttrain.sample.sampling import Sample
+from posttrain.sample.select import Prompts, Score
 from posttrain.stage.progress import track
+
+
+def by_reward(model: PreTrainedModel, pad_token_id: int, batch_size: int) -> Score:
+    """Return a score that is the raw reward of prompt and sample under a reward model with the sampler's tokenizer."""
+
+    def score(prompts: Prompts, samples: Sequence[Sequence[Sample]]) -> list[list[float]]:
+        sequences = [[*prompt, *s.token_ids] for prompt, own in zip(prompts, samples, strict=True) for s in own]
+        rewards = iter(score_sequences(model, sequences, pad_token_id, batch_size))
+        return [[next(rewards) for _ in own] for own in samples]
+
+    return score
 
 
 def score_sequences(

@@ -11,17 +11,14 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from transformers import PreTrainedModel
-
 from posttrain.sample.answers import Extractor, majority
 from posttrain.sample.confidence import mean_logprob
-from posttrain.sample.rewards import score_sequences
 from posttrain.sample.sampling import Sample, SamplingParams
 from posttrain.stage.errors import UsageError
 
 Prompts = Sequence[Sequence[int]]
 Score = Callable[[Prompts, Sequence[Sequence[Sample]]], list[list[float]]]
-"""Scores every sample of every prompt; the higher the better."""
+"""Scores every sample of every prompt; the higher the better. `posttrain.sample.rewards` has that of a reward model."""
 Accept = Callable[[int, Sample], bool]
 """Whether a sample of the prompt of that index will do."""
 
@@ -98,17 +95,6 @@ def within_budget(params: SamplingParams, token_budget: int | None) -> SamplingP
 def by_logprob(prompts: Prompts, samples: Sequence[Sequence[Sample]]) -> list[list[float]]:
     """Score samples by their average log-probability under the model itself."""
     return [[mean_logprob(sample.logprobs) for sample in own] for own in samples]
-
-
-def by_reward(model: PreTrainedModel, pad_token_id: int, batch_size: int) -> Score:
-    """Return a score that is the raw reward of prompt and sample under a reward model with the sampler's tokenizer."""
-
-    def score(prompts: Prompts, samples: Sequence[Sequence[Sample]]) -> list[list[float]]:
-        sequences = [[*prompt, *s.token_ids] for prompt, own in zip(prompts, samples, strict=True) for s in own]
-        rewards = iter(score_sequences(model, sequences, pad_token_id, batch_size))
-        return [[next(rewards) for _ in own] for own in samples]
-
-    return score
 
 
 def by_verifier(verify: Callable[[int, Sample], float]) -> Score:

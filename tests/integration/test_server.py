@@ -18,7 +18,7 @@ import httpx2
 import pytest
 import torch
 from build_artifacts import ENVIRONMENT, build_model
-from transformers import LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from posttrain.data.chat import load_tokenizer
 from posttrain.sample.models import load_policy
@@ -160,6 +160,11 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     root = tmp_path_factory.mktemp("vllm")
     artifact = build_model(root)
     export(artifact, root / "model", merge=False)
+    # vLLM's attention wants heads of 32 at least.
+    wider = LlamaConfig.from_pretrained(artifact, hidden_size=128, head_dim=32, num_key_value_heads=4)
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(wider).eval()
+    model.save_pretrained(root / "model")
     port = free_port()
     command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(root / "model")]
     command += ["--served-model-name", "policy", "--host", "127.0.0.1", "--port", str(port)]
@@ -169,7 +174,7 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     for _ in serve(command, environment, f"http://127.0.0.1:{port}", root / "log"):
         tokenizer = load_tokenizer(artifact)
         server = ServerSampler(f"http://127.0.0.1:{port}", "policy", tokenizer)
-        yield Served(root / "model", Sampler(load_policy(artifact).eval(), tokenizer), server)
+        yield Served(root / "model", Sampler(model, tokenizer), server)
 
 
 def test_greedy_samples_of_vllm_are_our_own(vllm: Served) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 import random
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from posttrain.sample.cached import CachedSampler
 from posttrain.sample.response_cache import Request, ResponseCache
+from posttrain.sample.sampling import Sample, SamplingParams
+from posttrain.sample.select import Accept, Prompts
 from posttrain.stage.errors import UsageError
 
 MIB = 1 << 20
@@ -50,12 +55,12 @@ def test_the_first_response_stays(tmp_path: Path) -> None:
 def test_the_file_stays_within_its_bound_and_keeps_what_was_used_last(tmp_path: Path, size: int) -> None:
     bound = 40 * size + 65_536
     rng = random.Random(0)
-    with ResponseCache(tmp_path / "cache", bound, near_duplicates=True) as cache:
+    with ResponseCache(tmp_path / "cache", bound) as cache:
         favourite = request("the favourite")
         cache.put(favourite, "kept")
         for number in range(1000):
             text = "".join(rng.choices("abcdefgh ", k=size))
-            cache.put(request(f"prompt {number}"), text)
+            cache.put(request(f"prompt {number}"), text, f"prompt {number}")
             assert cache.get(favourite) == "kept", number
         assert cache.get(request("prompt 999")) == text
         assert cache.get(request("prompt 0")) is None
@@ -92,12 +97,12 @@ def test_another_file_is_refused_in_one_line(tmp_path: Path) -> None:
 def worker(path: Path, seed: int, rounds: int, results: Any) -> None:
     rng = random.Random(seed)
     hits = 0
-    with ResponseCache(path, 300_000, near_duplicates=True) as cache:
+    with ResponseCache(path, 300_000) as cache:
         for _ in range(rounds):
             number = rng.randrange(80)
             found = cache.get(request(f"question {number}"))
             if found is None:
-                cache.put(request(f"question {number}"), json.dumps([number] * 1500))
+                cache.put(request(f"question {number}"), json.dumps([number] * 1500), f"question {number}")
             else:
                 assert json.loads(found) == [number] * 1500
                 hits += 1
@@ -168,37 +173,82 @@ def words(count: int, seed: int) -> list[str]:
 
 
 def test_a_nearly_equal_prompt_is_found_with_its_similarity(tmp_path: Path) -> None:
-    with ResponseCache(tmp_path / "cache", 8 * MIB, near_duplicates=True) as cache:
+    with ResponseCache(tmp_path / "cache", 8 * MIB) as cache:
         for seed in range(200):
-            cache.put(request(" ".join([f"number{seed}", *words(40, seed)])), f"response {seed}")
+            text = " ".join([f"number{seed}", *words(40, seed)])
+            cache.put(request(text), f"response {seed}", text)
         asked = ["Number7,", *words(40, 7)]
         asked[-1] = "tomorrow"
-        near = cache.nearest(request(" ".join(asked)), 0.9)
+        near = cache.nearest(request(), " ".join(asked), 0.9)
         assert near is not None and near.response == "response 7"
         # One word at the end changes one of the runs of three words: 38 are shared by 39 + 39 − 38.
         shared = len({tuple(asked[i : i + 3]) for i in range(39)})
         assert near.similarity == pytest.approx((shared - 1) / (shared + 1))
-        assert cache.nearest(request(" ".join(asked)), 0.99) is None
-        assert cache.nearest(request(" ".join(asked), seed=1), 0.1) is None
-        assert cache.nearest(request("something else altogether, of no likeness at all"), 0.1) is None
+        assert cache.nearest(request(), " ".join(asked), 0.99) is None
+        assert cache.nearest(request(seed=1), " ".join(asked), 0.1) is None
+        assert cache.nearest(request(), "something else altogether, of no likeness at all", 0.1) is None
         assert cache.get(request(" ".join(asked))) is None
 
 
 def test_almost_every_prompt_of_high_similarity_is_found(tmp_path: Path) -> None:
     found = 0
-    with ResponseCache(tmp_path / "cache", 8 * MIB, near_duplicates=True) as cache:
+    with ResponseCache(tmp_path / "cache", 8 * MIB) as cache:
         for seed in range(100):
             prompt = [f"w{seed}x{i}" for i in range(60)]
-            cache.put(request(" ".join(prompt)), "")
+            cache.put(request((seed,)), "", " ".join(prompt))
             prompt[random.Random(seed).randrange(60)] = "changed"
-            near = cache.nearest(request(" ".join(prompt)), 0.85)
+            near = cache.nearest(request(), " ".join(prompt), 0.85)
             found += near is not None
     assert found >= 98
 
 
-def test_prompts_of_token_ids_have_no_near_duplicates(tmp_path: Path) -> None:
-    with ResponseCache(tmp_path / "cache", MIB, near_duplicates=True) as cache:
-        cache.put(request((1, 2, 3)), "by ids")
-        assert cache.get(request((1, 2, 3))) == "by ids"
-        with pytest.raises(ValueError, match="give the prompt as text"):
-            cache.nearest(request((1, 2, 3)))
+def test_a_response_without_text_has_no_near_duplicates(tmp_path: Path) -> None:
+    with ResponseCache(tmp_path / "cache", MIB) as cache:
+        cache.put(request("who is there at the door"), "nobody")
+        assert cache.nearest(request(), "who is there at the door", 0.1) is None
+
+
+class CountingSampler:
+    """A sampler whose text says what it was asked, and which counts its calls."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[int]] = []
+
+    def generate(
+        self, prompts: Prompts, params: SamplingParams | Sequence[SamplingParams], *, accept: Accept | None = None
+    ) -> list[list[Sample]]:
+        each = [params] * len(prompts) if isinstance(params, SamplingParams) else params
+        self.asked += [list(prompt) for prompt in prompts]
+        return [
+            [
+                Sample([n], [-0.5], [-0.25], "stop", f"{list(prompt)} {own.seed}.{n}", 0.0)
+                for n in range(own.num_samples)
+            ]
+            for prompt, own in zip(prompts, each, strict=True)
+        ]
+
+
+def test_a_cached_sampler_asks_only_for_what_is_new(tmp_path: Path) -> None:
+    sampler = CountingSampler()
+    params = SamplingParams(num_samples=2, seed=4, logit_bias={3: 1.5}, stop=("x",))
+    with ResponseCache(tmp_path / "cache", MIB) as cache:
+        cached = CachedSampler(sampler, cache, "digest")
+        first = cached.generate([[1], [2]], params)
+        assert cached.generate([[2], [3], [1]], params) == [first[1], sampler.generate([[3]], params)[0], first[0]]
+        assert sampler.asked == [[1], [2], [3], [3]]
+        cached.generate([[1]], dataclasses.replace(params, seed=5))
+        cached.generate([[1]], dataclasses.replace(params, stop=()))
+        CachedSampler(sampler, cache, "another digest").generate([[1]], params)
+        assert sampler.asked[4:] == [[1], [1], [1]]
+        cached.generate([[1]], params, accept=lambda prompt, sample: True)
+        assert sampler.asked[7:] == [[1]]
+
+
+def test_a_cached_sampler_may_answer_like_prompts_alike(tmp_path: Path) -> None:
+    sampler = CountingSampler()
+    texts = {1: "who is there at the door today", 2: "Who is there, at the door, today?", 3: "who is at home"}
+    with ResponseCache(tmp_path / "cache", MIB) as cache:
+        cached = CachedSampler(sampler, cache, "digest", near=0.9, text_of=lambda prompt: texts[prompt[0]])
+        first, like, other = (cached.generate([[n]], SamplingParams())[0] for n in (1, 2, 3))
+        assert first == like != other
+        assert sampler.asked == [[1], [3]]
