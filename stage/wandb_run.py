@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,15 +23,38 @@ RECORDED = "recorded"
 """File in a stage's W&B folder: names the offline run that holds all of the finished stage."""
 
 
+class WandbService:
+    """The `wandb-core` process that runs of this process speak to; started, and `wandb` imported, when it is made."""
+
+    def __init__(self) -> None:
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        import wandb
+
+        connection = wandb.setup(settings=wandb.Settings(silent=True)).ensure_service()
+        self._process = connection._proc and connection._proc._process
+
+    def close(self) -> None:
+        """End it; waits until it has ended."""
+        from wandb.sdk import wandb_setup
+
+        wandb_setup.teardown()
+
+    def kill(self) -> None:
+        """End it at once, and raise nothing: W&B's exit handler would wait for it, and complain of its death."""
+        if self._process is not None:
+            self._process.kill()
+        with contextlib.suppress(Exception):  # whatever W&B still wanted to tell the dead process
+            self.close()
+
+
 class WandbRun:
-    """An open run; `wandb` is imported when the first one is made."""
+    """An open run."""
 
     def __init__(self, spec: StageSpec, mode: str, init_seconds: float, finish_seconds: float) -> None:
         """Open the run in ``mode`` ``online`` or ``offline``, and drop what earlier attempts left on the disk.
 
         Each attempt's run begins with the history up to its first step, so the files of the attempts before repeat it.
         """
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
         self._wandb = wandb
@@ -131,19 +153,3 @@ class WandbRun:
 def wandb_folder(spec: StageSpec) -> Path:
     """Return where a stage's W&B files are."""
     return Path(spec.work) / "wandb"
-
-
-def close_service(kill: bool) -> None:
-    """End the `wandb-core` process that runs opened; ``kill`` when it no longer answers, and then raise nothing.
-
-    Its exit handler would otherwise wait for it, and print a traceback when it has died.
-    """
-    from wandb.sdk import wandb_setup
-
-    connection = wandb_setup.singleton()._connection
-    if not kill:
-        wandb_setup.teardown()
-    elif connection is not None and connection._proc is not None:
-        os.kill(connection._proc._process.pid, signal.SIGKILL)
-        with contextlib.suppress(Exception):  # whatever it still wanted to tell the dead process
-            wandb_setup.teardown()

@@ -12,7 +12,7 @@ from pathlib import Path
 from posttrain.stage.artifact import Manifest
 from posttrain.stage.spec import StageSpec
 from posttrain.stage.tracking import METRICS, read_metrics
-from posttrain.stage.wandb_run import WandbRun, close_service
+from posttrain.stage.wandb_run import WandbRun, WandbService
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ class WandbTracker:
 
     def __init__(self, spec: StageSpec) -> None:
         self._spec = spec
+        self._service: WandbService | None = None
         self._run: WandbRun | None = None
         self._actions: queue.SimpleQueue[Action | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -64,12 +65,12 @@ class WandbTracker:
         self._thread.join(FINISH_SECONDS + 2)
         if self._thread.is_alive():
             self._warn("it does not answer")
-            close_service(kill=True)
-            self._thread.join(2)
+            self._kill()
         self._thread = None
 
     def _opened(self) -> WandbRun:
         if self._run is None:
+            self._service = WandbService()
             self._run = WandbRun(self._spec, self._spec.tracking.wandb, INIT_SECONDS, FINISH_SECONDS)
         return self._run
 
@@ -80,7 +81,8 @@ class WandbTracker:
     def _finish(self) -> None:
         if self._run is not None:
             self._run.finish(self._complete)
-        close_service(kill=False)
+        if self._service is not None:
+            self._service.close()
 
     def _submit(self, action: Action) -> None:
         if self._thread is None:
@@ -96,15 +98,13 @@ class WandbTracker:
                 action()
             except Exception as error:  # a tracker must never end a training run
                 self._warn(f"{type(error).__name__}: {error}")
-                self._quietly_close()
+                self._kill()
 
     def _warn(self, why: str) -> None:
         if not self._failed:
             self._failed = True
             log.warning("W&B is off for the rest of this stage (%s); `posttrain sync` brings it up to date", why)
 
-    def _quietly_close(self) -> None:
-        try:
-            close_service(kill=False)
-        except Exception as error:
-            log.debug("closing W&B: %s", error)
+    def _kill(self) -> None:
+        if self._service is not None:
+            self._service.kill()

@@ -12,7 +12,7 @@ from posttrain.stage.errors import PosttrainError, UsageError
 from posttrain.stage.files import write_text_atomic
 from posttrain.stage.spec import StageSpec
 from posttrain.stage.tracking import METRICS, read_metrics
-from posttrain.stage.wandb_run import RECORDED, UPLOADED, WandbRun, close_service, wandb_folder
+from posttrain.stage.wandb_run import RECORDED, UPLOADED, WandbRun, WandbService, wandb_folder
 
 INIT_SECONDS = 60.0
 UPLOAD_SECONDS = 600.0
@@ -92,11 +92,12 @@ def _send(file: Path) -> None:
 def _replay(spec: StageSpec) -> None:
     output = Path(spec.output)
     history = output / LOGS / METRICS
+    service = WandbService()
     try:
         run = WandbRun(spec, "online", INIT_SECONDS, UPLOAD_SECONDS)
         run.backfill(read_metrics(history) if history.exists() else [])
         run.record(read_manifest(output))
         run.finish(complete=True)
     except Exception:
-        close_service(kill=True)
+        service.kill()
         raise

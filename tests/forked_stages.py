@@ -140,7 +140,7 @@ OTHER_STAGES = {
 
 def _watch(watch: Callable[[int], bool], pid: int) -> None:
     while pid not in _FINISHED and not watch(pid):
-        time.sleep(0.002)
+        time.sleep(0.005)
 
 
 def _send(pid: int, number: int) -> None:
