@@ -233,18 +233,32 @@ def _choose_truncated(logits_BV: Tensor, knobs: Knobs, uniforms_B2: Tensor) -> t
     the last resort sorts the vocabulary.
     """
     width = logits_BV.shape[1]
-    mass_B1 = (logits_BV - logits_BV.amax(-1, keepdim=True)).exp_().sum(-1, keepdim=True)
-    counts = [knobs.largest_top_k] if knobs.largest_top_k < width else [n for n in PREFILTERS if n < width] + [width]
+    if knobs.largest_top_k < width:
+        counts, mass_B1 = [knobs.largest_top_k], torch.ones_like(logits_BV[:, :1])  # a nucleus is of the top k's mass
+    else:
+        counts = [*(count for count in PREFILTERS if count < width), width]
+        mass_B1 = (logits_BV - logits_BV.amax(-1, keepdim=True)).exp_().sum(-1, keepdim=True)
     tokens_B = torch.empty(len(logits_BV), dtype=torch.int64, device=logits_BV.device)
     logprobs_B = logits_BV.new_empty(len(logits_BV))
     rows = torch.arange(len(logits_BV), device=logits_BV.device)
     for count in counts:
-        values_BK, ids_BK = largest(logits_BV[rows], count)
+        part_BV = logits_BV[rows]
+        values_BK, ids_BK = largest(part_BV, count)
         weights_BK, done_B = kept_weights(values_BK, mass_B1[rows], width, knobs.take(rows))
-        place_B, kept_B = draw(weights_BK, uniforms_B2[rows])
-        chosen_B = (values_BK.gather(1, place_B[:, None]) - values_BK[:, :1])[:, 0] - kept_B.log()
-        tokens_B[rows], logprobs_B[rows] = ids_BK.gather(1, place_B[:, None])[:, 0], chosen_B
+        chosen_B1, kept_B = _draw_by_token(weights_BK, ids_BK, width, uniforms_B2[rows])
+        tokens_B[rows] = chosen_B1[:, 0]
+        logprobs_B[rows] = (part_BV.gather(1, chosen_B1) - values_BK[:, :1])[:, 0] - kept_B.log()
         rows = rows[~done_B]
         if not len(rows):
             break
     return tokens_B, logprobs_B
+
+
+def _draw_by_token(weights_BK: Tensor, ids_BK: Tensor, width: int, uniforms_B2: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw a token from weights, in the order of tokens: the order by weight changes with the rounding of near ties."""
+    if weights_BK.shape[1] == width:
+        tokens_B, mass_B = draw(torch.zeros_like(weights_BK).scatter_(1, ids_BK, weights_BK), uniforms_B2)
+        return tokens_B[:, None], mass_B
+    order_BK = ids_BK.argsort(-1)
+    place_B, mass_B = draw(weights_BK.gather(1, order_BK), uniforms_B2)
+    return ids_BK.gather(1, order_BK.gather(1, place_B[:, None])), mass_B

@@ -105,6 +105,7 @@ class _Run:
     ) -> None:
         self.sampler, self.prompts, self.params, self.constraints = sampler, prompts, params, constraints
         self.accept, self.on_token = accept, on_token
+        self.accepted: set[int] = set()
         self.results: list[dict[int, Sample]] = [{} for _ in prompts]
         self.waiting: deque[tuple[int, list[int]]] = deque(
             (prompt, list(range(request.num_samples))) for prompt, request in enumerate(params)
@@ -259,7 +260,7 @@ class _Run:
         ended = [row for row in self.rows if row.reason is not None]
         for row in ended:
             self.results[row.number][row.index] = sample = row.sample()
-            if self.accept is not None and row.reason != "aborted" and self.accept(row.number, sample):
+            if self.accept is not None and row.number not in self.accepted and self.accept(row.number, sample):
                 self._cancel(row.number)
         kept = [place for place, row in enumerate(self.rows) if row.index not in self.results[row.number]]
         if len(kept) < len(self.rows):
@@ -269,6 +270,7 @@ class _Run:
 
     def _cancel(self, number: int) -> None:
         """End a prompt's other samples as aborted; those that never ran have no tokens."""
+        self.accepted.add(number)
         for row in self.rows:
             if row.number == number and row.reason is None:
                 self.results[number][row.index] = row.sample()
