@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_ROWS = 128
-"""Rows that are worked on at once, so that no second N × V tensor is ever held."""
+_ROWS = 16
+"""Rows that are worked on at once: no second N × V tensor is ever held, and a processor's cache holds them."""
 
 
 def backbone_and_head(model: Any) -> tuple[Any, Any]:
@@ -59,13 +59,14 @@ class _ChosenLogProbs(torch.autograd.Function):
         entropies_N = torch.empty_like(logps_N)
         for start in range(0, len(targets_N), _ROWS):
             rows = slice(start, start + _ROWS)
-            logp_RV = store_NV[rows].to(precise)
-            logp_RV = logp_RV - logp_RV.logsumexp(-1, keepdim=True)
-            logps_N[rows] = logp_RV.gather(-1, targets_N[rows, None]).squeeze(-1)
-            probability_RV = logp_RV.exp()
-            entropies_N[rows] = -(probability_RV * logp_RV).sum(-1)
+            shifted_RV = store_NV[rows].to(precise)
+            shifted_RV = shifted_RV - shifted_RV.amax(-1, keepdim=True)
+            weights_RV = shifted_RV.exp()
+            total_R = weights_RV.sum(-1)
+            logps_N[rows] = shifted_RV.gather(-1, targets_N[rows, None]).squeeze(-1) - total_R.log()
+            entropies_N[rows] = total_R.log() - torch.linalg.vecdot(weights_RV, shifted_RV) / total_R
             if ctx.needs_input_grad[0]:
-                store_NV[rows] = probability_RV
+                store_NV[rows] = weights_RV.div_(total_R[:, None])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(store_NV, targets_N, entropies_N)
         return logps_N, entropies_N
