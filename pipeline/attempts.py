@@ -81,8 +81,9 @@ class Ledger:
 
     def _append(self, attempt: Attempt) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        torn = self.path.exists() and not self.path.read_bytes().endswith(b"\n")
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dataclasses.asdict(attempt)) + "\n")
+            file.write("\n" * torn + json.dumps(dataclasses.asdict(attempt)) + "\n")
             file.flush()
             os.fsync(file.fileno())
 

@@ -94,7 +94,7 @@ def batch_script(config: PipelineConfig, stage: Stage, run: str, orders: Path, l
     resources = resources_of(stage)
     options: dict[str, str | int | bool | None] = {
         "job-name": f"{run}/{stage.name}",
-        "output": f"{log}-%A_%a.out" if elements > 1 else f"{log}-%j.out",
+        "output": str(log).replace("%", "%%") + ("-%A_%a.out" if elements > 1 else "-%j.out"),
         "open-mode": "append",
         "array": f"0-{elements - 1}" if elements > 1 else None,
         "partition": resources.partition,

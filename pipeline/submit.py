@@ -1,6 +1,7 @@
 """Hand pipelines to Slurm: one job per stage, all at once, each waiting for the jobs that make its inputs.
 
-    runs/<run>/slurm/<stage>.sbatch         the job's script; <stage>.json beside it says which runs it serves
+    runs/<run>/slurm/<stage>.sbatch         the job's script
+                     <stage>-<digest>.json  says which runs it serves; a later submission leaves it to the jobs before
     runs/<run>/slurm/jobs.json              stage → job id
 
 Stages of a sweep that differ only in their knobs become elements of a job array. A stage that several points share is
@@ -10,17 +11,18 @@ submitted once, and the other runs link to it.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from posttrain.pipeline import slurm
 from posttrain.pipeline.resolve import Made, Resolver, committed
 from posttrain.pipeline.rundir import link_stage, read_jobs
 from posttrain.pipeline.slurm_script import SlurmLauncher, batch_script
 from posttrain.pipeline.variants import Point, Variant, variants_of
-from posttrain.stage.errors import PosttrainError
-from posttrain.stage.files import write_json_atomic, write_text_atomic
+from posttrain.stage.files import canonical_json, sha256_text, write_json_atomic, write_text_atomic
 from posttrain.stage.lease import Lease
 from posttrain.stage.spec import StageSpec
 
@@ -59,6 +61,7 @@ class Submission:
 
     def plan(self) -> list[tuple[Group, str, Path]]:
         """Return the groups that would be submitted with their scripts' texts and paths; write and submit nothing."""
+        self._look_up()
         groups = self._groups(
             {}, lambda group: f"<{_script_path(group).parent.parent.name}/{_script_path(group).stem}>"
         )
@@ -80,24 +83,31 @@ class Submission:
             }
             alive = set(slurm.live_jobs(known.values()))
             queued = {key: job for key, job in known.items() if job in alive}
+            self._look_up()
+            self._write_made()
             submitted: list[str] = []
             try:
                 self._groups(queued, lambda group: self._submit_group(group, submitted))
-            except PosttrainError:
+            except BaseException:  # Ctrl-C too
                 slurm.cancel(submitted)
                 raise
             self._write_jobs()
 
+    def _look_up(self) -> None:
+        """Find what is made of every variant already, parents first."""
+        for variants in self._variants.values():
+            for variant in variants:
+                self._planned[id(variant)] = self._found(variant)
+
     def _groups(self, queued: dict[tuple[str, str], str], job_of: Callable[[Group], str]) -> list[Group]:
-        """Give every variant its artifact or its job, stage by stage; ``job_of`` names the job of new ones."""
+        """Give every variant that is not made its job, stage by stage; ``job_of`` names the job of new ones."""
         groups: list[Group] = []
         for name, variants in self._variants.items():
             new: list[Planned] = []
-            for variant in variants:
-                planned = self._planned[id(variant)] = self._look_up(variant)
+            for planned in (self._planned[id(variant)] for variant in variants):
                 if planned.made is not None:
                     continue
-                planned.job = queued.get((variant.home.name, name), "")
+                planned.job = queued.get((planned.variant.home.name, name), "")
                 if not planned.job:
                     planned.is_new = True
                     new.append(planned)
@@ -108,7 +118,7 @@ class Submission:
                 groups.append(group)
         return groups
 
-    def _look_up(self, variant: Variant) -> Planned:
+    def _found(self, variant: Variant) -> Planned:
         """Return what is made of a variant already, which can be told once all its inputs are made."""
         made = {parent.stage.name: self._planned[id(parent)].made for parent in variant.parents}
         present = {name: artifact for name, artifact in made.items() if artifact is not None}
@@ -126,18 +136,13 @@ class Submission:
     def _script(self, group: Group) -> str:
         first = group.members[0].variant
         log = first.home.path / "slurm" / first.stage.name
-        orders = _script_path(group).with_suffix(".json")
         config = first.points[0].config
-        return batch_script(config, first.stage, first.home.name, orders, log, len(group.members))
+        return batch_script(config, first.stage, first.home.name, _orders_path(group), log, len(group.members))
 
     def _submit_group(self, group: Group, submitted: list[str]) -> str:
         script = _script_path(group)
-        orders = [
-            {"stage": member.variant.stage.name, "runs": [str(point.run.path) for point in member.variant.points]}
-            for member in group.members
-        ]
         script.parent.mkdir(exist_ok=True)
-        write_json_atomic(script.with_suffix(".json"), orders)
+        write_json_atomic(_orders_path(group), _orders(group))
         write_text_atomic(script, self._script(group))
         job = slurm.submit(script, group.dependencies)
         submitted.append(job)
@@ -149,16 +154,22 @@ class Submission:
                 for point in variant.points[1:]:
                     link_stage(point.run, variant.home, variant.stage.name)
 
-    def _write_jobs(self) -> None:
-        """Leave the ids for `posttrain status`, and the work orders of what is made for the jobs that consume it."""
-        jobs: dict[str, dict[str, str]] = {point.run.name: read_jobs(point.run) for point in self.points}
+    def _write_made(self) -> None:
+        """Leave the work orders of what is made, before a job that consumes it can start."""
         for planned in self._planned.values():
             if planned.made is not None and planned.spec is not None:
-                planned.variant.home.write_spec(planned.spec)
+                for point in planned.variant.points:
+                    point.run.write_spec(planned.spec)
+
+    def _write_jobs(self) -> None:
+        """Leave the ids for `posttrain status` and `posttrain cancel`."""
+        jobs: dict[str, dict[str, str]] = {point.run.name: read_jobs(point.run) for point in self.points}
+        for planned in self._planned.values():
             for point in planned.variant.points:
                 if planned.job:
                     jobs[point.run.name][planned.variant.stage.name] = planned.job
         for point in self.points:
+            point.run.jobs.parent.mkdir(exist_ok=True)
             write_json_atomic(point.run.jobs, jobs[point.run.name])
 
 
@@ -171,7 +182,7 @@ def grouped(planned: list[Planned], jobs_of_parents: Callable[[Planned], tuple[s
     by_arrays: dict[tuple[str, ...], list[tuple[Planned, tuple[str, ...]]]] = {}
     for item in planned:
         jobs = jobs_of_parents(item)
-        by_arrays.setdefault(tuple(job.partition("_")[0] for job in jobs), []).append((item, jobs))
+        by_arrays.setdefault(tuple(_array(job) for job in jobs), []).append((item, jobs))
     groups: list[Group] = []
     for members in by_arrays.values():
         matched = _corresponding([jobs for _, jobs in members])
@@ -185,6 +196,11 @@ def grouped(planned: list[Planned], jobs_of_parents: Callable[[Planned], tuple[s
     return groups
 
 
+def _array(job: str) -> str:
+    """Return the id of the array that a job is an element of, or its own."""
+    return re.sub(r"_\d+$", "", job)
+
+
 def _after_ok(jobs: tuple[str, ...]) -> list[str]:
     return [f"afterok:{':'.join(jobs)}"] if jobs else []
 
@@ -196,7 +212,7 @@ def _corresponding(waits: list[tuple[str, ...]]) -> list[str] | None:
     if len(waits) == 1:
         return None
     for column in zip(*waits, strict=True):
-        array = column[0].partition("_")[0]
+        array = _array(column[0])
         if len(set(column)) == 1:
             same.append(column[0])
         elif all(job == f"{array}_{index}" for index, job in enumerate(column)):
@@ -206,6 +222,19 @@ def _corresponding(waits: list[tuple[str, ...]]) -> list[str] | None:
     if not arrays:
         return None
     return _after_ok(tuple(same)) + [f"aftercorr:{array}" for array in arrays]
+
+
+def _orders(group: Group) -> list[dict[str, Any]]:
+    """Return what each element of a job array is to do; a job that is no array does the first."""
+    return [
+        {"stage": member.variant.stage.name, "runs": [str(point.run.path) for point in member.variant.points]}
+        for member in group.members
+    ]
+
+
+def _orders_path(group: Group) -> Path:
+    script = _script_path(group)
+    return script.with_name(f"{script.stem}-{sha256_text(canonical_json(_orders(group)))[:8]}.json")
 
 
 def _script_path(group: Group) -> Path:
