@@ -11,10 +11,10 @@ PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 WANDB_MO
 	$(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults check format clean
+.PHONY: help demo test test-slurm faults check format clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(READY): pyproject.toml constraints.txt scripts/bootstrap.sh
 	@scripts/bootstrap.sh $(PYTHON)
@@ -22,8 +22,12 @@ $(READY): pyproject.toml constraints.txt scripts/bootstrap.sh
 demo: $(READY)  ## run the whole pipeline on generated data (CPU, about ten minutes)
 	$(BIN)/posttrain run recipe=demo
 
-test: $(READY)  ## run the tests, the long matrices excepted
-	$(PYTEST) -m "not slow" -n 2 --dist loadfile $(PYTEST_ARGS)
+test: $(READY)  ## run the tests, the long matrices and Slurm excepted
+	$(PYTEST) --ignore=tests/slurm -m "not slow" -n 2 --dist loadfile $(PYTEST_ARGS)
+
+test-slurm: $(READY)  ## install Slurm if absent, start a private cluster, run the tests on it
+	tests/slurm/install.sh
+	POSTTRAIN_REQUIRE_SLURM=1 $(PYTEST) tests/slurm $(PYTEST_ARGS)
 
 faults: $(READY)  ## kill training at every file event, resume, compare (long)
 	$(PYTEST) tests/faults -m slow $(PYTEST_ARGS)
