@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from build_artifacts import ENVIRONMENT, build_comparisons, build_demonstrations, build_model
-from distributed.forked_ranks import logs_of, start_ranks, wait_for, work_order
+from distributed.forked_ranks import logs_of, start_ranks, work_order
 from forked_stages import run_child, signal_in
 
 from posttrain.stage.artifact import read_manifest
@@ -111,6 +111,11 @@ def test_an_evaluation_put_off_twice_is_still_made(bench: Bench) -> None:
     assert bench.history("put-off") == bench.history("whole")
 
 
+def ends_of(children: list[int]) -> list[int]:
+    """Return the exit codes of ranks that all end by themselves."""
+    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+
+
 def test_the_first_rank_to_be_asked_stops_them_all_at_the_same_step(bench: Bench) -> None:
     """Rank 1 gets a signal; rank 0 another one later, when both have agreed and save."""
     output = bench.output("two-ranks")
@@ -124,7 +129,7 @@ def test_the_first_rank_to_be_asked_stops_them_all_at_the_same_step(bench: Bench
         else:
             signal_in("_save_checkpoint", 1, signal.SIGTERM)
 
-    codes = wait_for(start_ranks("sft", spec, 2, prepare))
+    codes = ends_of(start_ranks("sft", spec, 2, prepare))
     assert codes == [75, 75], logs_of(spec)[-3000:]
     assert "Traceback" not in logs_of(spec)
     outcome = read_outcome(output.with_name("two-ranks.outcome.json"))
@@ -145,7 +150,7 @@ def test_ranks_that_save_nothing_end_together_without_a_traceback(bench: Bench) 
         if os.environ["RANK"] == "1":
             signal_in("response_log_probs", 3, signal.SIGTERM)
 
-    codes = wait_for(start_ranks("reference", spec, 2, prepare))
+    codes = ends_of(start_ranks("reference", spec, 2, prepare))
     assert codes == [75, 75], logs_of(spec)[-3000:]
     assert "Traceback" not in logs_of(spec)
     outcome = read_outcome(output.with_name("two-ranks-reference.outcome.json"))
