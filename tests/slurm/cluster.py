@@ -99,7 +99,7 @@ def missing_programs() -> list[str]:
 class SlurmCluster:
     """A running Slurm whose daemons and jobs end with the context, or with the process that made it.
 
-    directory: holds everything; its path must be short, for Unix sockets.
+    directory: new or empty, holds everything; its path must be short, for Unix sockets.
     cpus: what each node claims to have. grace_seconds: from the warning of a preempted job to its end.
     """
 
@@ -107,6 +107,8 @@ class SlurmCluster:
         self.directory = directory.resolve()
         if len(str(self.directory)) > 60:
             raise ValueError(f"{self.directory}: over 60 characters, too long for Unix sockets; use a shorter path")
+        if self.directory.exists() and any(self.directory.iterdir()):
+            raise ValueError(f"{self.directory} is not empty; a cluster starts in a new directory")
         self.names = [f"node{index}" for index in range(1, nodes + 1)]
         self.cpus = cpus
         self.grace_seconds = grace_seconds
@@ -202,6 +204,8 @@ class SlurmCluster:
         self._keep(name, "slurmd", "-D", "-N", name)
 
     def _start(self) -> None:
+        if missing := missing_programs():
+            raise FileNotFoundError(f"not installed: {', '.join(missing)}; run tests/slurm/install.sh")
         for name in ("log", "spool", "state"):
             (self.directory / name).mkdir(parents=True)
         (self.directory / "munge.key").write_bytes(os.urandom(128))
@@ -241,12 +245,9 @@ class SlurmCluster:
         )
 
     def _keep(self, name: str, program: str, *arguments: str) -> None:
-        path = shutil.which(program, path=SEARCH_PATH)
-        if path is None:
-            raise FileNotFoundError(f"{program} is not installed; run tests/slurm/install.sh")
         with (self.directory / "log" / f"{name}.out").open("ab") as log:
             keeper = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("keeper.py")), path, *arguments],
+                [sys.executable, str(Path(__file__).with_name("keeper.py")), program, *arguments],
                 env=self.environment,
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -309,4 +310,7 @@ def main(directory: str, *command: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    try:
+        sys.exit(main(*sys.argv[1:]))
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f"error: {error}")
