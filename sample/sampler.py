@@ -24,6 +24,7 @@ from posttrain.sample.ending import Ending, end_tokens
 from posttrain.sample.logits import add_bias, choose, knobs_of, log_probabilities, penalise_repeats
 from posttrain.sample.running import Running
 from posttrain.sample.sampling import Sample, SamplingParams
+from posttrain.stage import heartbeat
 from posttrain.stage.errors import UsageError
 
 Accept = Callable[[int, Sample], bool]
@@ -119,6 +120,7 @@ class _Run:
     def finish(self) -> list[list[Sample]]:
         """Run until nothing runs or waits."""
         while self.rows or self.waiting:
+            heartbeat.pulse()
             self._admit()
             self._take_tokens()
             self._run_ahead()

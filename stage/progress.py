@@ -24,8 +24,9 @@ LINE_SECONDS = 10.0
 
 def track(batches: Iterable[list[T]], total: int, what: str) -> Iterator[list[T]]:
     """Yield batches on, show how many of ``total`` items they have held so far, and tell the watchdog of each."""
+    heartbeat.beat(what)
     for batch in _bar(batches, total, what) if sys.stderr.isatty() else _lines(batches, total, what):
-        heartbeat.beat(what)
+        heartbeat.pulse()
         yield batch
 
 

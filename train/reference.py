@@ -93,10 +93,11 @@ def run(config: ReferenceConfig, context: Context) -> StageResult:
         responses = responses_of(read_groups(context.inputs["data"], split))
         tokens += sum(len(response.ids) for response in responses)
         batches = batches_by_tokens(responses, config.batch_tokens)
+        heartbeat.beat(f"scoring {split}")
         part: list[tuple[str, int, float]] = []
         for number in range(rank, len(batches), world_size):
             values = response_log_probs(model, batches[number], tokenizer.pad_token_id).tolist()
-            heartbeat.beat(f"scoring {split}")
+            heartbeat.pulse()
             part += [(item.id, item.index, logp) for item, logp in zip(batches[number], values, strict=True)]
         parts: list[Any] = [part]
         if dist.is_initialized():

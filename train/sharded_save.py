@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.dynamic_module_utils import custom_object_save
 
+from posttrain.stage import heartbeat
 from posttrain.stage.files import write_json_atomic
 from posttrain.train.pretrained import INDEX, WEIGHTS
 
@@ -92,6 +93,7 @@ def save_whole_model(model: Any, output: Path, main_process: bool, shard_bytes: 
     writer = ShardWriter(output, shard_bytes)
     dtype = None
     for unit in _layer_by_layer(model, state):
+        heartbeat.pulse()
         tensors = {name: whole(tensor, main_process) for name, tensor in unit}
         if main_process:
             dtype = dtype or next((t.dtype for t in tensors.values() if t.is_floating_point()), None)
