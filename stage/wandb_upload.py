@@ -28,7 +28,7 @@ def log_in() -> None:
     import wandb
     from wandb.errors import AuthenticationError
 
-    wandb.setup(settings=wandb.Settings(silent=True))
+    wandb.setup(settings=wandb.Settings(silent=True, mode="online"))  # whatever WANDB_MODE said while training
     try:
         found = wandb.login(prompt=False)
     except AuthenticationError as error:
@@ -77,7 +77,7 @@ def _send(file: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "wandb", "sync", str(file.resolve())],
         cwd=file.parent,  # its log goes below the working directory
-        env={**os.environ, "WANDB_ERROR_REPORTING": "false"},
+        env={**os.environ, "WANDB_ERROR_REPORTING": "false", "WANDB_MODE": "online"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -160,7 +160,7 @@ def core_of(pid: int) -> int | None:
     return None
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", ["offline", "online"])
 def test_wandb_core_killed_or_stopped_hurts_nothing(scene: Scene, mode: str, number: signal.Signals) -> None:
     name = f"{mode}-{number.name}"
