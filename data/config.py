@@ -153,4 +153,6 @@ class TokenizeConfig:
     """Demonstrations: train on the last assistant turn, on every assistant turn, or on every token."""
     on_control_tokens: Literal["drop", "error"] = "error"
     """What to do with a row whose text holds a special token of the tokenizer, such as ``<|im_end|>``."""
+    prompts_only: bool = False
+    """Keep only the prompts of demonstrations or comparisons, for rollouts."""
     num_workers: int = speed(1, ge=1)

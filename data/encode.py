@@ -20,7 +20,7 @@ from posttrain.data.chat import (
     render_prompt,
     response_start,
 )
-from posttrain.data.records import Comparison, Demonstration, Message, Record, message_dicts
+from posttrain.data.records import Comparison, Demonstration, EvaluationItem, Message, Prompt, Record, message_dicts
 from posttrain.stage.errors import UsageError
 
 IGNORE = -100
@@ -70,10 +70,10 @@ def encode_demonstrations(
 
     Rows hold `input_ids` and `labels`. Raises UsageError, naming the row, as the policies ask.
     """
-    forged = _hold_control_tokens(tokenizer, records, on_control_tokens)
+    forged = hold_control_tokens(tokenizer, records, on_control_tokens)
     layouts = []
     for record in itertools.compress(records, map(operator.not_, forged)):
-        with _naming(record):
+        with naming(record):
             layouts.append(lay_out(tokenizer, record, loss_on))
     pieces = encode_pieces(tokenizer, [layout.text for layout in layouts], [layout.cuts for layout in layouts])
     encoded = zip(layouts, pieces, strict=True)
@@ -136,10 +136,10 @@ def encode_comparisons(
 
     Rows hold `prompt_ids`, `responses_ids` and `ranks`. Raises UsageError, naming the row, as the policies ask.
     """
-    forged = _hold_control_tokens(tokenizer, records, on_control_tokens)
+    forged = hold_control_tokens(tokenizer, records, on_control_tokens)
     rendered: list[tuple[str, int]] = []
     for record in itertools.compress(records, map(operator.not_, forged)):
-        with _naming(record):
+        with naming(record):
             rendered.extend(_rendered_responses(tokenizer, record))
     pieces = iter(encode_pieces(tokenizer, [text for text, _ in rendered], [[start] for _, start in rendered]))
     outcomes = []
@@ -166,15 +166,15 @@ def _fit_demonstration(
 ) -> Outcome:
     too_long = len(ids) > max_length
     if too_long and overlong == "error":
-        raise _overlong_error(record, len(ids), max_length)
+        raise overlong_error(record, len(ids), max_length)
     if too_long and overlong == "drop":
         return Outcome(reason="overlong")
     ids, labels = ids[:max_length], labels[:max_length]
     # The first label is never predicted: there is no token before it.
     if all(token == IGNORE for token in labels[1:]):
         return Outcome(reason="no_trained_token")
-    row = {**_provenance(record), "input_ids": ids, "labels": labels}
-    words = _count_words([*record.prompt, *record.completion])
+    row = {**provenance(record), "input_ids": ids, "labels": labels}
+    words = count_words([*record.prompt, *record.completion])
     return Outcome(row, lengths=(len(ids),), words=words, truncated=int(too_long))
 
 
@@ -186,16 +186,16 @@ def _fit_comparison(
     room = max_length - len(prompt)
     longest = max(len(response) for response in responses)
     if longest > room and overlong == "error":
-        raise _overlong_error(record, len(prompt) + longest, max_length)
+        raise overlong_error(record, len(prompt) + longest, max_length)
     fits = [len(response) <= room or (overlong == "truncate" and room > 0) for response in responses]
     kept = [index for index, fit in enumerate(fits) if fit]
     ranks = [record.ranks[index] for index in kept]
     if len(set(ranks)) < 2:
         return Outcome(reason="overlong" if overlong == "drop" else "no_trained_token")
     ids = [responses[index][:room] for index in kept]
-    prompt_words = _count_words(record.prompt)
+    prompt_words = count_words(record.prompt)
     return Outcome(
-        row={**_provenance(record), "prompt_ids": prompt, "responses_ids": ids, "ranks": ranks},
+        row={**provenance(record), "prompt_ids": prompt, "responses_ids": ids, "ranks": ranks},
         lengths=tuple(len(prompt) + len(response) for response in ids),
         words=sum(prompt_words + len(record.responses[index].split()) for index in kept),
         truncated=sum(len(responses[index]) > room for index in kept),
@@ -203,7 +203,7 @@ def _fit_comparison(
     )
 
 
-def _hold_control_tokens(
+def hold_control_tokens(
     tokenizer: PreTrainedTokenizerBase, records: Sequence[Record], on_control_tokens: OnControlTokens
 ) -> list[bool]:
     """Return which records hold a special token in their text, where it would be read as a turn's beginning or end."""
@@ -224,17 +224,22 @@ def _texts(record: Record) -> Iterator[str]:
     elif isinstance(record, Comparison):
         yield from (message.content for message in record.prompt)
         yield from record.responses
+    elif isinstance(record, (Prompt, EvaluationItem)):
+        yield from (message.content for message in record.prompt)
 
 
-def _count_words(messages: Sequence[Message]) -> int:
+def count_words(messages: Sequence[Message]) -> int:
+    """Return the words of messages, separated by white space."""
     return sum(len(message.content.split()) for message in messages)
 
 
-def _provenance(record: Record) -> dict[str, str]:
+def provenance(record: Record) -> dict[str, str]:
+    """Return the columns that every row of a tokens artifact has."""
     return {"id": record.id, "source": record.source, "language": record.language, "task": record.task}
 
 
-def _overlong_error(record: Record, length: int, max_length: int) -> UsageError:
+def overlong_error(record: Record, length: int, max_length: int) -> UsageError:
+    """Return what to raise for a row that is too long."""
     return UsageError(
         f"row {record.id} of {record.source}: {length} tokens, but max_length={max_length}; raise max_length, "
         "or set overlong=drop or truncate"
@@ -242,7 +247,8 @@ def _overlong_error(record: Record, length: int, max_length: int) -> UsageError:
 
 
 @contextlib.contextmanager
-def _naming(record: Record) -> Iterator[None]:
+def naming(record: Record) -> Iterator[None]:
+    """Put the row's name in front of a UsageError."""
     try:
         yield
     except UsageError as error:

@@ -23,7 +23,17 @@ from transformers import PreTrainedTokenizerBase
 from posttrain.data.chat import load_tokenizer, template_digest, tokenizer_digest
 from posttrain.data.config import DEFAULT_LENGTH, TokenizeConfig
 from posttrain.data.encode import Outcome, encode_comparisons, encode_demonstrations
-from posttrain.data.records import SPLITS, Comparison, Demonstration, Record, dataset_type, read_records
+from posttrain.data.encode_prompts import encode_prompts
+from posttrain.data.records import (
+    SPLITS,
+    Comparison,
+    Demonstration,
+    EvaluationItem,
+    Prompt,
+    Record,
+    dataset_type,
+    read_records,
+)
 from posttrain.data.token_accounting import TokenAccounting
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError
@@ -35,7 +45,11 @@ BATCH_ROWS = 256
 
 _IDS = pa.list_(pa.int32())
 _COMMON = [(name, pa.string()) for name in ("id", "source", "language", "task")]
+_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 SCHEMAS: dict[type[Record], pa.Schema] = {
+    Prompt: pa.schema(
+        [*_COMMON, ("prompt_ids", _IDS), ("messages", _MESSAGES), ("reference", pa.string()), ("scorer", pa.string())]
+    ),
     Demonstration: pa.schema([*_COMMON, ("input_ids", _IDS), ("labels", _IDS)]),
     Comparison: pa.schema([*_COMMON, ("prompt_ids", _IDS), ("responses_ids", pa.list_(_IDS)), ("ranks", _IDS)]),
 }
@@ -48,18 +62,19 @@ def run(config: TokenizeConfig, context: Context) -> StageResult:
     """Encode both splits of a dataset, and account for every row."""
     data, model = context.inputs["data"], context.inputs["model"]
     record_type = dataset_type(data)
+    made = Prompt if config.prompts_only or record_type is EvaluationItem else record_type
     max_length = length_limit(config.max_length, model)
-    encode = encoder(config, record_type, max_length)
-    tokenizer = load_tokenizer(model, generation_markers=needs_markers(record_type, config.loss_on))
+    encode = encoder(config, made, max_length)
+    tokenizer = load_tokenizer(model, generation_markers=needs_markers(made, config.loss_on))
     accounting = TokenAccounting()
     with mapping(encode, tokenizer, model, config.num_workers) as encode_batches:
         for split in SPLITS:
             records = read_records(data / f"{split}.parquet", record_type)
             path = context.output / f"{split}.parquet"
-            write_tokens(path, records, SCHEMAS[record_type], encode_batches, accounting)
+            write_tokens(path, records, SCHEMAS[made], encode_batches, accounting)
     account = accounting.summary()
     facts = {"template_sha256": template_digest(tokenizer), "tokenizer_sha256": tokenizer_digest(tokenizer)}
-    name = record_type.__name__.lower()
+    name = made.__name__.lower()
     described = {"record_type": name, "max_length": max_length, "loss_on": config.loss_on, **facts}
     write_json_atomic(context.output / "tokens.json", described)
     write_json_atomic(context.output / "accounting.json", account)
@@ -95,10 +110,7 @@ def needs_markers(record_type: type[Record], loss_on: str) -> bool:
 
 
 def encoder(config: TokenizeConfig, record_type: type[Record], max_length: int) -> Encode:
-    """Return the function that encodes records of one type as configured.
-
-    Raises UsageError for records that are not trained on.
-    """
+    """Return the function that makes rows of one type as configured."""
     policies: dict[str, Any] = {
         "max_length": max_length,
         "overlong": config.overlong,
@@ -108,7 +120,7 @@ def encoder(config: TokenizeConfig, record_type: type[Record], max_length: int) 
         return partial(encode_demonstrations, loss_on=config.loss_on, **policies)
     if record_type is Comparison:
         return partial(encode_comparisons, **policies)
-    raise UsageError(f"inputs.data holds {record_type.__name__} records; give demonstrations or comparisons")
+    return partial(encode_prompts, **policies)
 
 
 def write_tokens(

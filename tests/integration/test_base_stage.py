@@ -21,7 +21,7 @@ from posttrain.stage.artifact import verify
 from posttrain.stage.entry import Context, StageResult
 from posttrain.stage.errors import UsageError
 from posttrain.stage.files import hash_files
-from posttrain.stage.spec import StageSpec, Tracking
+from posttrain.stage.spec import Distributed, StageSpec, Tracking
 from posttrain.stage.tracking import NullTracker
 from posttrain.train.base import run
 from posttrain.train.config import ArchitectureConfig, BaseConfig
@@ -38,7 +38,7 @@ def make(root: Path, name: str, inputs: dict[str, Path] | None = None, seed: int
     """Run the stage function into ``root / name``."""
     output = root / name
     output.mkdir()
-    spec = StageSpec("base", "train.base", "test", "", "", {}, {}, {}, "", "", "", seed, 1, Tracking())
+    spec = StageSpec("base", "train.base", "test", "", "", {}, {}, {}, "", "", "", seed, Distributed(), Tracking())
     return run(BaseConfig(**config), Context(spec, inputs or {}, output, root, NullTracker(), True))
 
 

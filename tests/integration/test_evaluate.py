@@ -25,7 +25,7 @@ from posttrain.sample.models import load_policy, load_reward_model
 from posttrain.stage.artifact import read_manifest
 from posttrain.stage.entry import Context, StageResult
 from posttrain.stage.errors import UsageError
-from posttrain.stage.spec import StageSpec, Tracking
+from posttrain.stage.spec import Distributed, StageSpec, Tracking
 from posttrain.stage.tracking import NullTracker
 
 PROMPTS = [
@@ -82,7 +82,7 @@ def build_items(root: Path, items: list[EvaluationItem], name: str = "items-0001
 def evaluate(function: Any, config: Any, inputs: dict[str, Path], output: Path) -> StageResult:
     """Run a stage function in this process."""
     output.mkdir()
-    spec = StageSpec("evaluate", "evaluate", "test", "0" * 64, "", {}, {}, {}, "", "", "", 0, 1, Tracking())
+    spec = StageSpec("evaluate", "evaluate", "test", "0" * 64, "", {}, {}, {}, "", "", "", 0, Distributed(), Tracking())
     result: StageResult = function(config, Context(spec, inputs, output, output, NullTracker(), main_process=True))
     return result
 

@@ -22,7 +22,7 @@ from posttrain.data.splits import held_out_score, prompt_cluster
 from posttrain.stage.entry import Context, StageResult
 from posttrain.stage.errors import UsageError
 from posttrain.stage.schema import build
-from posttrain.stage.spec import StageSpec, Tracking
+from posttrain.stage.spec import Distributed, StageSpec, Tracking
 from posttrain.stage.tracking import NullTracker
 
 Lines = Sequence[dict[str, Any] | str]
@@ -49,7 +49,7 @@ def source(folder: Path, name: str, lines: Lines, **knobs: Any) -> dict[str, Any
 def curate(folder: Path, record_type: RecordType, sources: list[dict[str, Any]], **knobs: Any) -> Curated:
     output = folder / "out"
     output.mkdir()
-    spec = StageSpec("curate", "data.curate", "test", "0" * 64, "", {}, {}, {}, "", "", "", 0, 1, Tracking())
+    spec = StageSpec("curate", "data.curate", "test", "0" * 64, "", {}, {}, {}, "", "", "", 0, Distributed(), Tracking())
     inputs = {"sources": folder}
     config = build(CurateConfig, {"record_type": record_type, "sources": sources, **knobs}, "data.curate")
     return Curated(output, run(config, Context(spec, inputs, output, folder / "work", NullTracker(), True)))

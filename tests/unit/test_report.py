@@ -18,13 +18,13 @@ from posttrain.evaluate.item_scores import read_items, write_items
 from posttrain.evaluate.lineage_svg import lay_out
 from posttrain.stage.entry import Context, StageResult
 from posttrain.stage.errors import UsageError
-from posttrain.stage.spec import StageSpec, Tracking
+from posttrain.stage.spec import Distributed, StageSpec, Tracking
 from posttrain.stage.tracking import NullTracker
 
 
 def run_report(inputs: dict[str, Path], output: Path, **config: Any) -> StageResult:
     output.mkdir()
-    spec = StageSpec("report", "evaluate.report", "demo", "0" * 64, "", {}, {}, {}, "", "", "", 0, 1, Tracking())
+    spec = StageSpec("report", "evaluate.report", "demo", "0" * 64, "", {}, {}, {}, "", "", "", 0, Distributed(), Tracking())
     context = Context(spec, inputs, output, output, NullTracker(), main_process=True)
     return report.run(ReportConfig(**config), context)
 

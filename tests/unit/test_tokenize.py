@@ -11,14 +11,22 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.data.chat import prepare_tokenizer
+from posttrain.data.chat import load_tokenizer, prepare_tokenizer
 from posttrain.data.config import TokenizeConfig
 from posttrain.data.encode import IGNORE, Outcome, encode_comparisons, encode_demonstrations
-from posttrain.data.records import Comparison, Demonstration, Message, Prompt, Record, write_dataset
+from posttrain.data.records import (
+    Comparison,
+    Demonstration,
+    EvaluationItem,
+    Message,
+    Prompt,
+    Record,
+    write_dataset,
+)
 from posttrain.data.tokenize import length_limit, run
 from posttrain.stage.entry import Context
 from posttrain.stage.errors import UsageError
-from posttrain.stage.spec import StageSpec, Tracking
+from posttrain.stage.spec import Distributed, StageSpec, Tracking
 from posttrain.stage.tracking import NullTracker
 from posttrain.train.tokenizer import train_tokenizer
 
@@ -168,7 +176,7 @@ def tokenize(directory: Path, model: Path, records: Sequence[Record], **config: 
     data.mkdir(exist_ok=True)
     output.mkdir()
     write_dataset(data, records, type(records[0]))
-    spec = StageSpec("tokenize", "data.tokenize", "test", "", "", {}, {}, {}, "", "", "", 0, 1, Tracking())
+    spec = StageSpec("tokenize", "data.tokenize", "test", "", "", {}, {}, {}, "", "", "", 0, Distributed(), Tracking())
     run(
         TokenizeConfig(**{"max_length": 128, **config}),
         Context(spec, {"data": data, "model": model}, output, directory, NullTracker(), True),
@@ -234,6 +242,20 @@ def test_comparisons_are_stored_with_their_ranks(model: Path, tmp_path: Path) ->
     assert (facts["record_type"], facts["max_length"]) == ("comparison", 128)
 
 
+def test_prompts_end_where_the_answer_begins(model: Path, tmp_path: Path) -> None:
+    item = EvaluationItem(id="e1", source="hand", prompt=messages("two?"), reference="2", scorer="number")
+    output = tokenize(tmp_path, model, [item])
+    (row,) = pq.read_table(output / "train.parquet").to_pylist()
+    tokenizer = load_tokenizer(model)
+    assert tokenizer.decode(row["prompt_ids"]).endswith("two?<|im_end|>\n<|im_start|>assistant\n")
+    assert (row["messages"], row["reference"], row["scorer"]) == ([{"role": "user", "content": "two?"}], "2", "number")
+    assert json.loads((output / "tokens.json").read_text())["record_type"] == "prompt"
+    pair = comparison(["four", "two"], [1, 2])
+    output = tokenize(tmp_path, model, [pair], prompts_only=True)
+    (row,) = pq.read_table(output / "train.parquet").to_pylist()
+    assert (row["reference"], row["scorer"]) == (None, None)
+
+
 def test_mistakes_stop_the_stage(model: Path, tmp_path: Path) -> None:
     rows = [demonstration("two?", "four")]
     with pytest.raises(UsageError, match=r"takes at most 128 tokens; set data\.tokenize\.max_length=128"):
@@ -241,8 +263,8 @@ def test_mistakes_stop_the_stage(model: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no row of 1 is left \(overlong 1\)"):
         tokenize(tmp_path, model, rows, max_length=8)
     prompt = Prompt(id="p1", source="hand", prompt=messages("two?"))
-    with pytest.raises(UsageError, match="holds Prompt records"):
-        tokenize(tmp_path, model, [prompt])
+    with pytest.raises(UsageError, match="would cut questions short"):
+        tokenize(tmp_path, model, [prompt], overlong="truncate")
     template = model / "chat_template.jinja"
     text = template.read_text()
     template.write_text(text.replace("{%- generation -%}", "").replace("{%- endgeneration -%}", ""))
