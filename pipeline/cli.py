@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from importlib import metadata
@@ -21,6 +22,14 @@ RUN_EXAMPLES = """examples:
   posttrain run recipe=demo launcher=slurm                     the whole graph as jobs of a cluster
 
 exit codes: 0 done, 1 failed, 2 the configuration or data must be mended, 75 stopped: the same command goes on"""
+
+GENERATE_EXAMPLES = """examples:
+  posttrain generate dpo                                       talk to the model of stage dpo
+  posttrain generate dpo --prompt "What is 3 + 4?" --preset factual
+  posttrain generate dpo temperature=0.9 num_samples=4 --file prompts.jsonl --out responses.jsonl
+
+--file has one JSON object per line, whose "prompt" is a text or a list of messages; --out gets the same rows with
+"responses". Without --prompt and --file you talk to the model."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -103,7 +112,29 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("directory", type=Path, metavar="DIR", help="new folder")
     export.add_argument("--merge", action="store_true", help="merge a low-rank adapter into its base")
     export.set_defaults(action=_export)
+    _add_generate(
+        commands.add_parser(
+            "generate",
+            parents=[rooted],
+            help="answer one prompt, a file of prompts, or you",
+            epilog=GENERATE_EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
     return parser
+
+
+def _add_generate(generate: argparse.ArgumentParser) -> None:
+    generate.add_argument("artifact", metavar="ARTIFACT", help="a model")
+    generate.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="knobs of sampling")
+    generate.add_argument("--preset", default="general", help="of conf/sampling; general by default")
+    generate.add_argument("--prompt", metavar="TEXT", help="one prompt")
+    generate.add_argument("--file", type=Path, metavar="JSONL", help="prompts")
+    generate.add_argument("--out", type=Path, metavar="JSONL", help="file to write, with --file")
+    generate.add_argument("--system", default="", metavar="TEXT", help="system message")
+    generate.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    generate.add_argument("--cache", type=Path, metavar="FILE", help="responses that need not be made again")
+    generate.set_defaults(action=_generate)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -168,6 +199,23 @@ def _export(options: argparse.Namespace) -> int:
         str(options.directory),
     ]
     return subprocess.run([*command, *(["--merge"] if options.merge else [])], check=False).returncode
+
+
+def _generate(options: argparse.Namespace) -> int:
+    from posttrain.pipeline.generate import generate_command, sampling_knobs
+    from posttrain.pipeline.store import find_artifact
+
+    command = generate_command(
+        find_artifact(options.root, options.artifact),
+        sampling_knobs(options.preset, options.overrides),
+        options.prompt,
+        options.file,
+        options.out,
+        options.system,
+        options.dtype,
+        options.cache,
+    )
+    os.execv(command[0], command)  # which has the terminal, and its signals, to itself
 
 
 if __name__ == "__main__":

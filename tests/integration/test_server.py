@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from posttrain.stage.errors import PosttrainError, UsageError
 from posttrain.train.export import export
 
 TEXTS = ("red blue", "one two three four five six seven", "the dog runs here")
-START_SECONDS = 300
+START_SECONDS = 600
 
 
 class Served:
@@ -61,13 +62,18 @@ def wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path) ->
 
 def serve(command: list[str], environment: dict[str, str], url: str, log: Path) -> Iterator[None]:
     with log.open("wb") as file:
-        process = subprocess.Popen(command, env={**os.environ, **ENVIRONMENT, **environment}, stdout=file, stderr=file)
+        everything = {**os.environ, **ENVIRONMENT, **environment}
+        process = subprocess.Popen(command, env=everything, stdout=file, stderr=file, start_new_session=True)
         try:
             wait_until_healthy(url, process, log)
             yield
         finally:
             process.terminate()
-            process.wait(60)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:  # vLLM waits for its workers, which may still be starting
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from posttrain.pipeline.registry import STAGE_TYPES
 from posttrain.pipeline.slurm_config import SlurmResources
 from posttrain.stage.errors import UsageError
 
-COMMANDS = ("run", "plan", "status", "show", "verify", "export")
+COMMANDS = ("run", "plan", "status", "show", "verify", "export", "generate")
 
 
 @pytest.fixture
