@@ -2,6 +2,7 @@
 
     checkpoints/checkpoint-120/                 a committed checkpoint: what HF Trainer writes + COMMIT.json
     checkpoints/.incomplete/checkpoint-140/     being written; removed when the stage starts again
+    checkpoints/universal-checkpoint-120/       the same for another number of DeepSpeed processes; made when needed
     checkpoints/invalid-checkpoint-100/         failed its hashes; kept for a look, never used
 
 `transformers.Trainer` writes in place and resumes from the highest number unchecked; this module replaces both ends.
@@ -45,6 +46,11 @@ def checkpoint_path(directory: Path, step: int) -> Path:
     return directory / f"checkpoint-{step}"
 
 
+def universal_path(checkpoint: Path) -> Path:
+    """Return where the form of a checkpoint for another number of DeepSpeed processes stands."""
+    return checkpoint.with_name(f"universal-{checkpoint.name}")
+
+
 def staging_directory(directory: Path) -> Path:
     """Return the folder that unfinished checkpoints are written into."""
     return directory / INCOMPLETE
@@ -53,11 +59,23 @@ def staging_directory(directory: Path) -> Path:
 def commit_checkpoint(directory: Path, step: int, facts: dict[str, Any]) -> Path:
     """Hash and publish the checkpoint that stands complete in the staging directory; returns its final path."""
     staged = checkpoint_path(staging_directory(directory), step)
-    write_json_atomic(staged / COMMIT, {"step": step, **facts, "files": hash_files(staged)})
-    final = checkpoint_path(directory, step)
+    remove_directory(universal_path(checkpoint_path(directory, step)))
+    return commit_staged(staged, checkpoint_path(directory, step), {"step": step, **facts})
+
+
+def commit_staged(staged: Path, final: Path, facts: dict[str, Any]) -> Path:
+    """Hash what stands in ``staged`` and publish it as ``final``, in the place of what is there."""
+    (staged / COMMIT).unlink(missing_ok=True)
+    write_json_atomic(staged / COMMIT, {**facts, "files": hash_files(staged)})
     remove_directory(final)
     publish_directory(staged, final)
     return final
+
+
+def read_commit(path: Path) -> dict[str, Any]:
+    """Return what a valid checkpoint's record says: ``step``, ``engine``, ``world_size`` and ``files``."""
+    commit: dict[str, Any] = json.loads((path / COMMIT).read_text(encoding="utf-8"))
+    return commit
 
 
 def checkpoint_problems(path: Path) -> list[str]:
@@ -90,4 +108,5 @@ def newest_valid_checkpoint(directory: Path) -> Path | None:
 def rotate_checkpoints(directory: Path, keep: int) -> None:
     """Delete all but the ``keep`` newest checkpoints, by step: file times mean nothing after a copy."""
     for step in checkpoint_steps(directory)[keep:]:
+        remove_directory(universal_path(checkpoint_path(directory, step)))
         remove_directory(checkpoint_path(directory, step))

@@ -23,7 +23,8 @@ from posttrain.train.adapters import count_parameters
 from posttrain.train.batching import BatchPlan, plan_batches
 from posttrain.train.checkpoint import CHECKPOINTS, newest_valid_checkpoint
 from posttrain.train.config import TrainingConfig
-from posttrain.train.processes import zero_stage
+from posttrain.train.elastic import for_processes
+from posttrain.train.processes import engine_asked_for, zero_stage
 from posttrain.train.sharded_save import save_whole_model
 from posttrain.train.trainer import GO_ON, StageTrainer
 
@@ -83,7 +84,7 @@ def fit(trainer: StageTrainer, context: Context) -> dict[str, float]:
 
     Raises StoppedError when a signal ended the training early; its state is saved.
     """
-    checkpoint = _agree_on_checkpoint(context.work / CHECKPOINTS, context.main_process)
+    checkpoint = _agree_on_checkpoint(context)
     if checkpoint is not None:
         log.info("resuming from %s, the newest valid checkpoint", checkpoint.name)
         trainer.load_state(checkpoint)
@@ -104,12 +105,25 @@ def fit(trainer: StageTrainer, context: Context) -> dict[str, float]:
     return metrics
 
 
-def _agree_on_checkpoint(directory: Path, main_process: bool) -> Path | None:
-    """Return the checkpoint that the first rank found, on every rank."""
-    found = [newest_valid_checkpoint(directory) if main_process else None]
+def _agree_on_checkpoint(context: Context) -> Path | None:
+    """Return the checkpoint that the first rank found, on every rank; raise what kept it from being used."""
+    found: list[Path | PosttrainError | None] = [_find_checkpoint(context) if context.main_process else None]
     if torch.distributed.is_initialized():
         torch.distributed.broadcast_object_list(found, src=0)
+    if isinstance(found[0], PosttrainError):
+        raise found[0]
     return found[0]
+
+
+def _find_checkpoint(context: Context) -> Path | PosttrainError | None:
+    checkpoint = newest_valid_checkpoint(context.work / CHECKPOINTS)
+    if checkpoint is None:
+        return None
+    asked = context.spec.distributed
+    try:
+        return for_processes(checkpoint, engine_asked_for(asked), asked.num_processes)
+    except PosttrainError as error:
+        return error
 
 
 def save_model(

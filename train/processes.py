@@ -8,9 +8,11 @@ else without a word.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import socket
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -161,7 +163,10 @@ def _tell_deepspeed(timeout: timedelta) -> None:
     """
     import deepspeed
 
-    deepspeed.comm.torch.build_shm_op = lambda: None
+    warnings.filterwarnings(
+        "ignore", "`torch.distributed.*` is deprecated", FutureWarning
+    )  # of functions that it calls
+    importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None  # type: ignore[attr-defined]
     deepspeed.init_distributed(_backend(""), auto_mpi_discovery=False, verbose=False, timeout=timeout)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback
@@ -21,9 +22,10 @@ from posttrain.stage.errors import NonFiniteLossError, StoppedError
 from posttrain.stage.spec import Distributed
 from posttrain.stage.tracking import Tracker
 from posttrain.train.batching import BatchPlan, StepBatchSampler
-from posttrain.train.checkpoint import commit_checkpoint, rotate_checkpoints, staging_directory
+from posttrain.train.checkpoint import commit_checkpoint, read_commit, rotate_checkpoints, staging_directory
+from posttrain.train.elastic import is_universal, seed_rank, separate_steps
 from posttrain.train.metrics import RatioSums
-from posttrain.train.processes import let_accelerate_shard_on_cpu, require_engine
+from posttrain.train.processes import engine_in_use, let_accelerate_shard_on_cpu, require_engine
 from posttrain.train.signals import StopOnSignal
 
 log = logging.getLogger(__name__)
@@ -69,8 +71,10 @@ class StageTrainer(Trainer):
             policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = policy
 
-    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
-        prepared = super()._prepare_for_training(*args, **kwargs)
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
+        if resume_from_checkpoint is not None and is_universal(Path(resume_from_checkpoint)):
+            self.accelerator.deepspeed_plugin.deepspeed_config["checkpoint"] = {"load_universal": True}
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         require_engine(self.model_wrapped, self.distributed)
         return prepared
 
@@ -114,14 +118,22 @@ class StageTrainer(Trainer):
 
     def _clip_grad_norm(self, model: Any) -> Any:
         norm = super()._clip_grad_norm(model)
-        values = torch.stack(self._losses)
-        gradient = norm if isinstance(norm, Tensor) else torch.tensor(0.0 if norm is None else float(norm))
-        finite = torch.isfinite(values).all() & torch.isfinite(gradient).to(values.device)
-        if not bool(finite):
-            raise NonFiniteLossError(self._blame(values.isfinite().tolist(), float(gradient)))
+        gradient = self._gradient_norm(norm).to(self._losses[0])
+        *losses, finite = torch.isfinite(torch.stack([*self._losses, gradient])).tolist()
+        if not (all(losses) and finite):
+            raise NonFiniteLossError(self._blame(losses, float(gradient)))
         self._losses.clear()
         self._rows.clear()
         return norm
+
+    def _gradient_norm(self, norm: Any) -> Tensor:
+        """Return the norm as a tensor: NaN where DeepSpeed hides one behind -1, or behind a step that it left out."""
+        if isinstance(norm, DTensor):
+            return norm.full_tensor()
+        if isinstance(norm, Tensor):
+            return norm
+        hidden = norm is not None and (norm < 0 or self.accelerator.optimizer_step_was_skipped)
+        return torch.tensor(float("nan") if hidden else norm or 0.0)
 
     def _blame(self, finite: list[bool], gradient_norm: float) -> str:
         suspects = [rows for rows, ok in zip(self._rows, finite, strict=True) if not ok] or self._rows
@@ -183,7 +195,8 @@ class StageTrainer(Trainer):
         if self.is_world_process_zero():
             staged = staging_directory(directory) / f"checkpoint-{step}"
             self.save_state(staged)
-            commit_checkpoint(directory, step, {"world_size": self.args.world_size})
+            engine = engine_in_use(self.model_wrapped)
+            commit_checkpoint(directory, step, {"engine": engine, "world_size": self.args.world_size})
             rotate_checkpoints(directory, self.keep_checkpoints)
         self.accelerator.wait_for_everyone()
 
@@ -198,6 +211,19 @@ class StageTrainer(Trainer):
         self.tokens_seen = counters["tokens_seen"]
         self.stop.evaluation_owed = counters["evaluation_owed"]
         self.tracker.rewind(int(checkpoint.name.rpartition("-")[2]))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and is_universal(Path(checkpoint)):
+            separate_steps(self.model_wrapped.optimizer.optimizer)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        if read_commit(Path(checkpoint))["world_size"] == self.args.world_size:
+            super()._load_rng_state(checkpoint)
+        else:
+            seed_rank(Path(checkpoint), self.args.seed, self.args.process_index, self.state.global_step)
 
     # Logging: one line a step for people, the same numbers for the tracker.
 
