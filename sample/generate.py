@@ -1,19 +1,20 @@
-"""Greedy responses to prompts, in batches.
-
-Letters of array shapes: B rows of the batch, T prompt tokens (padded on the left), S tokens with the response.
-"""
+"""Greedy responses to prompts."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 
-import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.data.chat import Messages, encode_texts, render_prompt
-from posttrain.sample.batching import by_length, pad_rows
+from posttrain.sample.batching import by_length
+from posttrain.sample.sampler import Sampler
+from posttrain.sample.sampling import SamplingParams
 from posttrain.stage.progress import track
+
+CHUNK_BATCHES = 8
+"""Batches between two signs of progress; within them, prompts enter as responses end."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,46 +41,15 @@ def generate(
 ) -> list[Response]:
     """Return the greedy response to each conversation, in the order of ``prompts``.
 
-    The model runs on the device and in the mode that it is in.
+    The model runs on the device that it is on; ``batch_size`` responses are generated at once.
     """
     ids = encode_prompts(tokenizer, prompts)
-    config = _greedy_config(model, tokenizer, max_new_tokens)
+    sampler = Sampler(model, tokenizer, max_batch_size=batch_size)
+    params = SamplingParams(max_tokens=max_new_tokens, temperature=0.0)
     responses: dict[int, Response] = {}
-    for rows in track(by_length(ids, batch_size), len(ids), "generate"):
-        responses.update(zip(rows, _generate_batch(model, tokenizer, [ids[row] for row in rows], config), strict=True))
+    for rows in track(by_length(ids, CHUNK_BATCHES * batch_size), len(ids), "generate"):
+        samples = sampler.generate([ids[row] for row in rows], params)
+        responses.update(
+            zip(rows, (Response(one.text, one.finish_reason == "stop") for (one,) in samples), strict=True)
+        )
     return [responses[row] for row in range(len(ids))]
-
-
-@torch.inference_mode()
-def _generate_batch(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: list[list[int]], config: GenerationConfig
-) -> list[Response]:
-    ids_BT, mask_BT = (tensor.to(model.device) for tensor in pad_rows(ids, tokenizer.pad_token_id, "left"))
-    sequences_BS = model.generate(input_ids=ids_BT, attention_mask=mask_BT, generation_config=config)
-    responses = []
-    for tokens in sequences_BS[:, ids_BT.shape[1] :].tolist():
-        end = next((i for i, token in enumerate(tokens) if token in config.eos_token_id), None)
-        responses.append(Response(tokenizer.decode(tokens[:end], skip_special_tokens=True), end is not None))
-    return responses
-
-
-def _greedy_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> GenerationConfig:
-    """Return the settings of a plain greedy search.
-
-    `generate` fills what is None here from the model's own generation config, so whatever could bend the search or
-    warn about being ignored is spelled out.
-    """
-    own = model.generation_config.eos_token_id
-    ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
-    return GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        temperature=1.0,
-        top_p=1.0,
-        top_k=50,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        eos_token_id=sorted(ends),
-        pad_token_id=tokenizer.pad_token_id,
-    )
