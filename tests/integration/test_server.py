@@ -189,7 +189,7 @@ def test_greedy_samples_of_vllm_are_our_own(vllm: Served) -> None:
         vllm.ours.generate(vllm.prompts, params), vllm.server.generate(vllm.prompts, params), strict=True
     ):
         assert (theirs.token_ids, theirs.finish_reason) == (ours.token_ids, ours.finish_reason)
-        assert theirs.text == ours.text
+        assert ours.text.startswith(theirs.text)  # vLLM keeps half a character at the end to itself
         assert theirs.logprobs == pytest.approx(ours.logprobs, abs=1e-4)
 
 
