@@ -1,4 +1,4 @@
-"""The command line: `posttrain run`, `status`, `cancel`, `show`, `verify`, `plan` and `export`."""
+"""The command line: `posttrain run`, `status`, `cancel`, `show`, `verify`, `sync`, `plan` and `export`."""
 
 from __future__ import annotations
 
