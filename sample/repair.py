@@ -17,6 +17,7 @@ _PARTIAL_ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{0,3})?\Z")
 _PARTIAL_WORD = re.compile(r"[a-z]+\Z")
 _PARTIAL_NUMBER = re.compile(r"(?<=\d)[.eE+-]+\Z")
 _MOST_TAKEN_BACK = 8
+_MAX_DEPTH = 500
 _CLOSER = {"{": "}", "[": "]"}
 _LITERALS = ("true", "false", "null")
 
@@ -73,6 +74,8 @@ def repair_json(text: str) -> Repair | None:
         changes.append(f"left out before a closing bracket: {commas} commas")
     if end:
         return _parsed(body, changes) or _with_library(body, changes)
+    if len(_closers(body)) > _MAX_DEPTH:
+        return None
     closed = (_parsed(text, [*changes, *made]) for text, made in _closings(body))
     return next(filter(None, closed), None) or _with_library(body, changes)
 
