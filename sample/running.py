@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from posttrain.sample.constraint import Bitmask, Constraint
 from posttrain.sample.ending import Ending
 from posttrain.sample.sampling import FinishReason, Sample, SamplingParams
-from posttrain.sample.uniforms import redraw_uniforms, sample_key, uniforms
+from posttrain.sample.uniforms import BLOCK, DRAWS, redraw_uniforms, sample_key, uniforms
 
 
 class Running:
@@ -40,7 +40,7 @@ class Running:
         self.reason: FinishReason | None = None
         self.started = time.perf_counter()
         self.key = sample_key(params.seed, prompt, index)
-        self.uniforms = uniforms(self.key, params.max_tokens)
+        self.block, self.uniforms = -1, np.empty((0, DRAWS))
 
     @property
     def tokens_left(self) -> int:
@@ -54,8 +54,12 @@ class Running:
 
     def draws(self, attempt: int) -> NDArray[np.float64]:
         """Return the uniforms of the next token; ``attempt`` counts its draws that were refused."""
-        position = len(self.tokens)
-        return redraw_uniforms(self.key, position, attempt) if attempt else self.uniforms[position]
+        if attempt:
+            return redraw_uniforms(self.key, len(self.tokens), attempt)
+        block, place = divmod(len(self.tokens), BLOCK)
+        if block != self.block:
+            self.block, self.uniforms = block, uniforms(self.key, block)
+        return self.uniforms[place]
 
     def fill(self, bitmask_W: Bitmask) -> None:
         """Set the bits of the tokens that the constraint allows next."""

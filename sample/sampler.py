@@ -260,15 +260,16 @@ class _Run:
     def _drop_ended(self) -> None:
         """Take the results of rows that ended, cancel what they make needless, and close the gaps."""
         ended = [row for row in self.rows if row.reason is not None]
+        if not ended:
+            return
         for row in ended:
             self.results[row.number][row.index] = sample = row.sample()
             if self.accept is not None and row.number not in self.accepted and self.accept(row.number, sample):
                 self._cancel(row.number)
         kept = [place for place, row in enumerate(self.rows) if row.index not in self.results[row.number]]
-        if len(kept) < len(self.rows):
-            self.rows = [self.rows[place] for place in self.decoder.keep(kept)]
-            if self.rows:
-                self._turn_knobs()
+        self.rows = [self.rows[place] for place in self.decoder.keep(kept)]
+        if self.rows:
+            self._turn_knobs()
 
     def _cancel(self, number: int) -> None:
         """End a prompt's other samples as aborted; those that never ran have no tokens."""

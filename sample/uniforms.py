@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 DRAWS = 2
 """Uniforms that one token takes: one chooses a block of the vocabulary, one a token of the block."""
+BLOCK = 64
+"""Positions whose uniforms are made at once."""
 
 
 def sample_key(seed: int, prompt: Sequence[int], index: int) -> int:
@@ -21,11 +23,15 @@ def sample_key(seed: int, prompt: Sequence[int], index: int) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=16).digest(), "little")
 
 
-def uniforms(key: int, positions: int) -> NDArray[np.float64]:
-    """Return the uniforms in [0, 1) of a sample's first positions: shape (positions, DRAWS)."""
-    return np.random.Generator(np.random.Philox(key=key)).random((positions, DRAWS))
+def uniforms(key: int, block: int) -> NDArray[np.float64]:
+    """Return the uniforms in [0, 1) of one block of positions: shape (BLOCK, DRAWS)."""
+    return _generator(key, block, 0).random((BLOCK, DRAWS))
 
 
 def redraw_uniforms(key: int, position: int, attempt: int) -> NDArray[np.float64]:
     """Return the uniforms of a position whose first draws were refused: shape (DRAWS,), ``attempt`` from 1."""
-    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, position, attempt])).random(DRAWS)
+    return _generator(key, position, attempt).random(DRAWS)
+
+
+def _generator(key: int, place: int, stream: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, place, stream]))

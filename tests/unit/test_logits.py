@@ -28,7 +28,7 @@ from posttrain.sample.logits import (
     penalise_repeats,
 )
 from posttrain.sample.sampling import SamplingParams
-from posttrain.sample.uniforms import redraw_uniforms, sample_key, uniforms
+from posttrain.sample.uniforms import BLOCK, redraw_uniforms, sample_key, uniforms
 from posttrain.stage.errors import UsageError
 
 DRAWS = 20_000
@@ -67,7 +67,8 @@ def reference(logits_1V: Tensor, params: SamplingParams) -> Tensor:
 
 
 def many_uniforms(rows: int, seed: int = 0) -> Tensor:
-    return torch.from_numpy(uniforms(sample_key(seed, [1, 2], 0), rows))
+    blocks = [uniforms(sample_key(seed, [1, 2], 0), block) for block in range(-(-rows // BLOCK))]
+    return torch.from_numpy(np.concatenate(blocks)[:rows])
 
 
 def assert_drawn_from(tokens: Tensor, probabilities_V: Tensor) -> None:
@@ -165,10 +166,10 @@ def test_log_probabilities_are_those_of_log_softmax() -> None:
 
 def test_uniforms_depend_on_the_request_alone() -> None:
     keys = [sample_key(0, [1, 2], 0), sample_key(1, [1, 2], 0), sample_key(0, [1, 3], 0), sample_key(0, [1, 2], 1)]
-    assert len({float(uniforms(key, 1)[0, 0]) for key in keys}) == 4
-    assert np.array_equal(uniforms(keys[0], 50)[:10], uniforms(keys[0], 10))
-    again = [redraw_uniforms(keys[0], position, attempt) for position in (0, 1) for attempt in (1, 2)]
-    assert len({tuple(pair) for pair in (*again, *uniforms(keys[0], 50))}) == 54
+    assert np.array_equal(uniforms(keys[0], 7), uniforms(sample_key(0, [1, 2], 0), 7))
+    drawn = [tuple(pair) for key in keys for block in (0, 1) for pair in uniforms(key, block)]
+    drawn += [tuple(redraw_uniforms(keys[0], position, attempt)) for position in (0, 1) for attempt in (1, 2)]
+    assert len(set(drawn)) == 4 * 2 * BLOCK + 4
 
 
 @pytest.mark.parametrize(
