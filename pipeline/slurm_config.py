@@ -11,14 +11,19 @@ from pydantic import Field, StringConstraints
 
 from posttrain.stage.schema import schema
 
-Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.,:@%+=/\[\]*-]+$")]
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,:@%+=/\[\]*-]+$", coerce_numbers_to_str=True)]
 """A value of an `#SBATCH` line: no spaces, quotes or line ends."""
+Text = Annotated[str, Field(coerce_numbers_to_str=True)]
+"""Any text; a number is its digits."""
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 """Name of an environment variable."""
 OptionName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]
 """A long option of sbatch or srun, without its dashes."""
 TimeLimit = Annotated[str, StringConstraints(pattern=r"^(\d+|\d+:\d\d|\d+:\d\d:\d\d|\d+-\d+(:\d\d){0,2})$")]
-"""A time as sbatch takes it: minutes, minutes:seconds, hours:minutes:seconds, days-hours:minutes:seconds."""
+"""A time as sbatch takes it: minutes, minutes:seconds, hours:minutes:seconds, days-hours:minutes:seconds.
+
+Numbers are refused: YAML reads an unquoted ``24:00:00`` as one of seconds.
+"""
 
 
 @schema
@@ -75,7 +80,7 @@ class SlurmConfig:
     """For the stages of `evaluate/`: one process."""
     setup: list[str] = Field(default_factory=list)
     """Shell lines at the start of every batch script, such as ``module load cuda``."""
-    environment: dict[Name, str] = Field(default_factory=dict)
+    environment: dict[Name, Text] = Field(default_factory=dict)
     """Variables for every process, such as ``NCCL_SOCKET_IFNAME``."""
     srun_options: dict[OptionName, Word | int | bool] = Field(default_factory=dict)
     """Further long options of srun, such as ``{cpu-bind: cores}``."""

@@ -147,15 +147,15 @@ class Driver:
         outcome = read_outcome(Path(spec.outcome))
         if outcome is not None and outcome.code == EXIT_DONE and committed(spec) is None:
             outcome = None  # rank 0 alone commits; another rank's word is not enough
+        if outcome is not None and outcome.code == EXIT_DONE:
+            ledger.end(Cause.DONE, "")
+            return EXIT_DONE
         if hung is not None:
             cause, outcome = Cause.HUNG, Outcome(EXIT_REQUEUE, hung)
         else:
             job = slurm.own_job()
             cause = cause_of(outcome, log, self._why_stopped(job), job["JobState"] == "RUNNING")
         outcome = outcome or Outcome(EXIT_FAILED, _first_line(log) or "the processes were killed and left no word")
-        if cause is Cause.DONE:
-            ledger.end(cause, "")
-            return EXIT_DONE
         if cause is Cause.CANCELLED:
             return self._give_up(ledger, Outcome(EXIT_REQUEUE, f"{outcome.message} (cancelled)"), cause)
         attempts = self._of_this_job(ledger)
@@ -167,7 +167,11 @@ class Driver:
             return self._give_up(ledger, Outcome(code, outcome.message + given_up, outcome.error), cause)
         Outcome(EXIT_REQUEUE, outcome.message, outcome.error).write(Path(spec.outcome))
         ledger.end(cause, outcome.message)
-        return _requeue(cause, outcome.message)
+        try:
+            return _requeue(cause, outcome.message)
+        except PosttrainError as refused:
+            message = f"{outcome.message}; not started again: {refused}"
+            return self._give_up(ledger, Outcome(EXIT_FAILED, message, outcome.error), cause)
 
     def _why_stopped(self, job: dict[str, str]) -> Cause | None:
         """Return why Slurm wanted the job to end, or None when it did not."""

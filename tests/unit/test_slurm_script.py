@@ -68,6 +68,13 @@ def test_a_job_array_numbers_its_elements() -> None:
     assert "--array=0-2" in found
 
 
+def test_numbers_are_as_good_as_words() -> None:
+    overrides = ["launcher.slurm.train.memory_per_node=0", "launcher.slurm.train.account=17"]
+    script = script_of("sft", *GPUS, *overrides, "launcher.slurm.environment.NCCL_IB_DISABLE=1")
+    assert {"--mem=0", "--account=17"} <= set(directives(script))
+    assert "export NCCL_IB_DISABLE=1" in script.splitlines()
+
+
 def test_further_options_have_the_last_word() -> None:
     options = "{constraint: a100, exclusive: true, requeue: false, nice: 5, nodes: 4}"
     found = directives(script_of("sft", *GPUS, f"launcher.slurm.train.options={options}"))
@@ -114,6 +121,7 @@ def test_a_path_that_no_directive_can_hold_is_refused(name: str) -> None:
         ("launcher.slurm.train.qos='high low'", "launcher.slurm.train.qos"),
         ("launcher.slurm.train.memory_per_node='\"1G\"'", "launcher.slurm.train.memory_per_node"),
         ("launcher.slurm.train.time_limit='1 day'", "launcher.slurm.train.time_limit"),
+        ("launcher.slurm.train.time_limit=90", "launcher.slurm.train.time_limit"),
         ("launcher.slurm.train.nodes=0", "launcher.slurm.train.nodes"),
         ("launcher.slurm.environment={A-B: x}", "launcher.slurm.environment"),
         ("launcher.slurm.train.options={'exclusive;id': true}", "launcher.slurm.train.options"),
