@@ -44,7 +44,7 @@ def over_optimisation(figures: Mapping[str, Any], name: str) -> str:
         _line(axes, found["gold"], "gold: the true preference", color(1))
         _line(axes, found["best_gold"], "gold, chosen by itself", color(2), _DASHED)
         _count_axis(axes, figures["sizes"])
-        axes.set_ylabel("gain over one sample, in standard deviations")
+        axes.set_ylabel("gain, in standard deviations")
         axes.legend(fontsize=8, loc="upper left", handlelength=1.8)
         return to_svg(
             figure, name, "Gain of the sample of the highest reward, by the reward and by the true preference"
@@ -87,16 +87,14 @@ def reliability(figures: Mapping[str, Any], name: str) -> str:
 def risk_coverage(figures: Mapping[str, Any], name: str) -> str:
     """Return the share of wrong answers by the share of prompts answered, one line for each measure of confidence."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = new_figure(4.0, 2.9)
+        figure, axes = new_figure(4.4, 3.2)
         for index, (label, found) in enumerate(figures["confidences"].items()):
             area = f"{label} (area {found['area']:.3f})"
             axes.plot(found["coverage"], found["risk"], color=color(index), linewidth=1.4, label=area)
-        axes.axhline(figures["max_risk"], color=INK, linewidth=0.8, linestyle=_DASHED)
-        place = (0.01, figures["max_risk"])
-        axes.annotate("most that is allowed", place, (0, 2), textcoords="offset points", fontsize=7.5)
+        axes.axhline(figures["max_risk"], color=INK, linewidth=0.8, linestyle=_DASHED, label="most that is allowed")
         axes.set_xlim(0, 1.01)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("share of prompts answered, the surest first")
         axes.set_ylabel("share wrong among them")
-        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, 0.93))
+        figure.legend(loc="outside upper left", ncols=2, fontsize=8, handlelength=1.8)
         return to_svg(figure, name, "Share of wrong answers by share of prompts answered")
