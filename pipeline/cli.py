@@ -112,19 +112,20 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("directory", type=Path, metavar="DIR", help="new folder")
     export.add_argument("--merge", action="store_true", help="merge a low-rank adapter into its base")
     export.set_defaults(action=_export)
-    _add_generate(
-        commands.add_parser(
-            "generate",
-            parents=[rooted],
-            help="answer one prompt, a file of prompts, or you",
-            epilog=GENERATE_EXAMPLES,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-    )
+    _add_generate(commands, rooted)
     return parser
 
 
-def _add_generate(generate: argparse.ArgumentParser) -> None:
+def _add_generate(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], rooted: argparse.ArgumentParser
+) -> None:
+    generate = commands.add_parser(
+        "generate",
+        parents=[rooted],
+        help="answer one prompt, a file of prompts, or you",
+        epilog=GENERATE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     generate.add_argument("artifact", metavar="ARTIFACT", help="a model")
     generate.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="knobs of sampling")
     generate.add_argument("--preset", default="general", help="of conf/sampling; general by default")
