@@ -59,5 +59,5 @@ class CachedSampler:
 
 def _request(model_digest: str, prompt: Sequence[int], params: SamplingParams) -> Request:
     plain = {name: value for name, value in dataclasses.asdict(params).items() if name != "seed"}
-    plain["logit_bias"] = {str(token): bias for token, bias in params.logit_bias.items()}
+    plain["logit_bias"] = {str(token): repr(bias) for token, bias in params.logit_bias.items()}  # JSON has no infinity
     return Request(model_digest, list(prompt), plain, params.seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import multiprocessing
 import random
 import sqlite3
@@ -230,7 +231,7 @@ class CountingSampler:
 
 def test_a_cached_sampler_asks_only_for_what_is_new(tmp_path: Path) -> None:
     sampler = CountingSampler()
-    params = SamplingParams(num_samples=2, seed=4, logit_bias={3: 1.5}, stop=("x",))
+    params = SamplingParams(num_samples=2, seed=4, logit_bias={3: -math.inf}, stop=("x",))
     with ResponseCache(tmp_path / "cache", MIB) as cache:
         cached = CachedSampler(sampler, cache, "digest")
         first = cached.generate([[1], [2]], params)
