@@ -73,8 +73,9 @@ class Vocabulary:
         """The tokens that end a document."""
         return self.tokenizer.eos_tokens
 
+    @functools.cached_property
     def preferred(self) -> dict[int, int]:
-        """Return a rank for each byte that is a token of its own: first those that come in long runs as one token."""
+        """A rank for each byte that is a token of its own: first those that come in long runs as one token."""
         singles = [piece[0] for piece in self.token_of if len(piece) == 1]
         runs = {
             byte: max(n for n in range(1, self.longest + 1) if bytes([byte]) * n in self.token_of) for byte in singles
@@ -117,11 +118,10 @@ def endings(
 ) -> Iterator[bytes]:
     """Yield texts that end the document of a byte matcher, the shortest first (Dijkstra's search).
 
-    ``preferred`` ranks the bytes that may be used, the best first: see `Vocabulary.preferred`.
-    ``known`` is an ending of an earlier state. Whatever leads to a state that it ends, or its last bytes, is taken as
-    found, which saves looking for the ends of all that was open then. Of states as far from the start, after as many
-    items, that look alike only the first is followed, so an ending is always valid, and the shortest but for unusual
-    grammars.
+    ``preferred`` ranks the bytes that may be used, the best first: see `Vocabulary.preferred`. ``known`` is an ending
+    of an earlier state. Whatever leads to a state that it ends, or its last bytes, is taken as found, which saves
+    looking for the ends of all that was open then. Of states as far from the start, after as many items, that look
+    alike only the first is followed, so an ending is always valid, and the shortest but for unusual grammars.
     """
     order = itertools.count()
     heap: list[tuple[int, int, bytes, LLMatcher, Look]] = [(0, next(order), b"", state, look_of(state))]

@@ -48,7 +48,6 @@ class Grammar:
         if self.matcher.is_error():
             raise UsageError(f"{name}: {_error(self.matcher)}")
         self.byte_matcher = LLMatcher(BYTES, grammar)
-        self.preferred = vocabulary.preferred()
         self.segment: Callable[[bytes], list[int] | None] = functools.lru_cache(1024)(vocabulary.segment)
         self._endings: dict[tuple[Look, bytes, int], bytes | None] = {}
         self.shortest = self._shortest()
@@ -77,7 +76,7 @@ class Grammar:
         if ending is None or (ending and closes(state, ending)):
             return ending
         longest = len(known) + _BYTES_PER_TOKEN * tokens
-        ending = next(endings(state, known, self.preferred, _SEARCH_STEP, longest), None)
+        ending = next(endings(state, known, self.vocabulary.preferred, _SEARCH_STEP, longest), None)
         if len(self._endings) >= _REMEMBERED:
             self._endings.clear()
         self._endings[key] = ending
@@ -88,7 +87,7 @@ class Grammar:
 
     def _shortest(self) -> bytes:
         best: bytes | None = None
-        for text in endings(self.byte_matcher, None, self.preferred, _SEARCH_START, sys.maxsize):
+        for text in endings(self.byte_matcher, None, self.vocabulary.preferred, _SEARCH_START, sys.maxsize):
             longest = len(best) + _LONGER if best is not None else len(text)
             if len(text) > longest:
                 break

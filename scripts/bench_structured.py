@@ -129,7 +129,7 @@ def report_apply() -> None:
             "unpackbits_masked_fill": lambda words=words, logits=logits_BV: logits.masked_fill_(
                 ~unpack_bitmask(words, VOCABULARY), -torch.inf
             ),
-            "shifts_masked_fill": lambda words=words, logits=logits_BV: logits.masked_fill_(
+            "shifts_masked_fill": lambda words=words, logits=logits_BV, shifts=shifts: logits.masked_fill_(
                 ((torch.from_numpy(words)[:, :, None] >> shifts) & 1).flatten(1) == 0, -torch.inf
             ),
         }
