@@ -14,8 +14,8 @@ from posttrain.data.identity import content_digest, nfc
 from posttrain.data.readers import BadRow, Row
 from posttrain.data.records import RECORD_TYPES, Record
 from posttrain.data.row_values import Drop, Payload, RowError, Values, checked_text, show
-from posttrain.data.scorers import SCORERS
-from posttrain.stage.errors import did_you_mean
+from posttrain.data.scorers import SCORERS, check_reference
+from posttrain.stage.errors import UsageError, did_you_mean
 
 
 class RecordMaker:
@@ -66,6 +66,10 @@ class RecordMaker:
         name = str(row.get("scorer") or self.scorer or payload.get("scorer", "exact"))
         if name not in SCORERS:
             raise RowError(f"scorer {name!r}: must be one of {', '.join(SCORERS)}{did_you_mean(name, SCORERS)}")
+        try:
+            check_reference(name, str(payload.get("reference")))
+        except UsageError as error:
+            raise RowError(str(error)) from None
         return name
 
     def _validated(self, fields: Payload) -> Record:

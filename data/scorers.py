@@ -1,6 +1,7 @@
 """Scorers of evaluation items: is a response right? Each takes (response, reference) and returns a value in [0, 1].
 
-Scorers read the answer out of a response and pass over its manner: "Sure! The answer is 12." is right for ``12``.
+Scorers read the answer out of a response and pass over its manner: "Sure! The answer is 12." is right for ``12``. Only
+constraints are about the manner.
 
     scorer      reference                           right when
     exact       a text                              the response is that text, but for case, punctuation and spacing
@@ -11,6 +12,7 @@ Scorers read the answer out of a response and pass over its manner: "Sure! The a
     compliance  right|other|other                   the same as answer
     abstain     I don't know|other|other            it abstains in that language and names none of the others
     refusal     I can't help with that|other|other  it refuses in that language and names none of the others
+    constraints a JSON list of instructions         it keeps them all; the value is the share that it keeps
 
 The part after the first ``|`` may be absent.
 """
@@ -24,6 +26,7 @@ from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
+from posttrain.data.constraints import parse_constraints, share_followed
 from posttrain.stage.errors import UsageError, did_you_mean
 
 Scorer = Callable[[str, str], float]
@@ -179,6 +182,7 @@ SCORERS: dict[str, Scorer] = {
     "compliance": answer,
     "abstain": abstain,
     "refusal": refusal,
+    "constraints": share_followed,
 }
 
 
@@ -190,6 +194,12 @@ def score(name: str, response: str, reference: str) -> float:
     if name not in SCORERS:
         raise UsageError(f"scorer {name!r}: unknown; use one of {', '.join(SCORERS)}{did_you_mean(name, SCORERS)}")
     return SCORERS[name](response, reference)
+
+
+def check_reference(name: str, reference: str) -> None:
+    """Raise UsageError where a scorer cannot judge by that reference; most take any text."""
+    if name == "constraints":
+        parse_constraints(reference)
 
 
 def preference_score(response: str, reference: str, scorer: str, ideal: str) -> float:

@@ -130,7 +130,11 @@ def _write_tokens(directory: Path, model: Path, record_type: str, rows: dict[str
 
 _IDS = pa.list_(pa.int32())
 _COMMON = [("id", pa.string()), ("source", pa.string()), ("language", pa.string()), ("task", pa.string())]
+_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 SCHEMAS = {
+    "prompt": pa.schema(
+        [*_COMMON, ("prompt_ids", _IDS), ("messages", _MESSAGES), ("reference", pa.string()), ("scorer", pa.string())]
+    ),
     "demonstration": pa.schema([*_COMMON, ("input_ids", _IDS), ("labels", _IDS)]),
     "comparison": pa.schema([*_COMMON, ("prompt_ids", _IDS), ("responses_ids", pa.list_(_IDS)), ("ranks", _IDS)]),
 }
@@ -168,6 +172,28 @@ def build_comparisons(root: Path, model: Path, count: int = 32, seed: int = 0, n
         row |= {"responses_ids": [answers[k] for k in order], "ranks": [k + 1 for k in order]}
         rows["eval" if number % 8 == 7 else "train"].append(row)
     return _write_tokens(root / "artifacts" / name, model, "comparison", rows)
+
+
+def build_prompts(
+    root: Path,
+    model: Path,
+    count: int = 24,
+    seed: int = 0,
+    name: str = "prompts-0001",
+    words: int = 6,
+    reference: str | None = None,
+    scorer: str | None = None,
+) -> Path:
+    """Commit tokens of prompts of two to ``words`` words, for rollouts."""
+    tokenizer, generator = load_tokenizer(model), random.Random(seed)
+    rows: dict[str, list[dict[str, Any]]] = {"train": [], "eval": []}
+    for number in range(count):
+        text = _sentence(generator, 2, words)
+        prompt = tokenizer(f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n").input_ids
+        row = {"id": f"prompt/{number}", "source": "prompts", "language": "en", "task": "words", "prompt_ids": prompt}
+        row |= {"messages": [{"role": "user", "content": text}], "reference": reference, "scorer": scorer}
+        rows["train"].append(row)
+    return _write_tokens(root / "artifacts" / name, model, "prompt", rows)
 
 
 def stage_command(module: str, output: Path, inputs: dict[str, Path], **knobs: Any) -> list[str]:

@@ -105,7 +105,7 @@ def run_child(
         try:
             if prepare is not None:
                 prepare()
-            main(stage.run, getattr(importlib.import_module(f"{package}.config"), config_class), kind)
+            main(stage.run, getattr(stage, config_class), kind)
         except SystemExit as finished:
             code = int(finished.code or 0)
         finally:
@@ -128,6 +128,7 @@ STAGES = {
     "dpo": ("DpoConfig", "model"),
     "reference": ("ReferenceConfig", "reference_logps"),
     "base": ("BaseConfig", "model"),
+    "ppo": ("PpoConfig", "model"),
 }
 OTHER_STAGES = {
     "posttrain.data.demo": ("DemoConfig", "sources"),

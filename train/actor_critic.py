@@ -74,7 +74,8 @@ class ActorCritic(nn.Module):
 def critic_from_reward_model(model: Any) -> Critic:
     """Return a critic with a reward model's trunk and head, whose first values are the model's own rewards."""
     inner = model.get_base_model() if hasattr(model, "peft_config") else model
-    return Critic(inner.base_model, inner.score, float(model.config.reward_mean), float(model.config.reward_std))
+    mean, std = float(model.config.reward_mean), float(model.config.reward_std)
+    return Critic(inner.base_model, inner.score, mean, std or 1.0)
 
 
 def fresh_head(policy: Any) -> nn.Linear:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 import math
+from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers import AutoConfig, PreTrainedTokenizerBase, TrainingArguments
 
 from posttrain.data.chat import load_tokenizer, tokenizer_digest
-from posttrain.sample.models import load_policy, load_reward_model
+from posttrain.sample.models import backbone_directory, load_policy, load_reward_model, trusts_remote_code
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError
 from posttrain.train.actor_critic import ActorCritic, Critic, critic_from_reward_model, fresh_head
@@ -25,7 +26,8 @@ from posttrain.train.ppo_config import PpoConfig
 from posttrain.train.ppo_trainer import PpoTrainer
 from posttrain.train.processes import device, join
 from posttrain.train.reference_model import reference_of
-from posttrain.train.reward_terms import build_rewards
+from posttrain.train.reward_model_score import reward_tokenizer
+from posttrain.train.reward_terms import build_rewards, require_references
 from posttrain.train.rollout import RolloutWorker
 from posttrain.train.token_log_probs import backbone_and_head
 
@@ -39,21 +41,24 @@ def run(config: PpoConfig, context: Context) -> StageResult:
     tokenizer = load_tokenizer(source)
     require_tokens(context.inputs["data"], "prompt", tokenizer)
     prompts: Any = read_prompts(context.inputs["data"], "train")
-    plan = plan_phases(config, len(prompts), context)
+    rows: list[Row] = list(prompts)
+    plan = plan_phases(config, len(rows), context)
+    require_room(rows, config.max_new_tokens, source)
+    require_references(config.rewards, rows, "train.ppo")
+    require_critic(config, context, tokenizer)
     # the frozen models come first: once the arguments ask for ZeRO-3, whatever is loaded is split over the ranks
     reference = reference_of(source, config, device())
     rewards = build_rewards(
         config.rewards, context.inputs.get("reward"), tokenizer, device(), config.scoring_tokens, "train.ppo"
     )
     arguments = TrainingArguments(**training_arguments(config, plan, context), ignore_data_skip=True)
-    model = actor_critic(config, context, tokenizer)
-    require_room(list(prompts), config.max_new_tokens, model.config)
+    model = actor_critic(config, context)
     trainer = PpoTrainer(model=model, args=arguments, train_dataset=prompts, processing_class=tokenizer)
     trainer.attach(plan, context, config.keep_checkpoints)
     worker = RolloutWorker(
         config,
         tokenizer,
-        list(prompts),
+        rows,
         reference.for_policy(model.policy),
         rewards,
         context.spec.seed,
@@ -62,7 +67,7 @@ def run(config: PpoConfig, context: Context) -> StageResult:
         context.work / "samples.jsonl",
     )
     trainer.prepare(config, worker, tokenizer.pad_token_id)
-    announce(plan, config, len(prompts))
+    announce(plan, config, len(rows))
     metrics = fit(trainer, context)
     policy = trainer.accelerator.unwrap_model(trainer.model).policy
     reference.release(policy)
@@ -86,11 +91,22 @@ def plan_phases(config: PpoConfig, num_prompts: int, context: Context) -> BatchP
     )
 
 
-def actor_critic(config: PpoConfig, context: Context, tokenizer: PreTrainedTokenizerBase) -> ActorCritic:
-    """Return the policy with its critic, ready to train.
+def require_critic(config: PpoConfig, context: Context, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise UsageError when the critic is to start from a reward model that is not there, or reads other tokens."""
+    if config.critic.kind != "reward_model":
+        return
+    reward = context.inputs.get("reward")
+    if reward is None:
+        raise UsageError("train.ppo.critic.kind: 'reward_model', but there is no inputs.reward; use policy or shared")
+    if tokenizer_digest(reward_tokenizer(reward)) != tokenizer_digest(tokenizer):
+        raise UsageError(
+            f"train.ppo.critic.kind: 'reward_model', but {reward.name} reads other tokens than the policy; "
+            "use critic.kind=policy"
+        )
 
-    Raises UsageError when the critic is to start from a reward model that is not there, or reads other tokens.
-    """
+
+def actor_critic(config: PpoConfig, context: Context) -> ActorCritic:
+    """Return the policy with its critic, ready to train."""
     source = context.inputs["model"]
     four_bit = config.adapter.kind == "qlora"
     dtype = weights_dtype(config)
@@ -102,15 +118,8 @@ def actor_critic(config: PpoConfig, context: Context, tokenizer: PreTrainedToken
         copy = without_dropout(load_policy(source, "float32", config.attention))
         merged = copy.merge_and_unload() if hasattr(copy, "peft_config") else copy
         return ActorCritic(policy, Critic(backbone_and_head(merged)[0], fresh_head(policy)))
-    reward = context.inputs.get("reward")
-    if reward is None:
-        raise UsageError("train.ppo.critic.kind: 'reward_model', but there is no inputs.reward; use policy or shared")
-    if tokenizer_digest(load_tokenizer(reward)) != tokenizer_digest(tokenizer):
-        raise UsageError(
-            f"train.ppo.critic.kind: 'reward_model', but {reward.name} reads other tokens than the policy; "
-            "use critic.kind=policy"
-        )
-    return ActorCritic(policy, critic_from_reward_model(without_dropout(_merged(load_reward_model(reward)))))
+    reward_model = without_dropout(_merged(load_reward_model(context.inputs["reward"])))
+    return ActorCritic(policy, critic_from_reward_model(reward_model))
 
 
 def _merged(model: Any) -> Any:
@@ -125,9 +134,11 @@ def without_dropout(model: Any) -> Any:
     return without_attention_dropout(model)
 
 
-def require_room(prompts: list[Row], max_new_tokens: int, config: Any) -> None:
+def require_room(prompts: list[Row], max_new_tokens: int, source: Path) -> None:
     """Check that every prompt leaves room for a response; raise UsageError that names the first that does not."""
-    limit = getattr(config, "max_position_embeddings", None)
+    backbone = backbone_directory(source)
+    config = AutoConfig.from_pretrained(backbone, trust_remote_code=trusts_remote_code(backbone))
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     if limit is None:
         return
     if long := [row for row in prompts if row["length"] + max_new_tokens > limit]:

@@ -27,7 +27,7 @@ class RewardTerm:
     pattern: str | None = None
     """regex: 1 where it is found in the response, else 0."""
     schema_file: str | None = external()
-    """json_schema: 1 where the response is a document that this JSON Schema accepts, else 0."""
+    """json_schema: 1 where the whole response is a JSON document that this JSON Schema accepts, else 0."""
     function: str | None = None
     """python: ``package.module:function``; it gets prompt (messages), response and reference, and returns a number."""
     max_tokens: int | None = Field(default=None, ge=1)
@@ -40,6 +40,8 @@ class RewardTerm:
             given = getattr(self, knob) is not None
             if given != (self.kind == kind):
                 raise ValueError(f"{knob} is for kind={kind}, which needs it; this term's kind is {self.kind}")
+        if self.scorer is not None and self.kind != "scorer":
+            raise ValueError(f"scorer is for kind=scorer; this term's kind is {self.kind}")
         return self
 
 

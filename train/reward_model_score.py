@@ -5,6 +5,7 @@ B answers of a forward pass, T positions, H hidden size.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,18 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.data.chat import encode_texts, load_tokenizer, render, template_digest, tokenizer_digest
+from posttrain.data.chat import (
+    control_tokens,
+    encode_texts,
+    load_tokenizer,
+    render,
+    template_digest,
+    tokenizer_digest,
+)
 from posttrain.sample.batching import by_tokens, pad_rows
 from posttrain.sample.models import load_reward_model
 from posttrain.stage import heartbeat
+from posttrain.stage.errors import UsageError
 from posttrain.train.rewards import Answer
 
 
@@ -30,7 +39,7 @@ class RewardModelScore:
         scoring_tokens: int,
         normalize: bool,
     ) -> None:
-        self.tokenizer = load_tokenizer(directory)
+        self.tokenizer = reward_tokenizer(directory)
         model = load_reward_model(directory)
         merged: Any = model.merge_and_unload() if hasattr(model, "peft_config") else model
         self.model = merged.to(device).eval().requires_grad_(False)
@@ -38,15 +47,21 @@ class RewardModelScore:
         self.scoring_tokens = scoring_tokens
         config = model.config
         self.mean = float(config.reward_mean) if normalize else 0.0
-        self.std = float(config.reward_std) if normalize else 1.0
+        self.std = (float(config.reward_std) or 1.0) if normalize else 1.0
+        self.name = directory.name
+        self.context: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
         self.same_tokens = all(
             digest(self.tokenizer) == digest(policy_tokenizer) for digest in (template_digest, tokenizer_digest)
         )
 
     @torch.no_grad()
     def __call__(self, answers: Sequence[Answer]) -> list[float]:
-        """Return the score at the last token of each answer, with the model's mean and deviation taken out."""
+        """Return the score at the last token of each answer, with the model's mean and deviation taken out.
+
+        Raises UsageError when answers with their prompts do not fit the model's context.
+        """
         sequences = self._sequences(answers)
+        self._require_room([len(ids) for ids in sequences])
         rewards = [0.0] * len(answers)
         for rows in by_tokens([len(ids) for ids in sequences], self.scoring_tokens):
             ids_BT, mask_BT = pad_rows([sequences[row] for row in rows], self.tokenizer.pad_token_id)
@@ -54,19 +69,41 @@ class RewardModelScore:
             hidden_BTH = self.model.base_model(input_ids=ids_BT.to(self.device), use_cache=False).last_hidden_state
             scores_B = self.model.score(hidden_BTH[torch.arange(len(rows)), last_B]).squeeze(-1).double()
             for row, score in zip(rows, scores_B.tolist(), strict=True):
-                rewards[row] = (score - self.mean) / (self.std or 1.0)
+                rewards[row] = (score - self.mean) / self.std
             heartbeat.pulse()
         return rewards
+
+    def _require_room(self, lengths: list[int]) -> None:
+        if self.context is not None and (long := [length for length in lengths if length > self.context]):
+            raise UsageError(
+                f"inputs.reward: {len(long)} of {len(lengths)} answers with their prompts are up to {max(long)} tokens "
+                f"long for {self.name}, whose context is {self.context}; lower train.ppo.max_new_tokens, or tokenize "
+                "prompts with a lower max_length"
+            )
 
     def _sequences(self, answers: Sequence[Answer]) -> list[list[int]]:
         """Return the tokens that the model reads: the policy's where it would make the same, else its own."""
         if self.same_tokens:
             return [[*answer.prompt_ids, *answer.response_ids] for answer in answers]
-        conversations = [[*answer.messages, {"role": "assistant", "content": answer.text}] for answer in answers]
-        texts = [render(self.tokenizer, messages)[0] for messages in conversations]
-        return [_up_to_end(ids, self.tokenizer.eos_token_id) for ids in encode_texts(self.tokenizer, texts)]
+        control = re.compile("|".join(map(re.escape, control_tokens(self.tokenizer))))
+        texts = []
+        for answer in answers:
+            content = control.sub(" ", answer.text)  # or a policy could learn to spell this model's end of turn
+            texts.append(render(self.tokenizer, [*answer.messages, {"role": "assistant", "content": content}])[0])
+        encoded = encode_texts(self.tokenizer, texts)
+        end = self.tokenizer.eos_token_id
+        return [_up_to_end(ids, end, answer.ended) for ids, answer in zip(encoded, answers, strict=True)]
 
 
-def _up_to_end(ids: list[int], end: int) -> list[int]:
-    """Return tokens without what the template puts behind the end of the last turn, where reward models read."""
-    return ids[: len(ids) - ids[::-1].index(end)] if end in ids else ids
+def reward_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """Return a reward model's tokenizer; raise UsageError where it or its chat template cannot be used."""
+    try:
+        return load_tokenizer(directory)
+    except UsageError as error:
+        raise UsageError(f"inputs.reward ({directory.name}): {error}") from None
+
+
+def _up_to_end(ids: list[int], end: int, ended: bool) -> list[int]:
+    """Return tokens up to the end of the last turn, where reward models read; a response that did not end has none."""
+    behind = len(ids) - ids[::-1].index(end)
+    return ids[:behind] if ended else ids[: behind - 1]

@@ -43,6 +43,8 @@ class Component:
     weight: float
     clip: float | None
     reward: Reward
+    is_penalty: bool = False
+    """Whether 0 for all answers is as it should be."""
 
 
 class Rewards:
@@ -61,7 +63,7 @@ class Rewards:
         parts: dict[str, list[float]] = {}
         for component in self.components:
             values_N = torch.tensor(component.reward(answers), dtype=torch.float64)
-            _check(component.name, values_N)
+            _check(component, values_N)
             if component.clip is not None:
                 values_N = values_N.clamp(-component.clip, component.clip)
             totals += component.weight * values_N
@@ -69,13 +71,15 @@ class Rewards:
         return totals.tolist(), parts
 
 
-def _check(name: str, values_N: torch.Tensor) -> None:
+def _check(component: Component, values_N: torch.Tensor) -> None:
+    name = component.name
     bad = int((~values_N.isfinite()).sum())
     if bad:
         raise PosttrainError(
             f"reward {name}: {bad} of {len(values_N)} values are not finite; look at the function or model behind it"
         )
-    if len(values_N) > 1 and bool((values_N == values_N[0]).all()):
+    same = len(values_N) > 1 and bool((values_N == values_N[0]).all())
+    if same and not (component.is_penalty and values_N[0] == 0):
         log.warning(
             "reward %s: all %d answers got %.4g, which teaches nothing", name, len(values_N), float(values_N[0])
         )
