@@ -33,6 +33,11 @@ class BatchPlan:
         """Passes over the rows in all steps."""
         return self.max_steps * self.global_batch_size / self.num_rows
 
+    @property
+    def evaluation_multiple(self) -> int:
+        """Rows that an evaluation needs a multiple of, so that all processes have as many full batches."""
+        return 1 if self.world_size == 1 else self.micro_batch_size * self.world_size
+
 
 def plan_batches(
     num_rows: int,

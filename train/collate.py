@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from posttrain.sample.batching import pad_rows
-from posttrain.train.dataset import Row
+from posttrain.train.dataset import FILLER, Row
 from posttrain.train.packing import IGNORED
 
 Batch = dict[str, Tensor]
@@ -22,7 +22,7 @@ Batch = dict[str, Tensor]
 def collate_sft(rows: list[Row], pad_token_id: int) -> Batch:
     """Return ``input_ids_BT``, ``labels_BT``, ``attention_mask_BT`` of demonstrations."""
     ids_BT, mask_BT = pad_rows([row["input_ids"] for row in rows], pad_token_id)
-    labels_BT, _ = pad_rows([row["labels"] for row in rows], IGNORED)
+    labels_BT, _ = pad_rows([_labels(row) for row in rows], IGNORED)
     return {
         **_bookkeeping(rows, int(mask_BT.sum())),
         "input_ids": ids_BT,
@@ -39,8 +39,12 @@ def collate_packs(rows: list[Row], pad_token_id: int, flatten: bool) -> Batch:
     bookkeeping = _bookkeeping(rows, sum(len(row["input_ids"]) for row in rows))
     if flatten:
         joined = {
-            name: torch.from_numpy(np.concatenate([row[name] for row in rows]).astype(np.int64))[None]
-            for name in ("input_ids", "labels", "position_ids")
+            name: torch.from_numpy(np.concatenate(values).astype(np.int64))[None]
+            for name, values in (
+                ("input_ids", [row["input_ids"] for row in rows]),
+                ("labels", [_labels(row) for row in rows]),
+                ("position_ids", [row["position_ids"] for row in rows]),
+            )
         }
         return {**bookkeeping, **joined}
     longest = max(len(row["input_ids"]) for row in rows)
@@ -48,7 +52,7 @@ def collate_packs(rows: list[Row], pad_token_id: int, flatten: bool) -> Batch:
     return {
         **bookkeeping,
         "input_ids": pad_rows([row["input_ids"] for row in rows], pad_token_id)[0],
-        "labels": pad_rows([row["labels"] for row in rows], IGNORED)[0],
+        "labels": pad_rows([_labels(row) for row in rows], IGNORED)[0],
         "position_ids": pad_rows(positions, 0)[0],
     }
 
@@ -57,15 +61,18 @@ def collate_groups(rows: list[Row], pad_token_id: int) -> Batch:
     """Return whole K-ranked groups: every response once, and the untied pairs among them.
 
     ``input_ids_RT``, ``attention_mask_RT``; ``better_P`` and ``worse_P`` index R; ``rank_gap_P`` ≥ 1; ``weight_P`` is
-    1 / C(K, 2) of the pair's group (Ouyang et al. 2022, eq. 1), so that a group weighs the same whatever its K.
+    1 / C(K, 2) of the pair's group (Ouyang et al. 2022, eq. 1), so that a group weighs the same whatever its K. Fillers
+    come last: they have responses but no pairs, and are in neither ``num_groups`` nor ``num_responses``.
     """
     sequences: list[list[int]] = []
     better: list[int] = []
     worse: list[int] = []
     gap: list[float] = []
     weight: list[float] = []
+    counted = 0
     for row in rows:
-        first, ranks = len(sequences), row["ranks"]
+        first, ranks = len(sequences), [] if row["row"] == FILLER else row["ranks"]
+        counted += len(ranks)
         sequences += [[*row["prompt_ids"], *response] for response in row["responses_ids"]]
         for i, rank_i in enumerate(ranks):
             for j, rank_j in enumerate(ranks):
@@ -79,7 +86,8 @@ def collate_groups(rows: list[Row], pad_token_id: int) -> Batch:
         **_bookkeeping(rows, int(mask_RT.sum())),
         "input_ids": ids_RT,
         "attention_mask": mask_RT,
-        "num_groups": torch.tensor(len(rows)),
+        "num_groups": torch.tensor(sum(row["row"] != FILLER for row in rows)),
+        "num_responses": torch.tensor(counted),
         "better": torch.tensor(better, dtype=torch.int64),
         "worse": torch.tensor(worse, dtype=torch.int64),
         "rank_gap": torch.tensor(gap),
@@ -91,6 +99,10 @@ def collate_pairs(rows: list[Row], collate: Callable[[list[Row]], Batch]) -> Bat
     """Return what TRL's preference collator makes of pairs, with our bookkeeping."""
     batch = collate(rows)
     return {**_bookkeeping(rows, int(batch["attention_mask"].sum())), **batch}
+
+
+def _labels(row: Row) -> list[int]:
+    return [IGNORED] * len(row["labels"]) if row["row"] == FILLER else row["labels"]
 
 
 def _bookkeeping(rows: list[Row], num_tokens: int) -> Batch:

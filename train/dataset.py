@@ -50,6 +50,22 @@ def as_dataset(table: pa.Table, lengths: pa.Array) -> Dataset:
     return Dataset(table.append_column("length", lengths), fingerprint=f"rows-{table.num_rows}")
 
 
+FILLER = -1
+"""The `row` of a row that only fills up a batch: it is computed, and counts nowhere."""
+
+
+def fill_up(rows: Dataset, multiple: int) -> Dataset:
+    """Return a held-out split with fillers at its end, so that its length is a multiple.
+
+    Without them accelerate would repeat rows, which would then count twice.
+    """
+    missing = -len(rows) % multiple
+    if not missing:
+        return rows
+    filled = rows.select([*range(len(rows)), *[0] * missing])
+    return filled.remove_columns("row").add_column("row", [*rows["row"], *[FILLER] * missing])
+
+
 def read_demonstrations(directory: Path, split: str) -> Dataset:
     """Return demonstrations: `input_ids` and `labels`."""
     table = pq.read_table(directory / f"{split}.parquet")

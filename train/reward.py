@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import torch
 import trl
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.train.arguments import training_arguments
 from posttrain.train.collate import collate_groups
 from posttrain.train.config import RewardConfig
-from posttrain.train.dataset import read_groups, require_tokens
+from posttrain.train.dataset import fill_up, read_groups, require_tokens
 from posttrain.train.fit import announce, fit, plan_steps, save_model
 from posttrain.train.losses import pairwise_ranking_loss
 from posttrain.train.processes import join, loaded_whole, zero_stage
@@ -41,13 +42,14 @@ class RewardTrainer(StageTrainer, trl.RewardTrainer):
         rewards_R = outputs.logits.squeeze(-1).float()
         better, worse, weight = inputs["better"], inputs["worse"], inputs["weight"]
         groups = inputs["num_groups"]
+        counted_R = torch.arange(len(rewards_R), device=rewards_R.device) < inputs["num_responses"]
         loss = pairwise_ranking_loss(
             rewards_R,
             better,
             worse,
             weight,
             inputs["rank_gap"],
-            groups,
+            groups.clamp(min=1),
             self.margin_per_rank,
             self.centering_coefficient,
         )
@@ -56,7 +58,7 @@ class RewardTrainer(StageTrainer, trl.RewardTrainer):
             self.sums.add(mode, "loss", loss * groups, groups)
         self.sums.add(mode, "accuracy", (gap_P > 0).sum(), gap_P.numel())
         self.sums.add(mode, "margin", gap_P.sum(), gap_P.numel())
-        self.sums.add(mode, "mean_reward", rewards_R.sum(), rewards_R.numel())
+        self.sums.add(mode, "mean_reward", (rewards_R * counted_R).sum(), inputs["num_responses"])
         return (loss, outputs) if return_outputs else loss
 
 
@@ -77,7 +79,7 @@ def run(config: RewardConfig, context: Context) -> StageResult:
         args=arguments,
         data_collator=partial(collate_groups, pad_token_id=tokenizer.pad_token_id),
         train_dataset=rows,
-        eval_dataset=held_out if len(held_out) else None,
+        eval_dataset=fill_up(held_out, plan.evaluation_multiple) if len(held_out) else None,
         processing_class=tokenizer,
     )
     trainer.margin_per_rank = config.margin_per_rank

@@ -19,7 +19,7 @@ from posttrain.train.adapters import make_trainable, weights_dtype
 from posttrain.train.arguments import training_arguments
 from posttrain.train.collate import collate_packs, collate_sft
 from posttrain.train.config import SftConfig
-from posttrain.train.dataset import read_demonstrations, require_tokens
+from posttrain.train.dataset import fill_up, read_demonstrations, require_tokens
 from posttrain.train.fit import announce, fit, plan_steps, save_model
 from posttrain.train.packing import pack_demonstrations
 from posttrain.train.processes import join, loaded_whole, zero_stage
@@ -76,7 +76,7 @@ def run(config: SftConfig, context: Context) -> StageResult:
         args=arguments,
         data_collator=partial(collate, pad_token_id=tokenizer.pad_token_id),
         train_dataset=rows,
-        eval_dataset=held_out if len(held_out) else None,
+        eval_dataset=fill_up(held_out, plan.evaluation_multiple) if len(held_out) else None,
         processing_class=tokenizer,
     )
     trainer.attach(plan, context, config.keep_checkpoints)

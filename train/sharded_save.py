@@ -37,20 +37,17 @@ class ShardWriter:
     def __init__(self, directory: Path, shard_bytes: int = SHARD_BYTES) -> None:
         self.directory = directory
         self.shard_bytes = shard_bytes
-        self.most_held = 0
-        """Bytes held at once, at most."""
+        self.held_bytes = 0
         self.total_bytes = 0
         self._pending: dict[str, Tensor] = {}
         self._shards: list[list[str]] = []
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Take a tensor on the CPU."""
-        held = sum(other.nbytes for other in self._pending.values())
-        if self._pending and held + tensor.nbytes > self.shard_bytes:
+        if self._pending and self.held_bytes + tensor.nbytes > self.shard_bytes:
             self._flush()
-            held = 0
         self._pending[name] = tensor.contiguous()
-        self.most_held = max(self.most_held, held + tensor.nbytes)
+        self.held_bytes += tensor.nbytes
         self.total_bytes += tensor.nbytes
 
     def finish(self) -> None:
@@ -73,13 +70,16 @@ class ShardWriter:
         save_file(self._pending, self._part(len(self._shards)), metadata={"format": "pt"})
         self._shards.append(list(self._pending))
         self._pending = {}
+        self.held_bytes = 0
 
     def _part(self, number: int) -> Path:
         return self.directory / f"part-{number:05}.safetensors"
 
 
-def save_whole_model(model: Any, output: Path, main_process: bool, shard_bytes: int = SHARD_BYTES) -> None:
+def save_whole_model(model: Any, output: Path, main_process: bool, shard_bytes: int = SHARD_BYTES) -> int:
     """Write a model's weights and configuration to ``output`` on the first rank; every rank must call this.
+
+    Returns the most bytes that the first rank held beside the model at once.
 
     An adapter is written alone. Weights have the precision of the optimizer's own copy, which is float32 where
     DeepSpeed computes in bfloat16. Fused weights are split and renamed as in the files that they were loaded from.
@@ -89,20 +89,23 @@ def save_whole_model(model: Any, output: Path, main_process: bool, shard_bytes: 
         trained = {name: whole(p, main_process) for name, p in model.named_parameters() if p.requires_grad}
         if main_process:
             model.save_pretrained(str(output), state_dict=trained, save_embedding_layers=False)
-        return
+        return sum(tensor.nbytes for tensor in trained.values())
     writer = ShardWriter(output, shard_bytes)
-    dtype = None
+    dtype, most_held = None, 0
     for unit in _layer_by_layer(model, state):
         heartbeat.pulse()
+        heartbeat.beat("saving the model")
         tensors = {name: whole(tensor, main_process) for name, tensor in unit}
         if main_process:
             dtype = dtype or next((t.dtype for t in tensors.values() if t.is_floating_point()), None)
+            most_held = max(most_held, writer.held_bytes + sum(tensor.nbytes for tensor in tensors.values()))
             for name, tensor in revert_weight_conversion(model, tensors).items():
                 writer.add(name, tensor)
     if main_process:
         writer.finish()
         _save_configuration(model, output, dtype or model.dtype)
-        log.info("model written: %.1f MB, at most %.1f MB gathered", writer.total_bytes / 1e6, writer.most_held / 1e6)
+        log.info("model written: %.1f MB, at most %.1f MB gathered", writer.total_bytes / 1e6, most_held / 1e6)
+    return most_held
 
 
 def whole(tensor: Tensor, main_process: bool) -> Tensor:

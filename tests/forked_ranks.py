@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import yaml
 from posttrain.stage.artifact import Parent, read_manifest
 from posttrain.stage.spec import Distributed, StageSpec, Tracking
 
-CONF = Path(__file__).resolve().parents[2] / "conf" / "distributed"
+CONF = Path(__file__).resolve().parents[1] / "conf" / "distributed"
 STAGES = {
     "sft": ("SftConfig", "model"),
     "reward": ("RewardConfig", "reward_model"),
@@ -81,6 +82,7 @@ def start_ranks(stage: str, spec: Path, num_processes: int, prepare: Callable[[]
         os.dup2(log, 1)
         os.dup2(log, 2)
         sys.stdout = sys.stderr = os.fdopen(log, "w", buffering=1)  # past pytest's capture
+        warnings.resetwarnings()  # pytest turns them into errors; a rank is an ordinary process
         sys.argv = [module.__name__, "--spec", str(spec)]
         code = 1
         try:
