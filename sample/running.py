@@ -40,7 +40,8 @@ class Running:
         self.reason: FinishReason | None = None
         self.started = time.perf_counter()
         self.key = sample_key(params.seed, prompt, index)
-        self.block, self.uniforms = -1, np.empty((0, DRAWS))
+        self.block = -1
+        self.uniforms: NDArray[np.float64] = np.empty((0, DRAWS))
 
     @property
     def tokens_left(self) -> int:
@@ -59,7 +60,8 @@ class Running:
         block, place = divmod(len(self.tokens), BLOCK)
         if block != self.block:
             self.block, self.uniforms = block, uniforms(self.key, block)
-        return self.uniforms[place]
+        drawn: NDArray[np.float64] = self.uniforms[place]
+        return drawn
 
     def fill(self, bitmask_W: Bitmask) -> None:
         """Set the bits of the tokens that the constraint allows next."""

@@ -116,6 +116,7 @@ class _Run:
         self.decoder = Decoder(sampler.model, self.most, longest)
         self.rows: list[Running] = []
         self.logits_BV = torch.empty(0)
+        self.bitmask_BW = np.empty((0, 0), np.int32)
 
     def finish(self) -> list[list[Sample]]:
         """Run until nothing runs or waits."""
@@ -172,8 +173,8 @@ class _Run:
             self.penalty_B1 = torch.tensor([[row.params.repetition_penalty] for row in rows], device=device)
         bound = any(row.constraint is not None for row in rows)
         self.untouched = self.knobs.plain and self.biases is None and self.seen_BV is None and not bound
-        if bound:
-            self.bitmask_BW = np.full((len(rows), mask_words(width)), -1, np.int32)
+        if bound and not self.bitmask_BW.size:
+            self.bitmask_BW = np.zeros((self.most, mask_words(width)), np.int32)
 
     def _take_tokens(self) -> None:
         """Choose the next token of every row."""
@@ -209,11 +210,10 @@ class _Run:
 
     def _masked_logits(self, places: list[int], everyone: bool) -> Tensor:
         """Return logits after penalty, bias and constraint; the model's own where a row has none of them."""
-        index = torch.tensor(places, device=self.decoder.device)
-        logits_BV = self.logits_BV if everyone else self.logits_BV[index]
+        part = slice(None) if everyone else torch.tensor(places, device=self.decoder.device)
+        logits_BV = self.logits_BV[part]
         if self.seen_BV is not None:
-            seen_BV, penalty_B1 = self.seen_BV[index], self.penalty_B1[index]
-            logits_BV = penalise_repeats(logits_BV, seen_BV, penalty_B1)
+            logits_BV = penalise_repeats(logits_BV, self.seen_BV[part], self.penalty_B1[part])
         if self.biases is not None:
             logits_BV = logits_BV.clone()
             add_bias(logits_BV, [self.biases[place] for place in places])

@@ -16,10 +16,10 @@ import logging
 import os
 import platform
 import random
-import resource
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -29,6 +29,7 @@ from typing import Any
 os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 import torch
+import transformers
 from tokenizers import Tokenizer, models
 from transformers import (
     AutoModelForCausalLM,
@@ -244,13 +245,28 @@ def where_time_goes(label: str, run: Run) -> None:
         print(f"  {label}: {part:<18} {seconds:7.3f} s {seconds / total:6.1%}")
 
 
+def resident() -> float:
+    """Return this process's memory in MiB."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
 def peak_of(case: Case, side: str) -> float:
-    """Return by how many MiB one run raises this process's peak memory."""
+    """Return by how many MiB one run raises this process's memory, looked at every 10 ms."""
     model, tokenizer = load(case.model)
     run = runs(case, model, tokenizer)[side]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before, seen, done = resident(), [0.0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.01):
+            seen.append(resident())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     run()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    done.set()
+    watcher.join()
+    return max(seen) - before
 
 
 def print_peaks(case: Case, threads: int, is_quick: bool) -> None:
@@ -277,9 +293,8 @@ def main() -> None:
     if arguments.peak:
         print(peak_of(shrink(CASES[int(arguments.peak[0])]), arguments.peak[1]))
         return
-    print(
-        f"{platform.processor() or platform.machine()}, {arguments.threads} threads, {arguments.clock} time, torch"
-    )
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, {arguments.threads} threads, {arguments.clock} time"
+    print(f"{machine}, torch {torch.__version__}, transformers {transformers.__version__}", flush=True)
     for case in CASES:
         if case.model == "stories260k" and not STORIES.is_dir():
             print(f"{case.model}.{case.name}: skipped, no {STORIES}")
