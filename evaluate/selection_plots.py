@@ -39,13 +39,13 @@ def over_optimisation(figures: Mapping[str, Any], name: str) -> str:
     """Return what the sample of the highest reward gains by the reward and by the true preference."""
     found = figures["over_optimisation"]
     with matplotlib.rc_context(STYLE):
-        figure, axes = new_figure(4.4, 3.0)
+        figure, axes = new_figure(4.4, 3.2)
         _line(axes, found["proxy"], "proxy: the reward model", color(0))
         _line(axes, found["gold"], "gold: the true preference", color(1))
         _line(axes, found["best_gold"], "gold, chosen by itself", color(2), _DASHED)
         _count_axis(axes, figures["sizes"])
         axes.set_ylabel("gain, in standard deviations")
-        axes.legend(fontsize=8, loc="upper left", handlelength=1.8)
+        figure.legend(loc="outside upper left", ncols=2, fontsize=8, handlelength=1.8)
         return to_svg(
             figure, name, "Gain of the sample of the highest reward, by the reward and by the true preference"
         )
