@@ -92,10 +92,11 @@ class StageProcess:
     def result(self) -> Outcome:
         """Return how a finished stage ended; where it left no word of it, one is left for `posttrain status`."""
         outcome = read_outcome(self.outcome)
-        if self._hung is not None:
+        done = outcome is not None and outcome.code == EXIT_DONE
+        if self._hung is not None and not done:  # continued for the dump, a stopped rank may have come to its end
             outcome = Outcome(EXIT_REQUEUE, f"hung: {self._hung}; the same command goes on from the last checkpoint")
             outcome.write(self.outcome)
-        elif outcome is None or (outcome.code == EXIT_DONE and self._process.returncode != 0):
+        elif outcome is None or (done and self._hung is None and self._process.returncode != 0):
             outcome = self._without_outcome()
             outcome.write(self.outcome)
         if outcome.code == EXIT_DONE:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from build_artifacts import ENVIRONMENT, build_comparisons, build_demonstrations, build_model
-from distributed.forked_ranks import logs_of, start_ranks, work_order
+from forked_ranks import logs_of, start_ranks, work_order
 from forked_stages import run_child, signal_in
 
 from posttrain.stage.artifact import read_manifest
