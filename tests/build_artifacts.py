@@ -14,7 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 from posttrain.data.chat import load_tokenizer, prepare_tokenizer, template_digest, tokenizer_digest
 from posttrain.stage.artifact import Manifest, commit
@@ -73,8 +79,16 @@ def commit_artifact(directory: Path, kind: str, stage: str, **facts: Any) -> Pat
     return directory
 
 
-def build_model(root: Path, seed: int = 0, name: str = "base-0001", attention_dropout: float = 0.1) -> Path:
-    """Commit a two-layer Llama with a byte-level BPE tokenizer and our chat template.
+def build_model(
+    root: Path,
+    seed: int = 0,
+    name: str = "base-0001",
+    attention_dropout: float = 0.1,
+    vocab_size: int = 400,
+    template: str = "chatml",
+    eos_token: str | None = None,
+) -> Path:
+    """Commit a two-layer Llama with a byte-level BPE tokenizer and our chat template, or another one.
 
     Attention dropout is on, so that resuming exactly needs the random state.
     """
@@ -84,11 +98,11 @@ def build_model(root: Path, seed: int = 0, name: str = "base-0001", attention_dr
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=vocab_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     bpe.train_from_iterator([" ".join(WORDS)] * 3, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe)
-    prepare_tokenizer(tokenizer, "chatml", "<|pad|>")
+    prepare_tokenizer(tokenizer, template, "<|pad|>", eos_token)
     tokenizer.save_pretrained(str(directory))
     torch.manual_seed(seed)
     config = LlamaConfig(
@@ -106,6 +120,19 @@ def build_model(root: Path, seed: int = 0, name: str = "base-0001", attention_dr
     )
     LlamaForCausalLM(config).save_pretrained(str(directory))
     return commit_artifact(directory, "model", "base")
+
+
+def build_reward_model(root: Path, model: Path, seed: int = 0, name: str = "reward-0001") -> Path:
+    """Commit a reward model with a model's shape and tokenizer, and random weights."""
+    directory = root / "artifacts" / name
+    load_tokenizer(model).save_pretrained(str(directory))
+    config = AutoConfig.from_pretrained(model, num_labels=1)
+    config.reward_mean, config.reward_std = 0.25, 0.5
+    torch.manual_seed(seed)
+    classifier = LlamaForSequenceClassification(config)
+    torch.nn.init.normal_(classifier.score.weight)
+    classifier.save_pretrained(str(directory))
+    return commit_artifact(directory, "reward_model", "reward")
 
 
 def _sentence(generator: random.Random, low: int, high: int) -> str:
