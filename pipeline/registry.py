@@ -61,6 +61,8 @@ _TYPES = (
     _trained("train.reference", "ReferenceConfig", "reference_logps"),
     _trained("train.dpo", "DpoConfig", "model", reference=Input(("reference_logps",))),
     _trained("train.ppo", "ppo_config.PpoConfig", "model", reward=Input(("reward_model",), required=False)),
+    _trained("train.rloo", "group_config.RlooConfig", "model", reward=Input(("reward_model",), required=False)),
+    _trained("train.grpo", "group_config.GrpoConfig", "model", reward=Input(("reward_model",), required=False)),
     StageType(
         "evaluate.policy",
         "PolicyEvaluationConfig",

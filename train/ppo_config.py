@@ -93,8 +93,8 @@ class AlarmConfig:
 
 
 @schema
-class PpoConfig(TrainingConfig):
-    """Proximal policy optimisation (Schulman et al. 2017) of responses.
+class RolloutConfig(TrainingConfig):
+    """What methods have in common that learn from their own responses.
 
     `global_batch_size` is the number of responses of one optimizer step, a mini-batch; `epochs` are passes over the
     prompts.
@@ -103,8 +103,6 @@ class PpoConfig(TrainingConfig):
     rollout_batch_size: int = Field(default=256, ge=1)
     """Responses sampled before each round of updates: a multiple of `global_batch_size` and `samples_per_prompt`."""
     samples_per_prompt: int = Field(default=1, ge=1)
-    ppo_epochs: int = Field(default=4, ge=1)
-    """Passes over the responses of a rollout."""
     max_new_tokens: int = Field(default=256, ge=1)
     temperature: float = Field(default=1.0, gt=0)
     """Of sampling, and of the log-probabilities that are optimised."""
@@ -115,16 +113,6 @@ class PpoConfig(TrainingConfig):
     rewards: list[RewardTerm] = Field(default_factory=lambda: [RewardTerm(kind="reward_model")], min_length=1)
     missing_eos_penalty: float = Field(default=1.0, ge=0)
     """Taken from the reward of a response that does not end by itself."""
-    whiten_rewards: bool = False
-    """Give the tokens' rewards unit variance over a rollout."""
-    kl: KlConfig = Field(default_factory=KlConfig)
-    critic: CriticConfig = Field(default_factory=CriticConfig)
-    gamma: float = Field(default=1.0, gt=0, le=1)
-    lam: float = Field(default=0.95, ge=0, le=1)
-    whiten_advantages: bool = True
-    clip_range: float = Field(default=0.2, gt=0)
-    dual_clip: float | None = Field(default=None, gt=1)
-    entropy_coef: float = Field(default=0.0, ge=0)
     early_stop_kl: float | None = Field(default=None, gt=0)
     """Go on to the next rollout when a step moved the policy by more than this (`policy/approxkl`)."""
     alarms: AlarmConfig = Field(default_factory=AlarmConfig)
@@ -132,7 +120,7 @@ class PpoConfig(TrainingConfig):
     """Responses of each rollout that are kept for people in `samples.jsonl`."""
 
     @model_validator(mode="after")
-    def _batches_divide(self) -> PpoConfig:
+    def _batches_divide(self) -> RolloutConfig:
         for name in ("global_batch_size", "samples_per_prompt"):
             size = getattr(self, name)
             if self.rollout_batch_size % size:
@@ -146,3 +134,21 @@ class PpoConfig(TrainingConfig):
     def mini_batches(self) -> int:
         """Optimizer steps per pass over a rollout."""
         return self.rollout_batch_size // self.global_batch_size
+
+
+@schema
+class PpoConfig(RolloutConfig):
+    """Proximal policy optimisation (Schulman et al. 2017) of responses."""
+
+    ppo_epochs: int = Field(default=4, ge=1)
+    """Passes over the responses of a rollout."""
+    whiten_rewards: bool = False
+    """Give the tokens' rewards unit variance over a rollout."""
+    kl: KlConfig = Field(default_factory=KlConfig)
+    critic: CriticConfig = Field(default_factory=CriticConfig)
+    gamma: float = Field(default=1.0, gt=0, le=1)
+    lam: float = Field(default=0.95, ge=0, le=1)
+    whiten_advantages: bool = True
+    clip_range: float = Field(default=0.2, gt=0)
+    dual_clip: float | None = Field(default=None, gt=1)
+    entropy_coef: float = Field(default=0.0, ge=0)

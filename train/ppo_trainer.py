@@ -1,128 +1,55 @@
 """PPO's updates on `transformers.Trainer`: its optimizer, schedule, clipping, engines and checkpoints; our rollouts.
 
-The data loader is the algorithm: it samples and scores a rollout whenever it has handed out the mini-batches of the
-last one, so that a step never sees anything but batches. Training can be resumed at any step: a checkpoint holds the
-episodes that are still in use.
-
 N response tokens of a micro-batch.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Iterator
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
-from posttrain.stage.errors import PosttrainError
-from posttrain.train.episodes import Episode, collate_episodes, load_episodes, mini_batches, save_episodes
+from posttrain.train.episodes import Episode, collate_episodes
 from posttrain.train.losses import clipped_policy_loss, clipped_value_loss, kl_estimates
+from posttrain.train.phases import PhaseTrainer
 from posttrain.train.ppo_config import KlConfig, PpoConfig
-from posttrain.train.rollout import RolloutWorker
-from posttrain.train.trainer import StageTrainer
+from posttrain.train.rollout import Rollout, RolloutWorker, finish_episodes
 
-log = logging.getLogger(__name__)
-
-_STATE, _EPISODES, _WEIGHTS = "ppo.json", "episodes.safetensors", "trained.safetensors"
+_WEIGHTS = "trained.safetensors"
 
 
-class CollapseError(PosttrainError):
-    """An alarm went off: the policy has left the region in which its rewards mean anything."""
-
-
-class PpoTrainer(StageTrainer):
+class PpoTrainer(PhaseTrainer):
     """Trains an `ActorCritic`."""
 
     def prepare(self, config: PpoConfig, worker: RolloutWorker, pad_token_id: int) -> None:
         """Give the trainer what the constructor does not take; call it once, after `attach`."""
         self.config = config
-        self.worker = worker
-        self.pad_token_id = pad_token_id
+        self.begin(config, worker, config.ppo_epochs, pad_token_id, "train.ppo")
         self.loss_is_scaled_for_ga = True  # by the tokens of the whole step
         self._metrics: dict[str, dict[str, list[float]]] = {"train": {}, "eval": {}}
-        self.phase = 0
-        """Rollouts begun."""
-        self.handed_out = 0
-        """Mini-batches of the present rollout that updates have used."""
-        self.episodes: list[Episode] = []
         self.kl_coef = config.kl.coef
-        self.first_length: float | None = None
-        self.last_rollout: dict[str, float] = {}
-        self._moved = torch.zeros(2, dtype=torch.float64, device=self.args.device)
-        """Sum over the tokens of the last step of how far the policy moved, and their number; of this rank."""
 
-    # Rollouts and mini-batches.
-
-    def get_train_dataloader(self) -> Any:
-        """Return this rank's micro-batches, an endless stream."""
-        return _Loader(self)
-
-    def micro_batches(self) -> Iterator[dict[str, Tensor]]:
-        """Yield the micro-batches of one step after the other, with a rollout whenever one is used up."""
-        config, world, rank = self.config, self.plan.world_size, self.args.process_index
-        total = config.ppo_epochs * config.mini_batches
-        while True:
-            if not self.episodes or self.handed_out >= total or self._moved_too_far():
-                self._roll_out()
-            epoch, number = divmod(self.handed_out, config.mini_batches)
-            seed = [self.args.seed, self.phase, epoch]
-            parts = mini_batches(self.episodes, config.global_batch_size, seed, world, self.plan.accumulation)[number]
-            step_tokens = sum(len(self.episodes[index].response_ids) for part in parts for index in part)
-            self.handed_out += 1
-            for part in parts[rank::world]:
-                yield collate_episodes([self.episodes[index] for index in part], self.pad_token_id, step_tokens)
-
-    def _roll_out(self) -> None:
+    def collect(self) -> Rollout:
+        """Return the next rollout, under a coefficient adapted to the KL of the last one."""
         if self.episodes:
             self.kl_coef = adapted_kl_coef(
                 self.kl_coef, self.last_rollout["objective/kl"], len(self.episodes), self.config.kl
             )
-        rollout = self.worker.collect(self.phase, self.model, self.model.policy, self.kl_coef)
-        self.phase, self.handed_out, self.episodes = self.phase + 1, 0, rollout.episodes
-        self.last_rollout = rollout.metrics
-        self._moved = torch.zeros_like(self._moved)
-        one = torch.ones((), dtype=torch.float64)
-        for name, value in {**rollout.metrics, "objective/kl_coef": self.kl_coef}.items():
-            self.sums.add("train", name, one * value, 1.0)
-        self._sound_alarms(rollout.metrics)
-        self.worker.show(self.phase, self.state.global_step, rollout.episodes)
+        finish = partial(finish_episodes, config=self.config, kl_coef=self.kl_coef)
+        rollout = self.worker.collect(self.phase, self.model.policy, finish, self.model)
+        rollout.metrics["objective/kl_coef"] = self.kl_coef
+        return rollout
 
-    def _sound_alarms(self, metrics: dict[str, float]) -> None:
-        alarms = self.config.alarms
-        if self.first_length is None:
-            self.first_length = metrics["response/length"]
-        growth = metrics["response/length"] / self.first_length
-        checks = [
-            ("max_kl", metrics["objective/kl"], alarms.max_kl, 1),
-            ("min_entropy", metrics["objective/entropy"], alarms.min_entropy, -1),
-            ("max_length_growth", growth, alarms.max_length_growth, 1),
-        ]
-        for name, value, limit, sign in checks:
-            if limit is not None and sign * value > sign * limit:
-                raise CollapseError(
-                    f"rollout {self.phase} at step {self.state.global_step}: {value:.4g} is beyond "
-                    f"train.ppo.alarms.{name}={limit}; earlier checkpoints are kept. Lower optimizer.learning_rate or "
-                    "ppo_epochs, or raise kl.coef"
-                )
-
-    def _moved_too_far(self) -> bool:
-        """Return whether the last step moved the policy beyond what the configuration allows; the same on all ranks."""
-        limit = self.config.early_stop_kl
-        if limit is None or self.handed_out == 0:
-            return False
-        if dist.is_initialized():
-            dist.all_reduce(self._moved)
-        total, count = self._moved.tolist()
-        self._moved = torch.zeros_like(self._moved)
-        return bool(count) and total / count > limit
+    def collate(self, episodes: Sequence[Episode], step_tokens: int) -> dict[str, Tensor]:
+        """Return a micro-batch of a step that has so many response tokens over all ranks."""
+        return collate_episodes(episodes, self.pad_token_id, step_tokens)
 
     # The update.
 
@@ -152,25 +79,15 @@ class PpoTrainer(StageTrainer):
 
     def _note(self, logps_N: Tensor, inputs: dict[str, Any], *others: Tensor) -> None:
         """Add a micro-batch to the metrics, none of which is synchronised before it is logged."""
-        difference_N = logps_N - inputs["logps"]
-        ratio_N = difference_N.exp()
-        approx_kl_N = ratio_N - 1 - difference_N
-        self._moved[0] += approx_kl_N.double().sum()
-        self._moved[1] += len(logps_N)
         policy_N, value_N, clipped_N, value_clipped_N, entropies_N = others
-        count = len(logps_N)
+        self.note_move(logps_N - inputs["logps"], entropies_N)
         for name, values_N in {
-            "policy/approxkl": approx_kl_N,
             "policy/clipfrac": clipped_N.double(),
-            "policy/entropy": entropies_N,
-            "policy/ratio": ratio_N,
             "loss/policy": policy_N,
             "loss/value": value_N,
             "val/clipfrac": value_clipped_N.double(),
         }.items():
-            self.sums.add("train", name, values_N.double().sum(), count)
-        if self.handed_out == 1:  # nothing has moved yet: what differs is how the two compute
-            self.sums.add("train", "policy/rollout_difference", difference_N.abs().double().sum(), count)
+            self.sums.add("train", name, values_N.double().sum(), len(logps_N))
 
     # Optimizer: the critic may learn at a rate of its own, and alone at first.
 
@@ -219,49 +136,14 @@ class PpoTrainer(StageTrainer):
                 if parameter.requires_grad:
                     parameter.copy_(saved[name])
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        if dist.is_initialized():  # the first rank's file stands for all of them
-            dist.all_reduce(self._moved)
-            self._moved /= self.plan.world_size
-        super()._save_checkpoint(model, trial)
+    def phase_state(self) -> dict[str, Any]:
+        """Return where the algorithm stands, the coefficient of the KL included."""
+        return {**super().phase_state(), "kl_coef": self.kl_coef}
 
-    def save_state(self, directory: Path) -> None:
-        """Add what a checkpoint needs besides weights, optimizer and random states; on the first rank."""
-        super().save_state(directory)
-        state = {
-            "phase": self.phase,
-            "handed_out": self.handed_out,
-            "kl_coef": self.kl_coef,
-            "last_rollout": self.last_rollout,
-            "first_length": self.first_length,
-            "moved": self._moved.tolist(),
-        }
-        (directory / _STATE).write_text(json.dumps(state), encoding="utf-8")
-        save_episodes(directory / _EPISODES, self.episodes)
-
-    def load_state(self, checkpoint: Path) -> None:
-        """Take up where a checkpoint stands."""
-        super().load_state(checkpoint)
-        state = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
-        self.phase, self.handed_out = state["phase"], state["handed_out"]
-        self.kl_coef, self.first_length = state["kl_coef"], state["first_length"]
-        self.last_rollout = state["last_rollout"]
-        self._moved = torch.tensor(state["moved"], dtype=torch.float64, device=self.args.device)
-        self.episodes = load_episodes(checkpoint / _EPISODES)
-
-
-class _Loader:
-    """What `transformers.Trainer` takes for a data loader."""
-
-    def __init__(self, trainer: PpoTrainer) -> None:
-        self._trainer = trainer
-        self.batch_size = trainer.plan.micro_batch_size
-
-    def __len__(self) -> int:
-        return self._trainer.plan.max_steps * self._trainer.plan.accumulation
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        return self._trainer.micro_batches()
+    def take_up(self, state: dict[str, Any]) -> None:
+        """Stand where `phase_state` said."""
+        super().take_up(state)
+        self.kl_coef = state["kl_coef"]
 
 
 def adapted_kl_coef(coef: float, kl: float, episodes: int, config: KlConfig) -> float:

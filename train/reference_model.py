@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from posttrain.sample.models import is_adapter, load_policy
-from posttrain.train.ppo_config import PpoConfig
+from posttrain.train.config import TrainingConfig
 
 _ADAPTER = "reference"
 
@@ -38,7 +38,7 @@ class Reference:
             policy.delete_adapter(_ADAPTER)
 
 
-def reference_of(source: Path, config: PpoConfig, device: torch.device) -> Reference:
+def reference_of(source: Path, config: TrainingConfig, device: torch.device) -> Reference:
     """Return the reference of a policy that starts from ``source``: with adapters it needs no weights of its own."""
     if config.adapter.kind != "full":
         return Reference(source, None)

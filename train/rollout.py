@@ -31,12 +31,14 @@ from posttrain.train.batching import EpochStream
 from posttrain.train.dataset import Row
 from posttrain.train.episodes import Episode, Floats, padded
 from posttrain.train.losses import kl_estimates
-from posttrain.train.ppo_config import PpoConfig
+from posttrain.train.ppo_config import PpoConfig, RolloutConfig
 from posttrain.train.rewards import Answer, Rewards
 from posttrain.train.token_log_probs import backbone_and_head, head_log_probs
 
 Frozen = Callable[[], contextlib.AbstractContextManager[Any]]
 """Gives the reference model for the time of a ``with`` block."""
+Finish = Callable[[list[Episode]], dict[str, float]]
+"""Gives all episodes of a phase their advantages, and returns what is logged of them."""
 
 
 @dataclasses.dataclass
@@ -52,10 +54,10 @@ class RolloutWorker:
 
     def __init__(
         self,
-        config: PpoConfig,
+        config: RolloutConfig,
         tokenizer: Any,
         prompts: Sequence[Row],
-        reference: Frozen,
+        reference: Frozen | None,
         rewards: Rewards,
         seed: int,
         rank: int,
@@ -72,15 +74,18 @@ class RolloutWorker:
         self.world_size = world_size
         self.samples = samples
 
-    def collect(self, phase: int, model: ActorCritic, policy: Any, kl_coef: float) -> Rollout:
-        """Return the episodes of a phase, sampled by ``policy`` and valued by the critic of ``model``."""
+    def collect(self, phase: int, policy: Any, finish: Finish, critic: ActorCritic | None = None) -> Rollout:
+        """Return the episodes of a phase, sampled by ``policy`` and valued by the critic of ``critic``, if any.
+
+        ``finish`` gets the episodes of all ranks and gives them their advantages.
+        """
         clock = _Clock()
         episodes = self._sample(phase, policy)
         clock.lap("rollout")
-        self._score(episodes, model)
+        self._score(episodes, critic)
         clock.lap("scoring")
         everyone = _gather(episodes, self.world_size)
-        metrics = finish_episodes(everyone, self.config, kl_coef)
+        metrics = finish(everyone)
         tokens = sum(len(episode.response_ids) for episode in everyone)
         metrics |= {f"time/{name}": seconds for name, seconds in clock.laps.items()}
         metrics["tokens_per_second/rollout"] = tokens / max(clock.laps["rollout"], 1e-9)
@@ -120,10 +125,16 @@ class RolloutWorker:
         ]
 
     @torch.no_grad()
-    def _score(self, episodes: list[Episode], model: ActorCritic) -> None:
+    def _score(self, episodes: list[Episode], critic: ActorCritic | None) -> None:
         """Fill in values, reference log-probabilities and scores."""
-        pad = self.tokenizer.pad_token_id
-        limit = self.config.scoring_tokens
+        if critic is not None:
+            self._value(episodes, critic)
+        if self.reference is not None:
+            self._refer(episodes, self.reference)
+        self._reward(episodes)
+
+    def _value(self, episodes: list[Episode], model: ActorCritic) -> None:
+        pad, limit = self.tokenizer.pad_token_id, self.config.scoring_tokens
         was_training = model.training
         model.eval()
         for part, ids_BT, chosen_BT in scoring_batches(episodes, pad, limit, _device(model)):
@@ -132,12 +143,17 @@ class RolloutWorker:
                 hidden_NH = states_before(backbone_and_head(model.policy)[0], ids_BT, chosen_BT)
             _hand_out(part, "values", model.critic(ids_BT, chosen_BT, hidden_NH))
         model.train(was_training)
-        with self.reference() as reference:
+
+    def _refer(self, episodes: list[Episode], frozen: Frozen) -> None:
+        pad, limit = self.tokenizer.pad_token_id, self.config.scoring_tokens
+        with frozen() as reference:
             trunk, head = backbone_and_head(reference)
             for part, ids_BT, chosen_BT in scoring_batches(episodes, pad, limit, _device(reference)):
                 hidden_NH = states_before(trunk, ids_BT, chosen_BT)
                 logps_N, _ = head_log_probs(reference, head, hidden_NH, ids_BT[chosen_BT], self.config.temperature)
                 _hand_out(part, "reference_logps", logps_N)
+
+    def _reward(self, episodes: list[Episode]) -> None:
         answers = [self._answer(episode) for episode in episodes]
         totals, components = self.rewards.score(answers)
         for number, episode in enumerate(episodes):
@@ -212,39 +228,45 @@ def finish_episodes(episodes: list[Episode], config: PpoConfig, kl_coef: float) 
         size = len(episode.response_ids)
         episode.advantages = advantages_NT[row, :size].numpy().copy()
         episode.returns = returns_NT[row, :size].numpy().copy()
-    return _metrics(episodes, mask_NT, logps_NT, reference_NT, values_NT, returns_NT, rewards_NT)
+    return _metrics(episodes, mask_NT, values_NT, returns_NT, rewards_NT)
 
 
 def _metrics(
-    episodes: list[Episode],
-    mask_NT: Tensor,
-    logps_NT: Tensor,
-    reference_NT: Tensor,
-    values_NT: Tensor,
-    returns_NT: Tensor,
-    rewards_NT: Tensor,
+    episodes: list[Episode], mask_NT: Tensor, values_NT: Tensor, returns_NT: Tensor, rewards_NT: Tensor
 ) -> dict[str, float]:
-    """Return what is logged of a rollout, under the field's names."""
-    lengths = np.array([len(episode.response_ids) for episode in episodes])
-    scores = np.array([episode.score for episode in episodes])
-    kl_N = ((logps_NT - reference_NT) * mask_NT).sum(1)
+    """Return what is logged of a rollout that a critic valued."""
     values_M, returns_M = values_NT[mask_NT].double(), returns_NT[mask_NT].double()
     unexplained = float((returns_M - values_M).var(correction=0))
     spread = float(returns_M.var(correction=0))
-    metrics = {
-        "objective/kl": float(kl_N.mean()),
-        "objective/entropy": float(-(logps_NT[mask_NT]).mean()),
-        "objective/scores": float(scores.mean()),
-        "objective/scores_std": float(scores.std()),
+    return {
+        **rollout_metrics(episodes),
         "objective/rlhf_reward": float((rewards_NT * mask_NT).sum(1).mean()),
         "val/explained_variance": 1 - unexplained / spread if spread else 0.0,
+    }
+
+
+def rollout_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
+    """Return what is logged of any rollout, under the field's names."""
+    lengths = np.array([len(episode.response_ids) for episode in episodes])
+    scores = np.array([episode.score for episode in episodes])
+    metrics = {
+        "objective/entropy": float(-np.concatenate([episode.logps for episode in episodes]).mean()),
+        "objective/scores": float(scores.mean()),
+        "objective/scores_std": float(scores.std()),
         "response/length": float(lengths.mean()),
         "response/length_max": float(lengths.max()),
         "response/ended": float(np.mean([episode.ended for episode in episodes])),
     }
+    if len(episodes[0].reference_logps):
+        metrics["objective/kl"] = float(kl_per_response(episodes).mean())
     for name in episodes[0].components:
         metrics[f"objective/{name}"] = float(np.mean([episode.components[name] for episode in episodes]))
     return metrics
+
+
+def kl_per_response(episodes: Sequence[Episode]) -> Tensor:
+    """Return the unbiased one-sample estimate ``N`` of each response's KL to the reference, a sum over its tokens."""
+    return (padded([e.logps for e in episodes]) - padded([e.reference_logps for e in episodes])).sum(1)
 
 
 def _hand_out(episodes: Sequence[Episode], name: str, values_N: Tensor) -> None:

@@ -1,0 +1,33 @@
+"""Group relative policy optimisation (Shao et al. 2024) with the losses of TRL: no critic.
+
+accelerate launch -m posttrain.train.grpo inputs.model=DIR inputs.data=DIR inputs.reward=DIR output=DIR loss=dr_grpo
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import trl
+
+from posttrain.stage.entry import Context, StageResult, stage_main
+from posttrain.train.group import Method, run_group
+from posttrain.train.group_advantages import group_relative_advantages
+from posttrain.train.group_config import GrpoConfig
+from posttrain.train.group_trainer import GrpoTrainer
+
+
+def run(config: GrpoConfig, context: Context) -> StageResult:
+    """Optimise ``inputs.model`` on the prompts of ``inputs.data`` and write the policy."""
+    advantages = partial(group_relative_advantages, group_size=config.samples_per_prompt, scale=config.scale_rewards)
+    loss_arguments = {
+        "loss_type": config.loss,
+        "importance_sampling_level": config.importance_sampling,
+        "delta": config.delta,
+        "off_policy_mask_threshold": config.off_policy_threshold,
+    }
+    method = Method("train.grpo", GrpoTrainer, trl.GRPOConfig, loss_arguments, advantages, kl_in_reward=False)
+    return run_group(config, context, method)
+
+
+if __name__ == "__main__":
+    stage_main(run, GrpoConfig, kind="model")

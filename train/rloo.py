@@ -1,0 +1,30 @@
+"""REINFORCE with a leave-one-out baseline (Ahmadian et al. 2024) and TRL's loss: no critic.
+
+accelerate launch -m posttrain.train.rloo inputs.model=DIR inputs.data=DIR inputs.reward=DIR output=DIR beta=0.05
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import trl
+
+from posttrain.stage.entry import Context, StageResult, stage_main
+from posttrain.train.group import Method, run_group
+from posttrain.train.group_advantages import leave_one_out_advantages
+from posttrain.train.group_config import RlooConfig
+from posttrain.train.group_trainer import RlooTrainer
+
+
+def run(config: RlooConfig, context: Context) -> StageResult:
+    """Optimise ``inputs.model`` on the prompts of ``inputs.data`` and write the policy."""
+    advantages = partial(
+        leave_one_out_advantages, group_size=config.samples_per_prompt, normalize=config.normalize_advantages
+    )
+    return run_group(
+        config, context, Method("train.rloo", RlooTrainer, trl.RLOOConfig, {}, advantages, kl_in_reward=True)
+    )
+
+
+if __name__ == "__main__":
+    stage_main(run, RlooConfig, kind="model")
