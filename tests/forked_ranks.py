@@ -7,6 +7,7 @@ killed.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import socket
 import sys
@@ -16,12 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from posttrain.pipeline.compose import compose_config
 from posttrain.stage.artifact import Parent, read_manifest
 from posttrain.stage.spec import Distributed, StageSpec, Tracking
 
-CONF = Path(__file__).resolve().parents[1] / "conf" / "distributed"
 STAGES = {
     "sft": ("SftConfig", "model"),
     "reward": ("RewardConfig", "reward_model"),
@@ -33,8 +32,8 @@ TIMEOUT_SECONDS = 150.0
 
 def distributed(name: str, num_processes: int) -> Distributed:
     """Return the shipped configuration of that name for so many processes."""
-    values = yaml.safe_load((CONF / f"{name}.yaml").read_text(encoding="utf-8"))
-    return Distributed(values["kind"], num_processes, values["deepspeed"], values["fsdp"], timeout_seconds=60.0)
+    asked = compose_config(["recipe=demo", f"distributed={name}"]).distributed
+    return Distributed(asked.kind, num_processes, asked.deepspeed, asked.fsdp, timeout_seconds=60.0)
 
 
 def work_order(stage: str, output: Path, inputs: dict[str, Path], how: Distributed, **knobs: Any) -> Path:
@@ -82,7 +81,8 @@ def start_ranks(stage: str, spec: Path, num_processes: int, prepare: Callable[[]
         os.dup2(log, 1)
         os.dup2(log, 2)
         sys.stdout = sys.stderr = os.fdopen(log, "w", buffering=1)  # past pytest's capture
-        warnings.resetwarnings()  # pytest turns them into errors; a rank is an ordinary process
+        warnings.resetwarnings()  # pytest turns them into errors, and keeps the log; a rank is an ordinary process
+        logging.root.handlers.clear()
         sys.argv = [module.__name__, "--spec", str(spec)]
         code = 1
         try:
