@@ -13,6 +13,7 @@ from pathlib import Path
 from posttrain.stage.errors import PosttrainError, UsageError
 
 LIVE_STATES = {"PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "RESIZING"}
+OF_THIS_JOB = ("SLURM_ARRAY_", "SLURM_RESTART_COUNT")
 _SECONDS = 60.0
 """How long a command may wait for a busy controller."""
 _FIELD = re.compile(r"(?:^| )([A-Za-z:/]+)=(.*?)(?= [A-Za-z:/]+=|$)")
@@ -45,8 +46,8 @@ def run_command(*arguments: str) -> str:
     """
     if shutil.which(arguments[0]) is None:
         raise UsageError(f"launcher=slurm: no {arguments[0]} on this machine; start from a login node of the cluster")
-    # a command given inside an array element must not make its jobs believe that they are that element
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_ARRAY_")}
+    # a command given inside a job must not make the jobs that it submits believe that they are that one
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(OF_THIS_JOB)}
     try:
         done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False, timeout=_SECONDS)
     except subprocess.TimeoutExpired:
@@ -95,6 +96,11 @@ def own_job() -> dict[str, str]:
     """Return what `scontrol` shows of the job that this process is in, by field."""
     shown = run_command("scontrol", "--oneliner", "show", "job", own_id())
     return dict(_FIELD.findall(shown.splitlines()[0]))
+
+
+def was_requeued(own: dict[str, str]) -> bool:
+    """Return whether Slurm already counts one start more for `own_job` than this process knows of."""
+    return int(own.get("Restarts", "0")) > int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
 def requeue_own_job() -> None:

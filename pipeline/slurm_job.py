@@ -93,9 +93,9 @@ class Driver:
         return made
 
     def _not_after_interruptions(self, ledger: Ledger, work: Path) -> str | None:
-        """Return why the job must not go on, where attempts before this one were killed together with their driver."""
+        """Return why the job must not go on where Slurm, and not a driver, put it back into the queue."""
         attempts = self._of_this_job(ledger)
-        if not attempts or attempts[-1].ended is not None:
+        if not attempts or attempts[-1].cause is not Cause.INTERRUPTED:
             return None
         return why_not_again(attempts, Cause.INTERRUPTED, newest_step(work), self.config.launcher.slurm.retries)
 
@@ -154,6 +154,8 @@ class Driver:
             cause, outcome = Cause.HUNG, Outcome(EXIT_REQUEUE, hung)
         else:
             job = slurm.own_job()
+            if slurm.was_requeued(job):
+                return self._leave_to_slurm(ledger, job, outcome)
             cause = cause_of(outcome, log, self._why_stopped(job), job["JobState"] == "RUNNING")
         outcome = outcome or Outcome(EXIT_FAILED, _first_line(log) or "the processes were killed and left no word")
         if cause is Cause.CANCELLED:
@@ -172,6 +174,14 @@ class Driver:
         except PosttrainError as refused:
             message = f"{outcome.message}; not started again: {refused}"
             return self._give_up(ledger, Outcome(EXIT_FAILED, message, outcome.error), cause)
+
+    def _leave_to_slurm(self, ledger: Ledger, job: dict[str, str], outcome: Outcome | None) -> int:
+        """Note why Slurm took the job back, which starts again by itself: a node was lost, or the grace time over."""
+        cause = Cause.PREEMPTED if self._why_stopped(job) is Cause.PREEMPTED else Cause.INTERRUPTED
+        message = outcome.message if outcome is not None else "taken back by Slurm before it could save"
+        Outcome(EXIT_REQUEUE, message).write(self.run.outcome(self.stage.name))
+        ledger.end(cause, message)
+        return EXIT_REQUEUE
 
     def _why_stopped(self, job: dict[str, str]) -> Cause | None:
         """Return why Slurm wanted the job to end, or None when it did not."""
