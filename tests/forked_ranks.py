@@ -57,6 +57,7 @@ def work_order(stage: str, output: Path, inputs: dict[str, Path], how: Distribut
     )
     path = output.with_name(f"{output.name}.spec.json")
     spec.write(path)
+    Path(spec.outcome).unlink(missing_ok=True)  # as the launcher does: the first word of an attempt stays
     return path
 
 

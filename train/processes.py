@@ -9,6 +9,7 @@ else without a word.
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import os
 import socket
@@ -16,6 +17,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,8 +41,11 @@ WATCHDOG_MARGIN_SECONDS = 60.0
 
 def zero_stage(distributed: Distributed) -> int | None:
     """Return the stage of DeepSpeed's ZeRO, also where accelerate set it for a stage started by hand."""
-    if distributed.deepspeed is not None:
-        return int(distributed.deepspeed.get("zero_optimization", {}).get("stage", 0))
+    settings = distributed.deepspeed
+    if settings is None and (file := os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")):
+        settings = json.loads(Path(file).read_text(encoding="utf-8"))
+    if settings is not None:
+        return int(settings.get("zero_optimization", {}).get("stage", 0))
     by_hand = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE")
     return int(by_hand) if by_hand else None
 
