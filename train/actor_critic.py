@@ -32,8 +32,9 @@ class Critic(nn.Module):
         ``policy_hidden_NH`` are the policy's hidden states there, for a critic without a trunk.
         """
         hidden_NH = policy_hidden_NH if self.trunk is None else states_before(self.trunk, ids_BT, chosen_BT)
-        values_N: Tensor = self.head(hidden_NH).squeeze(-1).float()
-        return (values_N - self.mean) / self.std
+        values_N: Tensor = self.head(hidden_NH).squeeze(-1)
+        precise_N = values_N.to(torch.promote_types(values_N.dtype, torch.float32))
+        return (precise_N - self.mean) / self.std
 
 
 def states_before(trunk: nn.Module, ids_BT: Tensor, chosen_BT: Tensor) -> Tensor:
