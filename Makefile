@@ -11,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 WANDB_MO
 	$(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slurm faults check format clean
+.PHONY: help demo test test-slurm faults distributed check format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,9 @@ test-slurm: $(READY)  ## install Slurm if absent, start a private cluster, run t
 
 faults: $(READY)  ## kill training at every file event, resume, compare (long)
 	$(PYTEST) tests/faults -m slow $(PYTEST_ARGS)
+
+distributed: $(READY)  ## train with every kind of distribution: adapters, bfloat16, offload, other sizes (long)
+	$(PYTEST) tests/distributed -m slow $(PYTEST_ARGS)
 
 check: $(READY)  ## lint, types, import layers, size ceilings
 	$(BIN)/ruff check .
