@@ -143,7 +143,7 @@ def require_room(prompts: list[Row], max_new_tokens: int, source: Path) -> None:
         return
     if long := [row for row in prompts if row["length"] + max_new_tokens > limit]:
         raise UsageError(
-            f"train.ppo.max_new_tokens={max_new_tokens}: {len(long)} of {len(prompts)} prompts leave no room for it in "
+            f"max_new_tokens={max_new_tokens}: {len(long)} of {len(prompts)} prompts leave no room for it in "
             f"the model's context of {limit} (the first: {long[0]['id']}, {long[0]['length']} tokens); lower it, or "
             f"tokenize with max_length={limit - max_new_tokens}"
         )

@@ -77,7 +77,7 @@ class RewardModelScore:
         if self.context is not None and (long := [length for length in lengths if length > self.context]):
             raise UsageError(
                 f"inputs.reward: {len(long)} of {len(lengths)} answers with their prompts are up to {max(long)} tokens "
-                f"long for {self.name}, whose context is {self.context}; lower train.ppo.max_new_tokens, or tokenize "
+                f"long for {self.name}, whose context is {self.context}; lower max_new_tokens, or tokenize "
                 "prompts with a lower max_length"
             )
 

@@ -219,6 +219,7 @@ def finish_episodes(episodes: list[Episode], config: PpoConfig, kl_coef: float) 
     scores_N = torch.tensor([episode.score for episode in episodes], dtype=torch.float32)
     last_N = mask_NT.sum(1) - 1
     rewards_NT[torch.arange(len(episodes)), last_N] += scores_N
+    totals_N = rewards_NT.sum(1)
     if config.whiten_rewards:
         rewards_NT = whiten(rewards_NT, mask_NT, shift_mean=False)
     advantages_NT, returns_NT = generalised_advantages(rewards_NT, values_NT, mask_NT, config.gamma, config.lam)
@@ -228,11 +229,11 @@ def finish_episodes(episodes: list[Episode], config: PpoConfig, kl_coef: float) 
         size = len(episode.response_ids)
         episode.advantages = advantages_NT[row, :size].numpy().copy()
         episode.returns = returns_NT[row, :size].numpy().copy()
-    return _metrics(episodes, mask_NT, values_NT, returns_NT, rewards_NT)
+    return _metrics(episodes, mask_NT, values_NT, returns_NT, totals_N)
 
 
 def _metrics(
-    episodes: list[Episode], mask_NT: Tensor, values_NT: Tensor, returns_NT: Tensor, rewards_NT: Tensor
+    episodes: list[Episode], mask_NT: Tensor, values_NT: Tensor, returns_NT: Tensor, totals_N: Tensor
 ) -> dict[str, float]:
     """Return what is logged of a rollout that a critic valued."""
     values_M, returns_M = values_NT[mask_NT].double(), returns_NT[mask_NT].double()
@@ -240,7 +241,7 @@ def _metrics(
     spread = float(returns_M.var(correction=0))
     return {
         **rollout_metrics(episodes),
-        "objective/rlhf_reward": float((rewards_NT * mask_NT).sum(1).mean()),
+        "objective/rlhf_reward": float(totals_N.mean()),
         "val/explained_variance": 1 - unexplained / spread if spread else 0.0,
     }
 
