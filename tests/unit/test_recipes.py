@@ -82,7 +82,7 @@ def test_a_recipe_opens_with_its_launch_command(recipe: str) -> None:
 
 
 def test_zero3_reaches_every_training_stage() -> None:
-    config = compose_config(["recipe=llama3_1_8b_zero3/sft_dpo"])
+    config = compose_config(["recipe=llama3_1_8b_zero3/sft_dpo", "distributed.num_processes=8"])
     stages = {stage.name: stage for stage in build_graph(config)}
     asked = local_launcher(config, []).distributed(stages["sft"])
     assert (asked.kind, asked.num_processes) == ("deepspeed", 8)
