@@ -46,10 +46,11 @@ class Bench:
             inputs["reference"] = reference
         return inputs
 
-    def train(self, stage: str, kind: str, processes: int = 2, model: Path | None = None, **knobs: Any) -> Path:
-        """Run a stage once; the same question again returns the artifact that stands."""
-        words = "_".join(f"{name}-{value}" for name, value in sorted(knobs.items()) if not isinstance(value, dict))
-        output = self.artifact(f"{stage}_{kind}_{processes}_{(model or self.model).name}_{words}".rstrip("_"))
+    def train(
+        self, stage: str, kind: str, processes: int = 2, model: Path | None = None, tag: str = "", **knobs: Any
+    ) -> Path:
+        """Run a stage once; the same question again returns the artifact that stands. ``tag`` tells knobs apart."""
+        output = self.artifact(f"{stage}_{kind}_{processes}_{tag}_of_{(model or self.model).name}")
         if output.exists():
             return output
         how = distributed(kind, processes)

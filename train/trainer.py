@@ -68,7 +68,9 @@ class StageTrainer(Trainer):
             let_accelerate_shard_on_cpu()
         super().create_accelerator_and_postprocess()
         if self.args.bf16 and self.accelerator.is_fsdp2:  # accelerate's own also rounds gradients and log-probabilities
-            policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+            # torch 2.13 cannot accumulate gradients in another precision beside frozen parameters
+            frozen = any(not parameter.requires_grad for parameter in self.model.parameters())
+            policy = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=None if frozen else torch.float32)
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = policy
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:

@@ -7,6 +7,7 @@ Adam, which turns a rounding difference of a tiny gradient into much of a step.
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -66,26 +67,27 @@ def test_zero3_with_offload(bench: Bench, stage: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_adapter_is_trained_on_with_every_kind(bench: Bench, kind: str) -> None:
-    alone = bench.train("sft", "single", 1, **LORA)
-    together = bench.train("sft", kind, **LORA)
+    alone = bench.train("sft", "single", 1, tag="lora", **LORA)
+    together = bench.train("sft", kind, tag="lora", **LORA)
     expected, got = weights(alone), weights(together)
     assert sorted(path.name for path in together.glob("*.safetensors")) == ["adapter_model.safetensors"]
     assert got.keys() == expected.keys()
     for name, tensor in expected.items():
         torch.testing.assert_close(got[name], tensor, atol=1e-5, rtol=0)
-    for stage, knobs in (("dpo", LORA), ("reward", LORA), ("dpo", {}), ("reward", {})):  # trained on, and merged
-        one = bench.train(stage, "single", 1, model=alone, tag=len(knobs), **knobs)
-        two = bench.train(stage, kind, model=alone, tag=len(knobs), **knobs)
+    for stage, tag in (("dpo", "lora"), ("reward", "lora"), ("dpo", "merged"), ("reward", "merged")):
+        knobs = LORA if tag == "lora" else {}
+        one = bench.train(stage, "single", 1, model=alone, tag=tag, **knobs)
+        two = bench.train(stage, kind, model=alone, tag=tag, **knobs)
         assert losses(two) == pytest.approx(losses(one), abs=1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("knobs", [{}, LORA], ids=["full", "lora"])
-def test_bfloat16_stores_float32_weights(bench: Bench, kind: str, knobs: dict) -> None:
+@pytest.mark.parametrize("adapter", ["full", "lora"])
+def test_bfloat16_stores_float32_weights(bench: Bench, kind: str, adapter: str) -> None:
     """DeepSpeed computes in bfloat16 throughout, the others in mixed precision: near, not equal."""
-    knobs = {"dtype": "bfloat16", "gradient_checkpointing": True, "tag": len(knobs), **knobs}
-    alone, together = bench.train("sft", "single", 1, **knobs), bench.train("sft", kind, **knobs)
+    knobs: dict[str, Any] = {"dtype": "bfloat16", "gradient_checkpointing": True, **(LORA if adapter == "lora" else {})}
+    alone, together = (bench.train("sft", *how, tag=f"bf16_{adapter}", **knobs) for how in (("single", 1), (kind, 2)))
     assert losses(together) == pytest.approx(losses(alone), abs=5e-3)
     assert {tensor.dtype for tensor in weights(together).values()} == {torch.float32}
     assert load_policy(together, dtype="float32").dtype == torch.float32

@@ -50,7 +50,7 @@ def go_on(bench: Bench, killed: Path, stage: str, kind: str, processes: int) -> 
 @pytest.mark.parametrize("kind", KINDS)
 def test_with_as_many_ranks_it_ends_bit_identical(dropout_bench: Bench, kind: str) -> None:
     bench = dropout_bench
-    undisturbed = bench.train("sft", kind, **LONG)
+    undisturbed = bench.train("sft", kind, tag="long", **LONG)
     resumed = go_on(bench, kill_one_rank(bench, "sft", kind, f"killed_{kind}"), "sft", kind, 2)
     assert losses(resumed) == losses(undisturbed)
     assert sha256_file(resumed / "model.safetensors") == sha256_file(undisturbed / "model.safetensors")
@@ -58,7 +58,7 @@ def test_with_as_many_ranks_it_ends_bit_identical(dropout_bench: Bench, kind: st
 
 @pytest.mark.parametrize("kind", [*KINDS, pytest.param("zero1", marks=pytest.mark.slow)])
 def test_on_one_rank_and_on_four_it_ends_within_rounding(bench: Bench, kind: str) -> None:
-    undisturbed = bench.train("sft", kind, **LONG)
+    undisturbed = bench.train("sft", kind, tag="long", **LONG)
     killed = kill_one_rank(bench, "sft", kind, f"elastic_{kind}")
     for processes in (1, 4):
         resumed = go_on(bench, killed, "sft", "single" if (kind, processes) == ("ddp", 1) else kind, processes)
@@ -75,7 +75,7 @@ def test_on_one_rank_and_on_four_it_ends_within_rounding(bench: Bench, kind: str
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("stage", ["reward", "dpo"])
 def test_other_stages_go_on_elsewhere_too(bench: Bench, stage: str, kind: str) -> None:
-    undisturbed = bench.train(stage, kind, **LONG)
+    undisturbed = bench.train(stage, kind, tag="long", **LONG)
     killed = kill_one_rank(bench, stage, kind, f"elastic_{stage}_{kind}")
     for processes in (1, 4):
         resumed = go_on(bench, killed, stage, "single" if (kind, processes) == ("ddp", 1) else kind, processes)
