@@ -26,6 +26,8 @@ STAGES = {
     "reward": ("RewardConfig", "reward_model"),
     "dpo": ("DpoConfig", "model"),
     "reference": ("ReferenceConfig", "reference_logps"),
+    "rloo": ("RlooConfig", "model"),
+    "grpo": ("GrpoConfig", "model"),
 }
 TIMEOUT_SECONDS = 150.0
 
@@ -89,7 +91,7 @@ def start_ranks(stage: str, spec: Path, num_processes: int, prepare: Callable[[]
         try:
             if prepare is not None:
                 prepare()
-            main(module.run, getattr(importlib.import_module("posttrain.train.config"), config_class), kind)
+            main(module.run, getattr(module, config_class), kind)
         except SystemExit as finished:
             code = int(finished.code or 0)
         finally:

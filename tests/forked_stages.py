@@ -129,6 +129,8 @@ STAGES = {
     "reference": ("ReferenceConfig", "reference_logps"),
     "base": ("BaseConfig", "model"),
     "ppo": ("PpoConfig", "model"),
+    "rloo": ("RlooConfig", "model"),
+    "grpo": ("GrpoConfig", "model"),
 }
 OTHER_STAGES = {
     "posttrain.data.demo": ("DemoConfig", "sources"),

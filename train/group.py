@@ -20,6 +20,7 @@ from posttrain.train.fit import fit, save_model
 from posttrain.train.group_config import GroupConfig
 from posttrain.train.group_episodes import Advantages
 from posttrain.train.group_trainer import GroupTrainer
+from posttrain.train.phases import keep_samples
 from posttrain.train.ppo import require_room
 from posttrain.train.processes import device, join, loaded_whole, zero_stage
 from posttrain.train.reference_model import reference_of
@@ -107,6 +108,8 @@ def finish(trainer: GroupTrainer, context: Context, tokenizer: Any, reference: A
     if reference is not None:
         reference.release(policy)
     save_model(policy, context, tokenizer)
+    if context.main_process:
+        keep_samples(trainer.worker.samples, context.output)
     last = trainer.last_rollout
     headline = f"reward {last['objective/scores']:.3f}"
     if "objective/kl" in last:

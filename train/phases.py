@@ -10,6 +10,7 @@ N response tokens of a micro-batch.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from posttrain.stage.artifact import LOGS
 from posttrain.stage.errors import PosttrainError
 from posttrain.train.episodes import Episode, load_episodes, mini_batches, save_episodes
 from posttrain.train.ppo_config import RolloutConfig
@@ -174,6 +176,12 @@ class PhaseTrainer(StageTrainer):
         super().load_state(checkpoint)
         self.take_up(json.loads((checkpoint / _STATE).read_text(encoding="utf-8")))
         self.episodes = load_episodes(checkpoint / _EPISODES)
+
+
+def keep_samples(samples: Path, artifact: Path) -> None:
+    """Copy the responses that were kept for people to the logs of an artifact, which its digest leaves out."""
+    (artifact / LOGS).mkdir(exist_ok=True)
+    shutil.copy2(samples, artifact / LOGS / samples.name)
 
 
 class _Loader:
