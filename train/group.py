@@ -10,8 +10,9 @@ from typing import Any
 from peft import PeftModel
 
 from posttrain.data.chat import load_tokenizer
-from posttrain.sample.models import is_adapter, load_policy
+from posttrain.sample.models import load_policy
 from posttrain.stage.entry import Context, StageResult
+from posttrain.stage.errors import UsageError
 from posttrain.train.adapters import make_trainable, weights_dtype, without_attention_dropout
 from posttrain.train.arguments import training_arguments
 from posttrain.train.batching import BatchPlan, plan_batches
@@ -22,7 +23,7 @@ from posttrain.train.group_episodes import Advantages
 from posttrain.train.group_trainer import GroupTrainer
 from posttrain.train.phases import keep_samples
 from posttrain.train.ppo import require_room
-from posttrain.train.processes import device, join, loaded_whole, zero_stage
+from posttrain.train.processes import device, engine_asked_for, join
 from posttrain.train.reference_model import reference_of
 from posttrain.train.reward_terms import build_rewards, require_references
 from posttrain.train.rollout import RolloutWorker
@@ -49,6 +50,7 @@ class Method:
 
 def run_group(config: GroupConfig, context: Context, method: Method) -> StageResult:
     """Optimise ``inputs.model`` on the prompts of ``inputs.data`` and write the policy."""
+    require_whole_weights(context, method.where)
     join(context)
     source = context.inputs["model"]
     tokenizer = load_tokenizer(source)
@@ -58,7 +60,6 @@ def run_group(config: GroupConfig, context: Context, method: Method) -> StageRes
     plan = plan_group(config, len(rows), context)
     require_room(rows, config.max_new_tokens, source)
     require_references(config.rewards, rows, method.where)
-    # the frozen models come first: once the arguments ask for ZeRO-3, whatever is loaded is split over the ranks
     reference = reference_of(source, config, device()) if config.beta else None
     rewards = build_rewards(
         config.rewards, context.inputs.get("reward"), tokenizer, device(), config.scoring_tokens, method.where
@@ -94,6 +95,16 @@ def run_group(config: GroupConfig, context: Context, method: Method) -> StageRes
     trainer.prepare(config, worker, method.advantages, in_reward, tokenizer.pad_token_id, method.where)
     announce(plan, config, len(rows))
     return finish(trainer, context, tokenizer, reference)
+
+
+def require_whole_weights(context: Context, where: str) -> None:
+    """Raise UsageError where processes would hold the policy in parts: a rank samples at its own pace, alone."""
+    engine = engine_asked_for(context.spec.distributed)
+    if engine in ("zero3", "fsdp"):
+        raise UsageError(
+            f"distributed={engine}: {where} samples from the policy, whose weights {engine} spreads over the "
+            "processes; use distributed=ddp or zero2, with adapter.kind=lora where memory is short"
+        )
 
 
 def _scored_already(**_: Any) -> list[float]:
@@ -149,18 +160,10 @@ def group_arguments(config: GroupConfig, plan: BatchPlan) -> dict[str, Any]:
 
 def trainable_policy(config: GroupConfig, context: Context, where: str) -> Any:
     """Return the policy, ready to train."""
-    source = context.inputs["model"]
-    zero3 = zero_stage(context.spec.distributed) == 3
-    with loaded_whole(is_adapter(source)):
-        policy = load_policy(
-            source,
-            weights_dtype(config),
-            config.attention,
-            trainable_adapter=True,
-            four_bit=config.adapter.kind == "qlora",
-        )
-        policy = make_trainable(policy, config.adapter, where, one_dtype=zero3)
-    return without_attention_dropout(policy)
+    source, dtype = context.inputs["model"], weights_dtype(config)
+    four_bit = config.adapter.kind == "qlora"
+    policy = load_policy(source, dtype, config.attention, trainable_adapter=True, four_bit=four_bit)
+    return without_attention_dropout(make_trainable(policy, config.adapter, where))
 
 
 def announce(plan: BatchPlan, config: GroupConfig, num_prompts: int) -> None:

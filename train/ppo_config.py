@@ -130,6 +130,15 @@ class RolloutConfig(TrainingConfig):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _has_nothing_held_out(self) -> RolloutConfig:
+        if self.eval_steps is not None:
+            raise ValueError(
+                f"eval_steps={self.eval_steps}: prompts are not held out, every rollout is scored as it is; leave it "
+                "out, and let evaluate.policy judge the result"
+            )
+        return self
+
     @property
     def mini_batches(self) -> int:
         """Optimizer steps per pass over a rollout."""

@@ -15,6 +15,7 @@ WRONG = [
         "train.x.samples_per_prompt: 1: input should be greater than or equal to 2",
     ),
     (RlooConfig, {"rollout_batch_size": 60}, "rollout_batch_size=60 is not a multiple of global_batch_size=64; use 64"),
+    (RlooConfig, {"eval_steps": 5}, "eval_steps=5: prompts are not held out"),
     (RlooConfig, {"loss": "grpo"}, "train.x.loss: unknown key"),
     (GrpoConfig, {"rollout_batch_size": 64, "samples_per_prompt": 3}, "=64 is not a multiple of samples_per_prompt=3"),
     (GrpoConfig, {"loss": "ppo"}, "train.x.loss: 'ppo': input should be 'grpo'"),
