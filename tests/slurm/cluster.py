@@ -174,6 +174,10 @@ class SlurmCluster:
         (record,) = parse_records(self.run("scontrol", "show", "job", "--oneliner", str(job)).stdout)
         return record
 
+    def finished_jobs(self) -> list[dict[str, str]]:
+        """Return the record of every job that ended; Slurm itself forgets them after some minutes (MinJobAge)."""
+        return parse_records((self.directory / "log" / "finished_jobs.txt").read_text())
+
     def wait_for(self, job: int | str, *states: str, timeout: float = 60) -> dict[str, str]:
         """Wait until a job is in one of these states; raise at once when it ended in another."""
 
