@@ -3,8 +3,8 @@
     python scripts/bench_ppo.py [--cases abc] [--threads 2] [--turns 2] [--environment DIR]
 
 A Llama of 6 layers and width 288 with random weights, a reward model and critic of the same trunk, 64 episodes per
-update, prompts of 16 to 64 tokens, 4 PPO epochs of one optimizer step each, float32. The two sides run in turns, each in
-processes of its own; an update is timed from its rollout to its last step, the first one of a process is not counted.
+update, prompts of 16 to 64 tokens, 4 PPO epochs of one optimizer step each, float32. The two sides run in turns, each
+in processes of its own; an update is timed from its rollout to its last step, a process's first is not counted.
 TRL 1.12 gets an environment of its own, made on first use. The bound is the arithmetic that must be done (matrix
 products of sampling, scoring and training, counted below) over the rate of a float32 matrix product in the same run.
 
@@ -30,6 +30,8 @@ from pathlib import Path
 from typing import Any
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
+
+import itertools
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -145,7 +147,7 @@ def prompt_tokens(root: Path, tokenizer: Any, prompts: list[list[int]]) -> Path:
 
 def put(root: Path, name: str, kind: str) -> Path:
     """Commit the files of ``.name`` as an artifact."""
-    fields = dict.fromkeys(("parents", "config", "metrics", "packages", "hardware", "facts", "files"), {})
+    fields = {key: {} for key in ("parents", "config", "metrics", "packages", "hardware", "facts", "files")}
     texts = {"code_digest": "", "headline": "", "created": "", "digest": ""}
     manifest = Manifest(
         kind=kind, stage=name, run=f"bench.{name}", key=name.ljust(64, "0"), seed=0, tokens=0, wall_seconds=0.0,
@@ -178,7 +180,7 @@ def ours(root: Path, places: dict[str, Any], case: Case, threads: int, turn: int
     rows = [row for row in rows if "loss" in row]
     ends = [rows[EPOCHS * (update + 1) - 1]["seconds"] for update in range(UPDATES)]
     firsts = [rows[EPOCHS * update] for update in range(1, UPDATES)]
-    seconds = [after - before for before, after in zip(ends, ends[1:], strict=False)]
+    seconds = [after - before for before, after in itertools.pairwise(ends)]
     parts = {name: statistics.mean(row[f"time/{name}"] for row in firsts) for name in ("rollout", "scoring")}
     lengths = statistics.mean(row["response/length"] for row in firsts)
     return {"seconds": seconds, "peak": peak, "parts": parts, "length": lengths}
@@ -275,7 +277,8 @@ def report(case: Case, our: list[dict[str, Any]], their: list[dict[str, Any]], p
     ):
         least = flops[part] / rate
         print(
-            f"  {name:<9}{seconds:7.2f} s; {flops[part] / 1e9:6.0f} GFLOP, at least {least:5.2f} s ({least / seconds:.0%})"
+            f"  {name:<9}{seconds:7.2f} s; {flops[part] / 1e9:6.0f} GFLOP, "
+            f"at least {least:5.2f} s ({least / seconds:.0%})"
         )
     print(f"  bound at {rate / 1e9:.0f} GFLOP/s: {bound:.2f} s, {their_seconds / bound:.2f} x TRL")
     print(f"RESULT ppo_{case.name}_speed {their_seconds / our_seconds:.2f} x")

@@ -65,7 +65,7 @@ def main() -> None:
     )
     clock.times = [time.monotonic()]
     trainer.train()
-    seconds = [after - before for before, after in zip(clock.times, clock.times[1:])]
+    seconds = [after - before for before, after in zip(clock.times, clock.times[1:], strict=False)]
     print("SECONDS " + json.dumps(seconds))
 
 

@@ -49,7 +49,9 @@ def source(folder: Path, name: str, lines: Lines, **knobs: Any) -> dict[str, Any
 def curate(folder: Path, record_type: RecordType, sources: list[dict[str, Any]], **knobs: Any) -> Curated:
     output = folder / "out"
     output.mkdir()
-    spec = StageSpec("curate", "data.curate", "test", "0" * 64, "", {}, {}, {}, "", "", "", 0, Distributed(), Tracking())
+    spec = StageSpec(
+        "curate", "data.curate", "test", "0" * 64, "", {}, {}, {}, "", "", "", 0, Distributed(), Tracking()
+    )
     inputs = {"sources": folder}
     config = build(CurateConfig, {"record_type": record_type, "sources": sources, **knobs}, "data.curate")
     return Curated(output, run(config, Context(spec, inputs, output, folder / "work", NullTracker(), True)))

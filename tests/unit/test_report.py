@@ -24,7 +24,9 @@ from posttrain.stage.tracking import NullTracker
 
 def run_report(inputs: dict[str, Path], output: Path, **config: Any) -> StageResult:
     output.mkdir()
-    spec = StageSpec("report", "evaluate.report", "demo", "0" * 64, "", {}, {}, {}, "", "", "", 0, Distributed(), Tracking())
+    spec = StageSpec(
+        "report", "evaluate.report", "demo", "0" * 64, "", {}, {}, {}, "", "", "", 0, Distributed(), Tracking()
+    )
     context = Context(spec, inputs, output, output, NullTracker(), main_process=True)
     return report.run(ReportConfig(**config), context)
 

@@ -59,9 +59,7 @@ def test_every_point_of_a_named_run_has_a_name_of_its_own() -> None:
 
 
 def test_a_sweep_without_an_end_is_refused() -> None:
-    with pytest.raises(
-        UsageError, match=r"^train\.dpo\.beta=interval\(0,1\): .* values that can be counted"
-    ):
+    with pytest.raises(UsageError, match=r"^train\.dpo\.beta=interval\(0,1\): .* values that can be counted"):
         compose_sweep(["recipe=smoke", "train.dpo.beta=interval(0,1)"])
 
 
