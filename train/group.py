@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 from typing import Any
 
 from peft import PeftModel
@@ -12,18 +11,17 @@ from peft import PeftModel
 from posttrain.data.chat import load_tokenizer
 from posttrain.sample.models import load_policy
 from posttrain.stage.entry import Context, StageResult
-from posttrain.stage.errors import UsageError
 from posttrain.train.adapters import make_trainable, weights_dtype, without_attention_dropout
 from posttrain.train.arguments import training_arguments
-from posttrain.train.batching import BatchPlan, plan_batches
+from posttrain.train.batching import BatchPlan
 from posttrain.train.dataset import Row, read_prompts, require_tokens
 from posttrain.train.fit import fit, save_model
 from posttrain.train.group_config import GroupConfig
 from posttrain.train.group_episodes import Advantages
 from posttrain.train.group_trainer import GroupTrainer
+from posttrain.train.phase_plan import announce, plan_phases, require_room, require_whole_weights
 from posttrain.train.phases import keep_samples
-from posttrain.train.ppo import require_room
-from posttrain.train.processes import device, engine_asked_for, join
+from posttrain.train.processes import device, join
 from posttrain.train.reference_model import reference_of
 from posttrain.train.reward_terms import build_rewards, require_references
 from posttrain.train.rollout import RolloutWorker
@@ -57,7 +55,7 @@ def run_group(config: GroupConfig, context: Context, method: Method) -> StageRes
     require_tokens(context.inputs["data"], "prompt", tokenizer)
     prompts: Any = read_prompts(context.inputs["data"], "train")
     rows: list[Row] = list(prompts)
-    plan = plan_group(config, len(rows), context)
+    plan = plan_phases(config, config.num_iterations, len(rows), context)
     require_room(rows, config.max_new_tokens, source)
     require_references(config.rewards, rows, method.where)
     reference = reference_of(source, config, device()) if config.beta else None
@@ -93,18 +91,8 @@ def run_group(config: GroupConfig, context: Context, method: Method) -> StageRes
     in_reward, in_loss = (config.beta, 0.0) if method.kl_in_reward else (0.0, config.beta)
     trainer.beta = in_loss  # given to the constructor, it would have TRL load a reference of its own
     trainer.prepare(config, worker, method.advantages, in_reward, tokenizer.pad_token_id, method.where)
-    announce(plan, config, len(rows))
+    announce(plan, config, config.num_iterations, len(rows))
     return finish(trainer, context, tokenizer, reference)
-
-
-def require_whole_weights(context: Context, where: str) -> None:
-    """Raise UsageError where processes would hold the policy in parts: a rank samples at its own pace, alone."""
-    engine = engine_asked_for(context.spec.distributed)
-    if engine in ("zero3", "fsdp"):
-        raise UsageError(
-            f"distributed={engine}: {where} samples from the policy, whose weights {engine} spreads over the "
-            "processes; use distributed=ddp or zero2, with adapter.kind=lora where memory is short"
-        )
 
 
 def _scored_already(**_: Any) -> list[float]:
@@ -126,20 +114,6 @@ def finish(trainer: GroupTrainer, context: Context, tokenizer: Any, reference: A
     if "objective/kl" in last:
         headline += f", KL {last['objective/kl']:.2f}"
     return StageResult({**metrics, **last}, headline, int(metrics["tokens"]))
-
-
-def plan_group(config: GroupConfig, num_prompts: int, context: Context) -> BatchPlan:
-    """Return how the responses of an optimizer step are laid out, and how many steps there are."""
-    phases = math.ceil(config.epochs * num_prompts * config.samples_per_prompt / config.rollout_batch_size)
-    steps = phases * config.num_iterations * config.mini_batches
-    return plan_batches(
-        num_prompts,
-        config.global_batch_size,
-        config.micro_batch_size,
-        context.spec.distributed.num_processes,
-        config.epochs,
-        config.max_steps if config.max_steps is not None else steps,
-    )
 
 
 def group_arguments(config: GroupConfig, plan: BatchPlan) -> dict[str, Any]:
@@ -164,22 +138,3 @@ def trainable_policy(config: GroupConfig, context: Context, where: str) -> Any:
     four_bit = config.adapter.kind == "qlora"
     policy = load_policy(source, dtype, config.attention, trainable_adapter=True, four_bit=four_bit)
     return without_attention_dropout(make_trainable(policy, config.adapter, where))
-
-
-def announce(plan: BatchPlan, config: GroupConfig, num_prompts: int) -> None:
-    """Print what follows from the configuration."""
-    log.info(
-        "a rollout of %d responses, %d to each of %d of %s prompts, then %d passes of %d steps; a step of %d responses "
-        "= %d rows x %d processes x %d accumulation; %d steps in all",
-        config.rollout_batch_size,
-        config.samples_per_prompt,
-        config.rollout_batch_size // config.samples_per_prompt,
-        f"{num_prompts:,}",
-        config.num_iterations,
-        config.mini_batches,
-        plan.global_batch_size,
-        plan.micro_batch_size,
-        plan.world_size,
-        plan.accumulation,
-        plan.max_steps,
-    )

@@ -31,7 +31,8 @@ from posttrain.train.arguments import training_arguments
 from posttrain.train.dataset import read_prompts
 from posttrain.train.episodes import Episode
 from posttrain.train.fit import fit
-from posttrain.train.ppo import actor_critic, plan_phases
+from posttrain.train.phase_plan import plan_phases
+from posttrain.train.ppo import actor_critic
 from posttrain.train.ppo_config import PpoConfig
 from posttrain.train.ppo_trainer import PpoTrainer
 from posttrain.train.reference_model import reference_of
@@ -135,7 +136,7 @@ def train(inputs: Inputs, config: PpoConfig, work: Path) -> RecordingTrainer:
     reference = reference_of(inputs.model, config, torch.device("cpu"))
     reference.model.double()
     model = actor_critic(config, context).double()
-    plan = plan_phases(config, len(prompts), context)
+    plan = plan_phases(config, config.ppo_epochs, len(prompts), context)
     arguments = TrainingArguments(**training_arguments(config, plan, context), ignore_data_skip=True)
     trainer = RecordingTrainer(model=model, args=arguments, train_dataset=prompts, processing_class=tokenizer)
     trainer.attach(plan, context, config.keep_checkpoints)
