@@ -49,10 +49,11 @@ class SignalHook:
             os.kill(os.getpid(), self.number)
 
 
-def signal_in(function: str, call: int, *numbers: int) -> None:
+def signal_in(function: str, call: int, *numbers: int, stay: bool = False) -> None:
     """Have this process send itself signals when it enters a function of ours, of that name, for the ``call``-th time.
 
-    For ``prepare``; a profile hook sees the calls, the code under test is as it is.
+    For ``prepare``; a profile hook sees the calls, the code under test is as it is. With ``stay`` it never gets on from
+    there, also when it was stopped and is continued.
     """
     calls = 0
 
@@ -66,6 +67,8 @@ def signal_in(function: str, call: int, *numbers: int) -> None:
         if calls == call:
             for number in numbers:
                 os.kill(os.getpid(), number)
+            while stay:
+                time.sleep(1)
 
     sys.setprofile(hook)
 

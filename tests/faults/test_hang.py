@@ -83,7 +83,7 @@ def test_a_stopped_rank_is_found_and_the_next_run_ends_the_same(scene: Scene) ->
     def prepare() -> None:
         os.environ[heartbeat.VARIABLE] = str(folder)
         if os.environ["RANK"] == "1":
-            signal_in("training_step", 6, signal.SIGSTOP, signal.SIGSTOP)  # continued for the dump, it stops again
+            signal_in("training_step", 6, signal.SIGSTOP, stay=True)
 
     children = start_ranks("sft", spec, 2, prepare)
     watchdog = Watchdog(folder, 10.0)
