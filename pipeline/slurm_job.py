@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -36,7 +38,9 @@ from posttrain.stage.outcome import Outcome, read_outcome
 from posttrain.stage.schema import build
 from posttrain.stage.spec import StageSpec
 
+T = TypeVar("T")
 POLL_SECONDS = 0.5
+WAITS_SECONDS = (1, 5, 15, 30, 60)
 LOG_TAIL_BYTES = 16384
 
 
@@ -123,11 +127,20 @@ class Driver:
         while self._srun.poll() is None:
             time.sleep(POLL_SECONDS)
             if (hung := watchdog.hung()) is not None:
-                watchdog.dump(lambda number: slurm.signal_step(0, signal.Signals(number).name[3:]))
-                slurm.signal_step(0, "KILL")
+                watchdog.dump(self._signal_ranks)
+                self._signal_ranks(signal.SIGKILL)
                 self._srun.wait()
                 return hung
         return None
+
+    def _signal_ranks(self, number: int) -> None:
+        """Signal every rank, on all nodes; those that have ended in the meantime need none."""
+        try:
+            slurm.signal_step(0, signal.Signals(number).name.removeprefix("SIG"))
+        except PosttrainError as error:
+            print(f"no rank got {signal.Signals(number).name}: {error}", flush=True)
+            if number == signal.SIGKILL and self._srun is not None:
+                self._srun.kill()
 
     def _environment(self, spec: StageSpec) -> dict[str, str]:
         inherited = {k: v for k, v in os.environ.items() if k not in NOT_INHERITED and not k.startswith("ACCELERATE_")}
@@ -153,7 +166,7 @@ class Driver:
         if hung is not None:
             cause, outcome = Cause.HUNG, Outcome(EXIT_REQUEUE, hung)
         else:
-            job = slurm.own_job()
+            job = _patiently(slurm.own_job)
             if slurm.was_requeued(job):
                 return self._leave_to_slurm(ledger, job, outcome)
             cause = cause_of(outcome, log, self._why_stopped(job), job["JobState"] == "RUNNING")
@@ -200,8 +213,21 @@ def _requeue(cause: Cause, message: str) -> int:
     print(f"back into the queue ({cause}): {message}", flush=True)
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # the end is Slurm's now, and must not look like the job's own
-    slurm.requeue_own_job()
+    _patiently(slurm.requeue_own_job)
     return EXIT_REQUEUE
+
+
+def _patiently(ask: Callable[[], T]) -> T:
+    """Ask Slurm again and again while its controller does not answer, which may restart at just this moment."""
+    for seconds in WAITS_SECONDS:
+        try:
+            return ask()
+        except PosttrainError as error:
+            if not re.search("contact|no answer|timed out|connection", str(error), re.I):
+                raise
+            print(f"{error}; again in {seconds} s", flush=True)
+            time.sleep(seconds)
+    return ask()
 
 
 def _free_port() -> int:

@@ -4,8 +4,8 @@ A stage hangs when none of its ranks got on for the configured time. A single ra
 long as another works: it may wait for that one, which hashes a checkpoint. Where one rank really is stuck, the others
 wait for it in their next collective operation, and then none gets on.
 
-The timeout must exceed the longest time without a sign of life: importing and loading a model, compiling, gathering
-sharded weights, one micro-batch; on a network file system also the minute until a change shows on another node.
+The timeout must exceed the longest time without a sign of life: loading a model, compiling, gathering sharded weights,
+one micro-batch; on a network file system also the minute until a change shows on another node.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from posttrain.stage.heartbeat import RankBeat, read_beats
 
 LOOK_SECONDS = 1.0
 """Time between two looks at the files."""
+START_SECONDS = 600.0
+"""Least time until the first sign of life: importing from a busy network file system takes minutes."""
 DUMP_SECONDS = 5.0
 """How long to wait for the ranks' stacks; a process in an uninterruptible system call never writes them."""
 SETTLE_SECONDS = 0.5
@@ -32,9 +34,10 @@ class Watchdog:
     Times are those of the watcher's own clock; the clocks of the nodes do not matter.
     """
 
-    def __init__(self, folder: Path, timeout_seconds: float) -> None:
+    def __init__(self, folder: Path, timeout_seconds: float, start_seconds: float = START_SECONDS) -> None:
         self.folder = folder
         self.timeout_seconds = timeout_seconds
+        self.start_seconds = max(timeout_seconds, start_seconds)
         self._beats: list[RankBeat] = []
         self._looked = time.monotonic()
         self._still_seconds = 0.0
@@ -51,13 +54,14 @@ class Watchdog:
         beats = read_beats(self.folder)
         if beats != self._beats:
             self._beats, self._still_seconds = beats, 0.0
-        return self.describe() if self._still_seconds >= self.timeout_seconds else None
+        limit = self.timeout_seconds if beats else self.start_seconds
+        return self.describe() if self._still_seconds >= limit else None
 
     def describe(self) -> str:
         """Name the ranks that hold up the others: those that are stopped, else those that are behind, else all."""
-        waited = f"{self.timeout_seconds:g} s"
         if not self._beats:
-            return f"no rank gave a sign of life within {waited}"
+            return f"no rank gave a sign of life within {self.start_seconds:g} s"
+        waited = f"{self.timeout_seconds:g} s"
         stopped = [said for said in self._beats if _is_stopped(said)]
         least = min(said.beat for said in self._beats)
         guilty = stopped or [said for said in self._beats if said.beat == least]
@@ -71,8 +75,11 @@ class Watchdog:
         """Have every rank write the stacks of its threads; return the files that came.
 
         ``send`` sends a signal to all ranks of the attempt. A stopped process handles the first when it gets the
-        second, and would then go on: end it right after.
+        second, and would then go on: end it right after. Before its first sign of life a rank has no handler, and
+        the signal would only kill it.
         """
+        if not self._beats:
+            return []
         files = [said.stack_file(self.folder) for said in self._beats]
         before = {path: _size(path) for path in files}
         send(signal.SIGUSR2)

@@ -109,7 +109,7 @@ INDEPENDENT: dict[str, tuple[Callable[[Storm], None], list[str]]] = {
         outlast_the_time_limit,
         ["stages.sft.slurm.time_limit='2'", "launcher.slurm.signal_seconds=60", *PATIENT],
     ),
-    "rank-stopped": (stop_a_rank, ["distributed.timeout_seconds=60", *PATIENT]),
+    "rank-stopped": (stop_a_rank, ["distributed.timeout_seconds=40", *PATIENT]),
     "rank-killed": (kill_a_rank, ["stages.sft.with.optimizer.learning_rate=1e-3,3e-3"]),
     "crash-loop": (kill_a_rank_of_each_attempt, ["launcher.slurm.retries.without_progress=2"]),
 }
@@ -183,7 +183,7 @@ def test_a_rank_that_stands_still(storms: dict[str, Future[Storm]], calm: dict[s
     storm = storms["rank-stopped"].result()
     check(storm, calm["ddp"], Cause.HUNG, SAVE_STEPS)
     (named,) = [one for one in storm.pipeline.attempts("sft") if one.message.startswith("rank 1 (pid ")]
-    assert ", stopped) stood still for 60 s (" in named.message
+    assert ", stopped) stood still for 40 s (" in named.message
     folder = signs_of_life(storm.pipeline.run_directory.attempts("sft")[named.number - 1])
     assert all("most recent call first" in (folder / f"rank_{rank}.stack.txt").read_text() for rank in (0, 1))
 

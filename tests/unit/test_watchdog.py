@@ -147,7 +147,10 @@ def test_a_rank_that_never_lets_go_of_the_interpreter_lock_writes_its_stacks(ran
 
 
 def test_ranks_that_never_start_hang_too(tmp_path: Path) -> None:
-    assert wait_for_hang(Watchdog(tmp_path / "none", TIMEOUT)) == "no rank gave a sign of life within 0.5 s"
+    assert (
+        wait_for_hang(Watchdog(tmp_path / "none", TIMEOUT, start_seconds=0))
+        == "no rank gave a sign of life within 0.5 s"
+    )
 
 
 def test_a_watcher_that_was_itself_suspended_blames_nobody(ranks: Ranks) -> None:
