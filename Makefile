@@ -11,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 WANDB_MO
 	$(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slurm faults distributed check format clean
+.PHONY: help demo test test-slurm test-slurm-all faults distributed check format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,7 +27,11 @@ test: $(READY)  ## run the tests, the long matrices and Slurm excepted
 
 test-slurm: $(READY)  ## install Slurm if absent, start a private cluster, run the tests on it
 	tests/slurm/install.sh
-	POSTTRAIN_REQUIRE_SLURM=1 $(PYTEST) tests/slurm $(PYTEST_ARGS)
+	POSTTRAIN_REQUIRE_SLURM=1 $(PYTEST) tests/slurm -m "not slow" --durations=12 $(PYTEST_ARGS)
+
+test-slurm-all: $(READY)  ## the same with every kind of fault and distribution (long)
+	tests/slurm/install.sh
+	POSTTRAIN_REQUIRE_SLURM=1 $(PYTEST) tests/slurm -s $(PYTEST_ARGS)
 
 faults: $(READY)  ## kill training at every file event, resume, compare (long)
 	$(PYTEST) tests/faults -m slow $(PYTEST_ARGS)

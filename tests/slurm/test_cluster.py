@@ -88,6 +88,7 @@ def test_the_elements_of_an_array_are_found_by_their_index(slurm: SlurmCluster) 
     assert exit_codes == {"0": "0:0", "1": "1:0", "2": "2:0"}
 
 
+@pytest.mark.slow
 def test_a_job_that_requeues_itself_keeps_its_dependants_waiting(slurm: SlurmCluster) -> None:
     script = 'echo attempt ${SLURM_RESTART_COUNT:-0}; [ "$SLURM_RESTART_COUNT" ] && exit 0\n'
     job = slurm.submit(script + "scontrol requeue $SLURM_JOB_ID; exit 75")
@@ -97,6 +98,7 @@ def test_a_job_that_requeues_itself_keeps_its_dependants_waiting(slurm: SlurmClu
     assert re.findall("attempt .", slurm.output(job)) == ["attempt 0", "attempt 1"]
 
 
+@pytest.mark.slow
 def test_preemption_warns_the_batch_script_which_requeues_itself(slurm: SlurmCluster) -> None:
     script = """
         [ "$SLURM_RESTART_COUNT" ] && exit 0
@@ -110,6 +112,7 @@ def test_preemption_warns_the_batch_script_which_requeues_itself(slurm: SlurmClu
     assert slurm.wait_for(job, "COMPLETED")["Restarts"] == "1"
 
 
+@pytest.mark.slow
 def test_the_batch_script_is_warned_of_its_time_limit(slurm: SlurmCluster) -> None:
     # Slurm looks at the limits every 30 seconds and warns early rather than late.
     script = "trap 'echo warned; exit 0' USR1; sleep 300 & wait; exit 1"
@@ -118,6 +121,7 @@ def test_the_batch_script_is_warned_of_its_time_limit(slurm: SlurmCluster) -> No
     assert "warned" in slurm.output(job)
 
 
+@pytest.mark.slow
 def test_a_lost_node_requeues_its_job(slurm: SlurmCluster) -> None:
     script = '[ "$SLURM_RESTART_COUNT" ] || srun --ntasks=2 sh -c "echo started; sleep 300"'
     job = slurm.submit(script, "--nodes=2", "--ntasks=2")
@@ -131,6 +135,7 @@ def test_a_lost_node_requeues_its_job(slurm: SlurmCluster) -> None:
     slurm.wait_for(job, "COMPLETED")
 
 
+@pytest.mark.slow
 def test_a_node_whose_daemon_alone_died_keeps_its_steps(slurm: SlurmCluster) -> None:
     job = slurm.submit("srun --ntasks=2 sh -c 'echo started; sleep 4'", "--nodes=2", "--ntasks=2")
     poll(lambda: slurm.output(job).count("started") == 2, 30, "both tasks")

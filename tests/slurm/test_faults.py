@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from posttrain.stage.heartbeat import RankBeat
 
 SAVE_STEPS = 20  # as conf/recipe/long_sft.yaml says
 STRIKE_STEP = 30
-KINDS = ("ddp", "zero3", "fsdp2")
+Calm = Callable[[str], str]
 
 
 @dataclasses.dataclass
@@ -49,13 +50,17 @@ def start(smoke: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Callable
 
 
 @pytest.fixture(scope="module")
-def calm(start: Callable[..., Pipeline]) -> dict[str, str]:
-    """The digests of the models that uninterrupted runs make, by distribution."""
-    pipelines = {kind: start(f"calm-{kind}", f"distributed={kind}") for kind in KINDS}
-    for pipeline in pipelines.values():
+def calm(start: Callable[..., Pipeline]) -> Calm:
+    """The digest of the model that an uninterrupted run makes, by distribution."""
+
+    @cache
+    def digest(kind: str) -> str:
+        pipeline = start(f"calm-{kind}", f"distributed={kind}")
         pipeline.wait()
-    assert {kind: causes(pipeline) for kind, pipeline in pipelines.items()} == {kind: [Cause.DONE] for kind in KINDS}
-    return {kind: pipeline.manifest("sft").digest for kind, pipeline in pipelines.items()}
+        assert causes(pipeline) == [Cause.DONE]
+        return pipeline.manifest("sft").digest
+
+    return digest
 
 
 def kill_a_rank(storm: Storm) -> None:
@@ -79,12 +84,6 @@ def kill_a_rank_of_each_attempt(storm: Storm) -> None:
         os.kill(ranks[1].pid, signal.SIGKILL)
 
 
-def outlast_the_time_limit(storm: Storm) -> None:
-    """Stretch the run until Slurm warns it."""
-    with stretched(storm.pipeline.wait_for_step("sft", STRIKE_STEP)):
-        storm.struck = time.time()
-
-
 @contextmanager
 def stretched(ranks: list[RankBeat]) -> Iterator[None]:
     """Suspend ranks until they were asked to stop, so that a run of seconds does not end before Slurm asks."""
@@ -105,10 +104,6 @@ def is_pending(pid: int, number: int) -> bool:
 # A machine that is busy with other work may not even start within these times: then tries until it does.
 PATIENT = ["launcher.slurm.retries.without_progress=50", "launcher.slurm.retries.hung=50"]
 INDEPENDENT: dict[str, tuple[Callable[[Storm], None], list[str]]] = {
-    "time-limit": (
-        outlast_the_time_limit,
-        ["stages.sft.slurm.time_limit='2'", "launcher.slurm.signal_seconds=60", *PATIENT],
-    ),
     "rank-stopped": (stop_a_rank, ["distributed.timeout_seconds=40", *PATIENT]),
     "rank-killed": (kill_a_rank, ["stages.sft.with.optimizer.learning_rate=1e-3,3e-3"]),
     "crash-loop": (kill_a_rank_of_each_attempt, ["launcher.slurm.retries.without_progress=2"]),
@@ -116,7 +111,7 @@ INDEPENDENT: dict[str, tuple[Callable[[Storm], None], list[str]]] = {
 
 
 @pytest.fixture(scope="module")
-def storms(calm: dict[str, str], start: Callable[..., Pipeline]) -> Iterator[dict[str, Future[Storm]]]:
+def storms(start: Callable[..., Pipeline]) -> Iterator[dict[str, Future[Storm]]]:
     """What strikes one job alone, all at once, since most of it is waiting."""
 
     def weather(strike: Callable[[Storm], None], storm: Storm) -> Storm:
@@ -171,25 +166,31 @@ def figures(storm: Storm) -> str:
     )
 
 
-def test_a_killed_rank(storms: dict[str, Future[Storm]], calm: dict[str, str]) -> None:
+def test_a_killed_rank(storms: dict[str, Future[Storm]], calm: Calm) -> None:
     storm = storms["rank-killed"].result()
-    check(storm, calm["ddp"], Cause.PROCESS_LOST, SAVE_STEPS)
+    check(storm, calm("ddp"), Cause.PROCESS_LOST, SAVE_STEPS)
     other = dataclasses.replace(storm.pipeline, name="rank-killed-0")
     poll(lambda: not other.in_queue(), PATIENCE, "the other element of the array to end")
     assert causes(other) == [Cause.DONE]
 
 
-def test_a_rank_that_stands_still(storms: dict[str, Future[Storm]], calm: dict[str, str]) -> None:
+def test_a_rank_that_stands_still(storms: dict[str, Future[Storm]], calm: Calm) -> None:
     storm = storms["rank-stopped"].result()
-    check(storm, calm["ddp"], Cause.HUNG, SAVE_STEPS)
+    check(storm, calm("ddp"), Cause.HUNG, SAVE_STEPS)
     (named,) = [one for one in storm.pipeline.attempts("sft") if one.message.startswith("rank 1 (pid ")]
     assert ", stopped) stood still for 40 s (" in named.message
     folder = signs_of_life(storm.pipeline.run_directory.attempts("sft")[named.number - 1])
     assert all("most recent call first" in (folder / f"rank_{rank}.stack.txt").read_text() for rank in (0, 1))
 
 
-def test_the_time_limit(storms: dict[str, Future[Storm]], calm: dict[str, str]) -> None:
-    check(storms["time-limit"].result(), calm["ddp"], Cause.TIME_LIMIT, 0)
+@pytest.mark.slow
+def test_the_time_limit(start: Callable[..., Pipeline], calm: Calm) -> None:
+    limit = ["stages.sft.slurm.time_limit='2'", "launcher.slurm.signal_seconds=60"]
+    storm = Storm(start("time-limit", "distributed=ddp", *limit, *PATIENT))
+    with stretched(storm.pipeline.wait_for_step("sft", STRIKE_STEP)):  # until Slurm warns it
+        storm.struck = time.time()
+    storm.pipeline.wait()
+    check(storm, calm("ddp"), Cause.TIME_LIMIT, 0)
 
 
 def test_a_crash_loop_is_given_up(storms: dict[str, Future[Storm]]) -> None:
@@ -202,30 +203,31 @@ def test_a_crash_loop_is_given_up(storms: dict[str, Future[Storm]]) -> None:
     assert "2 attempts in a row ended at step 0, where they began" in first
 
 
-def test_preempted(start: Callable[..., Pipeline], calm: dict[str, str], slurm: SlurmCluster) -> None:
+@pytest.mark.parametrize("kinds", [("ddp",), pytest.param(("zero3", "fsdp2"), marks=pytest.mark.slow)])
+def test_preempted(kinds: tuple[str, ...], start: Callable[..., Pipeline], calm: Calm, slurm: SlurmCluster) -> None:
     """A job with more priority takes both nodes; every stage saves within the grace time and comes back.
 
     So does one whose batch script is not done with its setup.
     """
-    pipelines = {kind: start(f"preempted-{kind}", f"distributed={kind}") for kind in KINDS}
+    pipelines = {kind: start(f"preempted-{kind}", f"distributed={kind}") for kind in kinds}
     with ExitStack() as suspended:
         for pipeline in pipelines.values():
             suspended.enter_context(stretched(pipeline.wait_for_step("sft", STRIKE_STEP)))
-        early = start("preempted-early", "distributed=ddp", "launcher.slurm.setup=[sleep 20]")
+        early = start(f"preempted-early-{len(kinds)}", "distributed=ddp", "launcher.slurm.setup=[sleep 20]")
         slurm.wait_for(early.jobs()["sft"], "RUNNING")
         struck = time.time()
         urgent = slurm.submit("sleep 5", "--partition=urgent", "--nodes=2", "--exclusive")
     for kind, pipeline in pipelines.items():
         pipeline.wait()
-        check(Storm(pipeline, struck), calm[kind], Cause.PREEMPTED, 0)
+        check(Storm(pipeline, struck), calm(kind), Cause.PREEMPTED, 0)
     assert slurm.job(urgent)["JobState"] == "COMPLETED"
     early.wait()
     assert slurm.job(early.jobs()["sft"])["Restarts"] == "1"
-    assert (causes(early), early.manifest("sft").digest) == ([Cause.DONE], calm["ddp"])
+    assert (causes(early), early.manifest("sft").digest) == ([Cause.DONE], calm("ddp"))
 
 
-@pytest.mark.parametrize("node", ["node1", "node2"])
-def test_a_lost_node(node: str, start: Callable[..., Pipeline], calm: dict[str, str], slurm: SlurmCluster) -> None:
+@pytest.mark.parametrize("node", ["node1", pytest.param("node2", marks=pytest.mark.slow)])
+def test_a_lost_node(node: str, start: Callable[..., Pipeline], calm: Calm, slurm: SlurmCluster) -> None:
     """The first node of the job runs its driver, the second only a rank."""
     storm = Storm(start(f"lost-{node}", "distributed=ddp"))
     storm.pipeline.wait_for_step("sft", STRIKE_STEP)
@@ -234,4 +236,4 @@ def test_a_lost_node(node: str, start: Callable[..., Pipeline], calm: dict[str, 
     poll(lambda: slurm.nodes()[node].startswith("DOWN"), PATIENCE, f"{node} to be missed")
     slurm.start_node(node)
     storm.pipeline.wait()
-    check(storm, calm["ddp"], Cause.INTERRUPTED, SAVE_STEPS)
+    check(storm, calm("ddp"), Cause.INTERRUPTED, SAVE_STEPS)
