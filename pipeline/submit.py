@@ -51,6 +51,10 @@ class Submission:
     """The jobs of one or several pipelines; `plan` says what they are, `submit` hands them over."""
 
     def __init__(self, points: list[Point]) -> None:
+        """Raise UsageError where a stage asks for another number of processes than its job has."""
+        for point in points:
+            for stage in point.stages:
+                SlurmLauncher(point.config).distributed(stage)
         self.points = points
         self._variants = variants_of(points)
         self._planned: dict[int, Planned] = {}

@@ -12,6 +12,7 @@ from posttrain.pipeline.slurm_run import print_submission
 from posttrain.pipeline.submit import Planned, grouped
 from posttrain.pipeline.sweep import compose_sweep
 from posttrain.pipeline.variants import Point, Variant, variants_of
+from posttrain.stage.errors import UsageError
 
 SBATCH = re.compile(r"^# sbatch (.*?)\S+/slurm/(\w+)\.sbatch$", re.MULTILINE)
 DPO_ON = {"dpo", "evaluate_dpo", "report"}
@@ -116,3 +117,9 @@ def test_every_submitted_stage_of_the_graph_waits_for_its_parents(
     commands = SBATCH.findall(capsys.readouterr().out)
     found = {stage: set(re.findall(r"<r/(\w+)>", options)) for options, stage in commands}
     assert found == {stage.name: set(stage.inputs.values()) for stage in point.stages}
+
+
+def test_another_number_of_processes_than_the_job_has_is_said_before_anything_is_submitted(tmp_path: Path) -> None:
+    points = points_of(tmp_path, "distributed=ddp", "distributed.num_processes=3", "launcher.slurm.train.nodes=2")
+    with pytest.raises(UsageError, match=r"distributed\.num_processes: 3, but the job of base has 2 .*; leave it null"):
+        print_submission(points)
