@@ -37,8 +37,7 @@ class Command:
 
     def full_environment(self) -> dict[str, str]:
         """Return the environment of the process: ours without foreign launchers' traces, and the command's own."""
-        ours = {k: v for k, v in os.environ.items() if k not in NOT_INHERITED and not k.startswith("ACCELERATE_")}
-        return {**ours, **self.environment}
+        return {**inherited_environment(), **self.environment}
 
 
 class Launcher(Protocol):
@@ -99,6 +98,11 @@ class LocalLauncher:
     def _threads(self, stage: Stage, num_processes: int) -> int:
         at_once = self.max_on_device if stage.type.device else self.max_parallel
         return self.threads or max(1, len(os.sched_getaffinity(0)) // (at_once * num_processes))
+
+
+def inherited_environment() -> dict[str, str]:
+    """Return our own environment without what would make a stage believe that it is a rank of something else."""
+    return {k: v for k, v in os.environ.items() if k not in NOT_INHERITED and not k.startswith("ACCELERATE_")}
 
 
 def stage_environment(stage: Stage, threads: int, on_gpu: bool) -> dict[str, str]:

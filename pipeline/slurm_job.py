@@ -27,7 +27,7 @@ from posttrain.pipeline import slurm
 from posttrain.pipeline.attempts import Cause, Ledger, cause_of, newest_step, why_not_again
 from posttrain.pipeline.config import PipelineConfig
 from posttrain.pipeline.graph import Stage, build_graph
-from posttrain.pipeline.launch import NOT_INHERITED
+from posttrain.pipeline.launch import inherited_environment
 from posttrain.pipeline.resolve import Made, Resolver, committed
 from posttrain.pipeline.rundir import RunDirectory, signs_of_life
 from posttrain.pipeline.slurm_script import SlurmLauncher
@@ -143,8 +143,7 @@ class Driver:
                 self._srun.kill()
 
     def _environment(self, spec: StageSpec) -> dict[str, str]:
-        inherited = {k: v for k, v in os.environ.items() if k not in NOT_INHERITED and not k.startswith("ACCELERATE_")}
-        environment = {**inherited, **self.launcher.environment(self.stage)}
+        environment = {**inherited_environment(), **self.launcher.environment(self.stage)}
         if spec.distributed.num_processes > 1:
             environment |= {"MASTER_ADDR": slurm.first_node_address(), "MASTER_PORT": str(_free_port())}
         return environment

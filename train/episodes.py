@@ -75,14 +75,20 @@ def mini_batches(
     return batches
 
 
+def token_batch(episodes: Sequence[Episode], pad_token_id: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ``ids_BT`` of prompts and responses, the mask of all their tokens, and that of the responses' alone."""
+    ids_BT, mask_BT = pad_rows([[*e.prompt_ids, *e.response_ids] for e in episodes], pad_token_id)
+    prompts_B1 = torch.tensor([[len(e.prompt_ids)] for e in episodes])
+    chosen_BT = (torch.arange(ids_BT.shape[1]) >= prompts_B1) & mask_BT.bool()
+    return ids_BT, mask_BT, chosen_BT
+
+
 def collate_episodes(episodes: Sequence[Episode], pad_token_id: int, step_tokens: int) -> dict[str, Tensor]:
     """Return one micro-batch: ``input_ids_BT``, the mask of response tokens ``chosen_BT``, and their values ``_N``.
 
     ``step_tokens`` is the number of response tokens of the whole optimizer step, over all ranks.
     """
-    ids_BT, mask_BT = pad_rows([[*e.prompt_ids, *e.response_ids] for e in episodes], pad_token_id)
-    prompts_B1 = torch.tensor([[len(e.prompt_ids)] for e in episodes])
-    chosen_BT = (torch.arange(ids_BT.shape[1]) >= prompts_B1) & mask_BT.bool()
+    ids_BT, mask_BT, chosen_BT = token_batch(episodes, pad_token_id)
     per_token = {name: torch.from_numpy(np.concatenate([getattr(e, name) for e in episodes])) for name in _PER_TOKEN}
     return {
         "row": torch.tensor([e.row for e in episodes]),

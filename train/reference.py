@@ -20,7 +20,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from posttrain.data.chat import load_tokenizer
-from posttrain.sample.batching import pad_rows
+from posttrain.sample.batching import by_tokens, pad_rows
 from posttrain.sample.models import load_policy
 from posttrain.stage import heartbeat
 from posttrain.stage.entry import Context, StageResult, stage_main
@@ -52,13 +52,9 @@ def responses_of(groups: Dataset) -> list[Response]:
 
 def batches_by_tokens(responses: list[Response], batch_tokens: int) -> list[list[Response]]:
     """Return batches of similar length, longest first, each of at most ``batch_tokens`` padded tokens."""
-    batches: list[list[Response]] = []
-    for response in sorted(responses, key=lambda item: (-len(item.ids), item.id, item.index)):
-        if batches and len(batches[-1][0].ids) * (len(batches[-1]) + 1) <= batch_tokens:
-            batches[-1].append(response)
-        else:
-            batches.append([response])
-    return batches
+    ordered = sorted(responses, key=lambda item: (item.id, item.index))
+    batches = by_tokens([len(item.ids) for item in ordered], batch_tokens)
+    return [[ordered[row] for row in rows] for rows in batches]
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from posttrain.sample.batching import by_tokens, pad_rows
+from posttrain.sample.batching import by_tokens
 from posttrain.sample.sampler import Sampler
 from posttrain.sample.sampling import SamplingParams
 from posttrain.stage import heartbeat
@@ -29,7 +29,7 @@ from posttrain.train.actor_critic import ActorCritic, states_before
 from posttrain.train.advantage import generalised_advantages, whiten
 from posttrain.train.batching import EpochStream
 from posttrain.train.dataset import Row
-from posttrain.train.episodes import Episode, Floats, padded
+from posttrain.train.episodes import Episode, Floats, padded, token_batch
 from posttrain.train.losses import kl_estimates
 from posttrain.train.ppo_config import PpoConfig, RolloutConfig
 from posttrain.train.rewards import Answer, Rewards
@@ -197,9 +197,7 @@ def scoring_batches(
     """Yield episodes of similar length with ``ids_BT`` and the mask of their response tokens ``chosen_BT``."""
     for rows in by_tokens([episode.length for episode in episodes], limit):
         part = [episodes[row] for row in rows]
-        ids_BT, mask_BT = pad_rows([[*episode.prompt_ids, *episode.response_ids] for episode in part], pad_token_id)
-        prompts_B1 = torch.tensor([[len(episode.prompt_ids)] for episode in part])
-        chosen_BT = (torch.arange(ids_BT.shape[1]) >= prompts_B1) & mask_BT.bool()
+        ids_BT, _, chosen_BT = token_batch(part, pad_token_id)
         heartbeat.pulse()
         yield part, ids_BT.to(device), chosen_BT.to(device)
 
