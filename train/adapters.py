@@ -24,7 +24,7 @@ def make_trainable(
     """
     if isinstance(model, PeftModel):
         if config.kind == "full":
-            return model.merge_and_unload().requires_grad_(True)  # the adapter had frozen it
+            return merged(model)
         rank = model.peft_config["default"].r
         if rank != config.rank:
             raise UsageError(
@@ -44,6 +44,11 @@ def _in_backbone_dtype(model: PeftModel) -> PeftModel:
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
     return model
+
+
+def merged(model: Any) -> Any:
+    """Return a model with its adapter, if any, merged into weights that can be trained: the adapter had frozen them."""
+    return model.merge_and_unload().requires_grad_(True) if isinstance(model, PeftModel) else model
 
 
 def lora_config(config: AdapterConfig, classifier: bool) -> LoraConfig:

@@ -15,7 +15,7 @@ from posttrain.sample.models import load_policy, load_reward_model
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError
 from posttrain.train.actor_critic import ActorCritic, Critic, critic_from_reward_model, fresh_head
-from posttrain.train.adapters import make_trainable, weights_dtype, without_attention_dropout
+from posttrain.train.adapters import make_trainable, merged, weights_dtype, without_attention_dropout
 from posttrain.train.arguments import training_arguments
 from posttrain.train.dataset import Row, read_prompts, require_tokens
 from posttrain.train.fit import fit, save_model
@@ -103,14 +103,9 @@ def actor_critic(config: PpoConfig, context: Context) -> ActorCritic:
         return ActorCritic(policy, Critic(None, fresh_head(policy)))
     if config.critic.kind == "policy":
         copy = without_dropout(load_policy(source, "float32", config.attention))
-        merged = copy.merge_and_unload() if hasattr(copy, "peft_config") else copy
-        return ActorCritic(policy, Critic(backbone_and_head(merged)[0], fresh_head(policy)))
-    reward_model = without_dropout(_merged(load_reward_model(context.inputs["reward"])))
+        return ActorCritic(policy, Critic(backbone_and_head(merged(copy))[0], fresh_head(policy)))
+    reward_model = without_dropout(merged(load_reward_model(context.inputs["reward"])))
     return ActorCritic(policy, critic_from_reward_model(reward_model))
-
-
-def _merged(model: Any) -> Any:
-    return model.merge_and_unload() if hasattr(model, "peft_config") else model
 
 
 def without_dropout(model: Any) -> Any:

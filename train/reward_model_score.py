@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -25,6 +24,7 @@ from posttrain.sample.batching import by_tokens, pad_rows
 from posttrain.sample.models import load_reward_model
 from posttrain.stage import heartbeat
 from posttrain.stage.errors import UsageError
+from posttrain.train.adapters import merged
 from posttrain.train.rewards import Answer
 
 
@@ -41,8 +41,7 @@ class RewardModelScore:
     ) -> None:
         self.tokenizer = reward_tokenizer(directory)
         model = load_reward_model(directory)
-        merged: Any = model.merge_and_unload() if hasattr(model, "peft_config") else model
-        self.model = merged.to(device).eval().requires_grad_(False)
+        self.model = merged(model).to(device).eval().requires_grad_(False)
         self.device = device
         self.scoring_tokens = scoring_tokens
         config = model.config
