@@ -8,7 +8,7 @@ published datasets carry many (labels, scores, annotator ids), and refusing them
 |---------------------|----------------------------------------------|------------------------------|
 | `oasst`             | message_id, parent_id, role, text            | demonstrations, comparisons  |
 | `oasst_ranked`      | messages, ranked [, ranks, lang]             | comparisons                  |
-| `ranked`            | prompt, responses, ranks                     | comparisons                  |
+| `ranked`            | prompt, responses, ranks [, ended]           | comparisons                  |
 | `verdicts`          | prompt, outputs [, lang]                     | comparisons                  |
 | `hh`                | chosen, rejected (transcripts)               | comparisons                  |
 | `preference`        | chosen, rejected [, prompt]                  | comparisons                  |
@@ -118,7 +118,7 @@ _ALL = (
     Adapter(
         "oasst_ranked", _columns("messages ranked"), {"comparison": comparisons.oasst_ranked}, _columns("ranks lang")
     ),
-    Adapter("ranked", _columns("prompt responses ranks"), {"comparison": comparisons.ranked}),
+    Adapter("ranked", _columns("prompt responses ranks"), {"comparison": comparisons.ranked}, _columns("ended")),
     Adapter("verdicts", _columns("prompt outputs"), {"comparison": comparisons.verdicts}, _columns("lang")),
     Adapter(
         "hh",

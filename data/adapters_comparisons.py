@@ -79,12 +79,18 @@ def _transcript(text: str, where: str) -> Messages:
 
 
 def ranked(row: Values) -> Payload:
-    """``prompt, responses, ranks``: K texts and their ranks; 1 is best, equal ranks are ties."""
-    return {
+    """``prompt, responses, ranks``: K texts and their ranks; 1 is best, equal ranks are ties.
+
+    A column ``ended`` says of each response whether it came to its end; one that was cut is not trained to end there.
+    """
+    payload: Payload = {
         "prompt": prompt_messages(row["prompt"], "prompt"),
         "responses": _texts(row["responses"], "responses"),
         "ranks": _ranks(row["ranks"], "ranks"),
     }
+    if row.get("ended") is not None:
+        payload["ended"] = _verdicts(row["ended"], "ended")
+    return payload
 
 
 def oasst_ranked(row: Values) -> Payload:
@@ -116,11 +122,9 @@ def verdicts(row: Values) -> Payload:
         where = f"outputs[{index}]"
         if not isinstance(output, dict) or not {"response", "follow_list"} <= output.keys():
             raise RowError(f"{where} {show(output)}: must be an object with response and follow_list")
-        response, kept = output["response"], output["follow_list"]
-        if not isinstance(kept, list) or not all(type(verdict) is bool for verdict in kept):
-            raise RowError(f"{where}.follow_list {show(kept)}: must be a list of true and false")
+        response = output["response"]
         responses.append("" if response is None else any_text(response, f"{where}.response"))
-        followed.append(sum(kept))
+        followed.append(sum(_verdicts(output["follow_list"], f"{where}.follow_list")))
     payload: Payload = {
         "prompt": prompt_messages(row["prompt"], "prompt"),
         "responses": responses,
@@ -140,4 +144,10 @@ def _texts(value: Any, where: str) -> list[str]:
 def _ranks(value: Any, where: str) -> list[int]:
     if not isinstance(value, list) or not all(type(item) is int for item in value):
         raise RowError(f"{where} {show(value)}: must be a list of whole numbers, one per response")
+    return value
+
+
+def _verdicts(value: Any, where: str) -> list[bool]:
+    if not isinstance(value, list) or not all(type(item) is bool for item in value):
+        raise RowError(f"{where} {show(value)}: must be a list of true and false")
     return value

@@ -34,9 +34,13 @@ _GENERATION_MARKER = re.compile(r"{%-?\s*generation\s*-?%}")
 _PROBE = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "World"}]
 
 
-def chatml_template(begins_with_bos: bool) -> str:
-    """Return our ChatML template, which marks what the assistant says; some models want BOS before everything."""
-    template = resources.files("posttrain.conf").joinpath("chat/chatml.jinja").read_text(encoding="utf-8")
+TEMPLATES = {"chatml": "chat/chatml.jinja", "verbatim": "chat/verbatim.jinja"}
+"""Our templates: ChatML, and running text for models that continue what they read; both mark the assistant's part."""
+
+
+def named_template(name: str, begins_with_bos: bool) -> str:
+    """Return a template of ours; some models want BOS before everything."""
+    template = resources.files("posttrain.conf").joinpath(TEMPLATES[name]).read_text(encoding="utf-8")
     return "{{- bos_token -}}\n" + template if begins_with_bos else template
 
 
@@ -53,17 +57,17 @@ def prepare_tokenizer(
 ) -> None:
     """Give a tokenizer, in place, what training needs: a chat template, a padding token and an end of turn.
 
-    ``template`` is Jinja text, or ``chatml`` for ours; None keeps the tokenizer's own, or takes ours where it has none.
-    Our template brings its markers and its end of turn along. Tokens that the vocabulary lacks are added to it.
+    ``template`` is Jinja text, or the name of one of ours; None keeps the tokenizer's own, or takes ``chatml`` where
+    it has none. ChatML brings its markers and its end of turn along; ``verbatim`` ends a response with the model's own
+    EOS. Tokens that the vocabulary lacks are added to it.
     """
-    if template is None and tokenizer.chat_template:
-        template = tokenizer.get_chat_template()
-    elif template is None or template == "chatml":
-        template = chatml_template(adds_bos(tokenizer))
+    if template is None:
+        template = tokenizer.get_chat_template() if tokenizer.chat_template else "chatml"
+    if template == "chatml":
         eos_token = eos_token or CHATML_END
         markers = [AddedToken(token, special=True, normalized=False) for token in (CHATML_START, CHATML_END)]
         tokenizer.add_tokens(markers, special_tokens=True)
-    tokenizer.chat_template = template
+    tokenizer.chat_template = named_template(template, adds_bos(tokenizer)) if template in TEMPLATES else template
     named = {"eos_token": eos_token, "pad_token": pad_token}
     tokenizer.add_special_tokens({name: token for name, token in named.items() if token is not None})
 
@@ -205,6 +209,17 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> li
         return []
     ids = dict(zip(unique, tokenizer(unique, add_special_tokens=False, verbose=False).input_ids, strict=True))
     return [ids[text] for text in texts]
+
+
+def response_text(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], response: Sequence[int]) -> str:
+    """Return the text of sampled tokens as it stands behind that of their prompt, without special tokens.
+
+    Decoded by themselves they may lose a space at their beginning, which a tokenizer of SentencePiece's kind takes for
+    the one that it puts before every text.
+    """
+    before, whole = (tokenizer.decode(ids, skip_special_tokens=True) for ids in (prompt, [*prompt, *response]))
+    text: str = whole[len(before) :]
+    return text
 
 
 def encode_pieces(

@@ -74,6 +74,15 @@ class DemoConfig:
 
 
 @schema
+class OpeningsConfig:
+    """Openings of children's stories for a model to continue, half of them sad; no two tell of the same thing."""
+
+    num_prompts: int = Field(default=1000, ge=2)
+    num_items: int = Field(default=200, ge=2)
+    """Held-out openings, of things that no other one tells of."""
+
+
+@schema
 class SourceConfig:
     """One source of records. Give exactly one of `path`, `file` and `dataset`.
 

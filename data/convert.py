@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -46,10 +45,10 @@ class RecordMaker:
         if isinstance(payload, Drop):
             return payload
         if self.record_type == "comparison":
-            group = clean_group(payload["responses"], payload["ranks"])
+            group = clean_group(payload)
             if isinstance(group, Drop):
                 return group
-            payload["responses"], payload["ranks"], removed = group
+            payload, removed = group
             self.responses_removed.update(removed)
         return self._validated(payload | self._provenance(unit.values, payload))
 
@@ -90,30 +89,35 @@ def own_id(row: Values) -> str | None:
     return str(value) if type(value) is int else checked_text(value, "id")
 
 
-def clean_group(responses: Sequence[str], ranks: Sequence[int]) -> tuple[list[str], list[int], Counter[str]] | Drop:
-    """Return responses and ranks without empty and repeated responses, and how many of either were removed.
+def clean_group(payload: Payload) -> tuple[Payload, Counter[str]] | Drop:
+    """Return a comparison without empty and repeated responses, and how many of either were removed.
 
     Of a repeated response (equal in NFC but for surrounding space) the first stays, with the best of its ranks. The
     group drops when fewer than two responses are left, or when all ranks are equal.
     """
-    if len(responses) != len(ranks):
-        raise RowError(f"{len(responses)} responses but {len(ranks)} ranks; give one rank each")
-    best: dict[str, tuple[str, int]] = {}
+    responses, given = payload["responses"], payload["ranks"]
+    for name in ("ranks", "ended"):
+        if name in payload and len(payload[name]) != len(responses):
+            raise RowError(f"{len(responses)} responses but {len(payload[name])} {name}; give one each")
+    places: dict[str, int] = {}
+    best: dict[str, int] = {}
     removed: Counter[str] = Counter()
-    for response, rank in zip(responses, ranks, strict=True):
+    for place, (response, rank) in enumerate(zip(responses, given, strict=True)):
         text = nfc(response).strip()
         if not text:
             removed["empty"] += 1
-        elif text in best:
-            removed["repeated"] += 1
-            best[text] = (best[text][0], min(best[text][1], rank))
-        else:
-            best[text] = (response, rank)
+            continue
+        removed["repeated"] += text in places
+        places.setdefault(text, place)
+        best[text] = min(best.get(text, rank), rank)
     if len(best) < 2:
         return Drop("identical_responses" if removed["repeated"] else "empty_response")
-    if len({rank for _, rank in best.values()}) == 1:
+    if len(set(best.values())) == 1:
         return Drop("all_tied")
-    return [response for response, _ in best.values()], [rank for _, rank in best.values()], removed
+    kept = {
+        name: [payload[name][place] for place in places.values()] for name in ("responses", "ended") if name in payload
+    }
+    return payload | kept | {"ranks": list(best.values())}, +removed
 
 
 def explain(error: ValidationError) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 from posttrain.data.config import AnnotatorConfig, DemoConfig
 from posttrain.data.demo_families import FAMILIES, Problem
 from posttrain.data.demo_words import LEXICONS
-from posttrain.data.scorers import preference_score
+from posttrain.data.scorers import preference_score, ranks
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError
 
@@ -209,11 +209,6 @@ def annotated(response: str, problem: Problem, annotator: AnnotatorConfig, rng: 
     """Return the true preference as an annotator sees it: with noise, and a bias for length."""
     noise = rng.gauss(0.0, annotator.noise)
     return true_preference(response, problem) + noise + annotator.length_bias * len(response.split())
-
-
-def ranks(scores: list[float]) -> list[int]:
-    """Return the rank of each score: 1 for the highest, equal ranks for equal scores."""
-    return [1 + sum(other > score for other in scores) for score in scores]
 
 
 def _comparison(problem: Problem, responses: list[str], scores: list[float], annotator: str) -> Row:

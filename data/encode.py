@@ -134,7 +134,8 @@ def encode_comparisons(
 ) -> list[Outcome]:
     """Return one outcome per comparison, in order.
 
-    Rows hold `prompt_ids`, `responses_ids` and `ranks`. Raises UsageError, naming the row, as the policies ask.
+    Rows hold `prompt_ids`, `responses_ids` and `ranks`; a response ends with EOS unless the record says that it was
+    cut. Raises UsageError, naming the row, as the policies ask.
     """
     forged = hold_control_tokens(tokenizer, records, on_control_tokens)
     rendered: list[tuple[str, int]] = []
@@ -148,7 +149,9 @@ def encode_comparisons(
             outcomes.append(Outcome(reason="control_token"))
             continue
         own = [next(pieces) for _ in record.responses]
-        responses = [up_to_eos(response, tokenizer.eos_token_id) for _, response in own]
+        endings = record.ended or [True] * len(own)
+        whole = [up_to_eos(response, tokenizer.eos_token_id) for _, response in own]
+        responses = [ids if ended else ids[:-1] for ids, ended in zip(whole, endings, strict=True)]
         outcomes.append(_fit_comparison(record, own[0][0], responses, max_length, overlong))
     return outcomes
 

@@ -56,11 +56,15 @@ class Comparison(Record):
     responses: Annotated[list[str], Field(min_length=2)]
     ranks: list[int]
     annotator: str = "unknown"
+    ended: list[bool] | None = None
+    """Whether each response came to its end, rather than being cut at a limit; None where all did."""
 
     @model_validator(mode="after")
     def _one_rank_each(self) -> Comparison:
         if len(self.ranks) != len(self.responses):
             raise ValueError(f"{len(self.responses)} responses but {len(self.ranks)} ranks; give one rank each")
+        if self.ended is not None and len(self.ended) != len(self.responses):
+            raise ValueError(f"{len(self.responses)} responses but {len(self.ended)} values of ended; give one each")
         if min(self.ranks) < 1:
             raise ValueError(f"rank {min(self.ranks)}; ranks start at 1, the best")
         return self
@@ -101,6 +105,7 @@ _PAYLOAD: dict[type[Record], list[tuple[str, pa.DataType]]] = {
         ("responses", pa.list_(pa.string())),
         ("ranks", pa.list_(pa.int32())),
         ("annotator", pa.string()),
+        ("ended", pa.list_(pa.bool_())),
     ],
     Prompt: [("prompt", _MESSAGES), ("reference", pa.string())],
     EvaluationItem: [

@@ -1,7 +1,7 @@
 """Scorers of evaluation items: is a response right? Each takes (response, reference) and returns a value in [0, 1].
 
 Scorers read the answer out of a response and pass over its manner: "Sure! The answer is 12." is right for ``12``. Only
-constraints are about the manner.
+constraints are about the manner. Those of `RATINGS` call nothing right: they rate, each on a scale of its own.
 
     scorer      reference                           right when
     exact       a text                              the response is that text, but for case, punctuation and spacing
@@ -13,23 +13,28 @@ constraints are about the manner.
     abstain     I don't know|other|other            it abstains in that language and names none of the others
     refusal     I can't help with that|other|other  it refuses in that language and names none of the others
     constraints a JSON list of instructions         it keeps them all; the value is the share that it keeps
+    sentiment   any text, which is not looked at    a rating: how glad its words are, in [−1, 1]
 
 The part after the first ``|`` may be absent.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
 from posttrain.data.constraints import parse_constraints, share_followed
-from posttrain.stage.errors import UsageError, did_you_mean
+from posttrain.stage.errors import PosttrainError, UsageError, did_you_mean
 
 Scorer = Callable[[str, str], float]
+ScoringFunction = Callable[[list[dict[str, str]], str, str | None], float]
+"""A function of prompt (messages), response and reference, as users write them."""
 
 ABSTENTIONS = {
     "en": ("I don't know", "I do not know", "The text does not say"),
@@ -173,6 +178,25 @@ def named_spans(response: str, spans: Iterable[str]) -> set[str]:
     return set(re.findall(rf"(?<!\w)(?:{'|'.join(map(re.escape, wanted))})(?!\w)", normalise(response)))
 
 
+def sentiment(response: str, reference: str) -> float:
+    """Return VADER's compound score of the response (Hutto & Gilbert 2014), from −1 for the worst words to 1.
+
+    Words outside its lexicon count nothing; a response of such words alone has 0. Raises UsageError when
+    vaderSentiment is not installed.
+    """
+    return float(_vader().polarity_scores(response)["compound"])
+
+
+@functools.cache
+def _vader() -> Any:
+    try:
+        from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+    except ImportError:
+        fix = "pip install 'posttrain[sentiment]'"
+        raise UsageError(f"scorer 'sentiment': vaderSentiment is not installed; {fix}") from None
+    return SentimentIntensityAnalyzer()
+
+
 SCORERS: dict[str, Scorer] = {
     "exact": exact,
     "number": number,
@@ -183,17 +207,27 @@ SCORERS: dict[str, Scorer] = {
     "abstain": abstain,
     "refusal": refusal,
     "constraints": share_followed,
+    "sentiment": sentiment,
 }
+RATINGS = frozenset({"sentiment"})
+"""Scorers that rate the response alone: they need no reference, and their values are no shares of right answers."""
 
 
 def score(name: str, response: str, reference: str) -> float:
-    """Return how right a response is, in [0, 1], by the scorer of that name.
+    """Return how right a response is, in [0, 1], or its rating, by the scorer of that name.
 
-    Raises UsageError when there is no such scorer.
+    Raises UsageError as `require_scorer` does.
     """
+    require_scorer(name)
+    return SCORERS[name](response, reference)
+
+
+def require_scorer(name: str) -> None:
+    """Raise UsageError when there is no scorer of that name, or what it needs is not installed."""
     if name not in SCORERS:
         raise UsageError(f"scorer {name!r}: unknown; use one of {', '.join(SCORERS)}{did_you_mean(name, SCORERS)}")
-    return SCORERS[name](response, reference)
+    if name == "sentiment":
+        _vader()
 
 
 def check_reference(name: str, reference: str) -> None:
@@ -215,3 +249,29 @@ def preference_score(response: str, reference: str, scorer: str, ideal: str) -> 
     exclaims = "!" in response and "!" not in ideal
     correct = score(scorer, response, reference)
     return correct - min(MOST_VERBOSITY_PENALTY, WORD_PENALTY * excess) - STYLE_PENALTY * exclaims
+
+
+def ranks(scores: Sequence[float]) -> list[int]:
+    """Return the rank of each score: 1 for the highest, equal ranks for equal scores."""
+    return [1 + sum(other > score for other in scores) for score in scores]
+
+
+def scoring_function(path: str, where: str) -> ScoringFunction:
+    """Return a user's function, ``package.module:function``; ``where`` is the knob that names it.
+
+    Raises UsageError when there is none, and the function itself PosttrainError when it does not return a number.
+    """
+    module, _, name = path.partition(":")
+    try:
+        function: Any = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"{where}: {path!r}: {error}; give package.module:function") from None
+
+    def checked(messages: list[dict[str, str]], response: str, reference: str | None) -> float:
+        value = function(messages, response, reference)
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            raise PosttrainError(f"{where}: {path} returned {value!r}; return a number") from None
+
+    return checked

@@ -21,7 +21,7 @@ from posttrain.data.records import EvaluationItem, message_dicts
 from posttrain.data.scorers import preference_score, score
 from posttrain.evaluate import selection_plots
 from posttrain.evaluate.config import BestOfNConfig
-from posttrain.evaluate.inputs import read_evaluation_items
+from posttrain.evaluate.inputs import read_evaluation_items, require_right_and_wrong
 from posttrain.evaluate.policy import split_by_length, take_evenly
 from posttrain.evaluate.selection import SELECTORS, SampledItem, calibration_figures, curve_figures
 from posttrain.sample.answers import extractor
@@ -45,6 +45,7 @@ def run(config: BestOfNConfig, context: Context) -> StageResult:
     if tokenizer_digest(tokenizer) != tokenizer_digest(load_tokenizer(context.inputs["reward_model"])):
         raise UsageError("evaluate.best_of_n: model and reward_model differ in tokenizer; train both from one base")
     items = take_evenly(read_evaluation_items(context.inputs["items"]), config.max_items)
+    require_right_and_wrong(items, "evaluate.best_of_n")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_policy(context.inputs["model"], config.dtype).eval().to(device)
     items, too_long = split_by_length(model, tokenizer, items, config.max_new_tokens)

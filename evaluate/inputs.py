@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from posttrain.data.records import SPLITS, EvaluationItem, dataset_type, read_records
-from posttrain.data.scorers import SCORERS
-from posttrain.stage.errors import UsageError, did_you_mean
+from posttrain.data.scorers import RATINGS, require_scorer
+from posttrain.stage.errors import UsageError
 
 
 def read_heldout_tokens(directory: Path, record_type: str, template_sha256: str) -> list[dict[str, Any]]:
@@ -36,7 +37,7 @@ def read_heldout_tokens(directory: Path, record_type: str, template_sha256: str)
 def read_evaluation_items(directory: Path) -> list[EvaluationItem]:
     """Return the held-out evaluation items of a dataset, or all of them when none is held out.
 
-    Raises UsageError when the dataset holds other records or nothing, or an item names an unknown scorer.
+    Raises UsageError when the dataset holds other records or nothing, or an item names a scorer that cannot be used.
     """
     record_type = dataset_type(directory)
     if record_type is not EvaluationItem:
@@ -47,8 +48,18 @@ def read_evaluation_items(directory: Path) -> list[EvaluationItem]:
     if not items:
         raise UsageError(f"{directory.name}: no evaluation items; look at its accounting.json for where they went")
     for item in items:
-        if item.scorer not in SCORERS:
-            known = ", ".join(SCORERS)
-            hint = did_you_mean(item.scorer, SCORERS)
-            raise UsageError(f"{directory.name}: item {item.id}: no scorer {item.scorer!r}; use one of {known}{hint}")
+        try:
+            require_scorer(item.scorer)
+        except UsageError as error:
+            raise UsageError(f"{directory.name}: item {item.id}: {error}") from None
     return items
+
+
+def require_right_and_wrong(items: Iterable[EvaluationItem], where: str) -> None:
+    """Raise UsageError, naming the stage ``where``, for an item whose scorer only rates and calls nothing right."""
+    for item in items:
+        if item.scorer in RATINGS:
+            raise UsageError(
+                f"{where}: item {item.id}: {item.scorer} rates responses and calls none right, so there is no share "
+                "of right ones; use evaluate.drift, which takes means"
+            )

@@ -19,7 +19,7 @@ from posttrain.data.records import EvaluationItem, Message, message_dicts
 from posttrain.data.scorers import preference_score, score
 from posttrain.evaluate.config import PolicyEvaluationConfig
 from posttrain.evaluate.heldout import row_losses, summarise_losses
-from posttrain.evaluate.inputs import read_evaluation_items, read_heldout_tokens
+from posttrain.evaluate.inputs import read_evaluation_items, read_heldout_tokens, require_right_and_wrong
 from posttrain.evaluate.item_scores import ScoredItem, summarise_items, write_items
 from posttrain.sample.generate import Response, encode_prompts, generate
 from posttrain.sample.models import load_policy
@@ -39,6 +39,7 @@ def run(config: PolicyEvaluationConfig, context: Context) -> StageResult:
     tokenizer = load_tokenizer(directory)
     rows = read_heldout_tokens(data, "demonstration", template_digest(tokenizer)) if data is not None else []
     items = take_evenly(read_evaluation_items(items_from), config.max_items) if items_from is not None else []
+    require_right_and_wrong(items, "evaluate.policy")
     log.info("%d held-out rows, %d items, %d new tokens at most", len(rows), len(items), config.max_new_tokens)
 
     model = load_policy(directory, config.dtype).eval().to("cuda" if torch.cuda.is_available() else "cpu")

@@ -74,6 +74,8 @@ class SlurmConfig:
 
     data: SlurmResources = Field(default_factory=SlurmResources)
     """For the stages of `data/`: no accelerator."""
+    sample: SlurmResources = Field(default_factory=SlurmResources)
+    """For the stages of `sample/`: one process."""
     train: SlurmResources = Field(default_factory=SlurmResources)
     """For the stages of `train/`; `train.base`, and a stage with ``distributed: single``, take one process of it."""
     evaluate: SlurmResources = Field(default_factory=SlurmResources)

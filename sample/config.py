@@ -1,12 +1,14 @@
-"""Knobs of sampling; `conf/sampling/` has presets of them."""
+"""Knobs of sampling, of which `conf/sampling/` has presets, and of the stage that ranks samples."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from posttrain.sample.sampling import SamplingParams
 from posttrain.stage.errors import UsageError
-from posttrain.stage.schema import schema
+from posttrain.stage.schema import schema, speed
 
 
 @schema
@@ -56,3 +58,28 @@ def sampling_params(config: SamplingConfig, seed: int) -> SamplingParams:
         num_beams=config.num_beams,
         length_penalty=config.length_penalty,
     )
+
+
+@schema
+class RankConfig:
+    """Comparisons of a model's own responses: several samples of each prompt, ranked by a score."""
+
+    num_samples: int = Field(default=4, ge=2)
+    """Responses to each prompt."""
+    max_new_tokens: int = Field(default=256, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    scorer: str | None = None
+    """One of `posttrain.data.scorers`; None is the prompt's own."""
+    function: str | None = None
+    """Instead of a scorer: ``package.module:function``; it gets prompt (messages), response and reference, and returns
+    a number."""
+    batch_size: int = speed(128, ge=1)
+    """Samples that run at once."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    @model_validator(mode="after")
+    def _one_judge(self) -> RankConfig:
+        if self.scorer is not None and self.function is not None:
+            raise ValueError(f"scorer={self.scorer} and function={self.function}: give one of them")
+        return self

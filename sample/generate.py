@@ -1,4 +1,4 @@
-"""Greedy responses to prompts."""
+"""Responses to many prompts: greedy ones, and several samples each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from posttrain.data.chat import Messages, encode_texts, render_prompt
 from posttrain.sample.batching import by_length
 from posttrain.sample.sampler import Sampler
-from posttrain.sample.sampling import SamplingParams
+from posttrain.sample.sampling import Sample, SamplingParams
 from posttrain.stage.progress import track
 
 CHUNK_BATCHES = 8
@@ -53,3 +53,16 @@ def generate(
             zip(rows, (Response(one.text, one.finish_reason == "stop") for (one,) in samples), strict=True)
         )
     return [responses[row] for row in range(len(ids))]
+
+
+def sample_prompts(
+    sampler: Sampler, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]
+) -> list[list[Sample]]:
+    """Return the samples of each prompt, whose parameters have its place in ``params``, and show how far it got."""
+    most = max((request.num_samples for request in params), default=1)
+    chunk = max(1, CHUNK_BATCHES * sampler.max_batch_size // most)
+    samples: dict[int, list[Sample]] = {}
+    for rows in track(by_length(prompts, chunk), len(prompts), "sample"):
+        own = sampler.generate([prompts[row] for row in rows], [params[row] for row in rows])
+        samples.update(zip(rows, own, strict=True))
+    return [samples[row] for row in range(len(prompts))]

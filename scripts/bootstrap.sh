@@ -59,12 +59,12 @@ rm -f .venv/ready
 if command -v uv >/dev/null; then
     pass_pip_settings_to_uv
     uv venv --quiet --allow-existing --python "$python" .venv
-    uv pip install --python .venv/bin/python --constraint constraints.txt --editable '.[deepspeed,dev,serve]'
+    uv pip install --python .venv/bin/python --constraint constraints.txt --editable '.[deepspeed,dev,sentiment,serve]'
 else
     "$python" -m venv .venv || {
         echo "error: $python cannot make a virtual environment; install its venv module (python3-venv) or uv" >&2
         exit 2
     }
-    .venv/bin/python -m pip install --constraint constraints.txt --editable '.[deepspeed,dev,serve]'
+    .venv/bin/python -m pip install --constraint constraints.txt --editable '.[deepspeed,dev,sentiment,serve]'
 fi
 touch .venv/ready

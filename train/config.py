@@ -44,8 +44,11 @@ class BaseConfig:
     revision: str | None = None
     architecture: ArchitectureConfig | None = None
     """Give this instead of a path to start from random weights."""
-    chat_template: Literal["chatml"] | None = None
-    """Our template; None keeps the model's own, or uses ours where it has none."""
+    chat_template: Literal["chatml", "verbatim"] | None = None
+    """One of ours; None keeps the model's own, or takes chatml where it has none.
+
+    ``verbatim`` puts contents one behind the other, for models that continue running text; EOS ends a response.
+    """
     chat_template_file: str | None = external()
     """A .jinja file with a template of your own."""
     pad_token: str | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -12,10 +11,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.data.scorers import SCORERS, check_reference, score
+from posttrain.data.scorers import RATINGS, SCORERS, check_reference, require_scorer, score, scoring_function
 from posttrain.sample.grounding import grounded_share
 from posttrain.sample.json_schema import Validator
-from posttrain.stage.errors import PosttrainError, UsageError, did_you_mean
+from posttrain.stage.errors import UsageError, did_you_mean
 from posttrain.train.dataset import Row
 from posttrain.train.ppo_config import RewardTerm
 from posttrain.train.reward_model_score import RewardModelScore
@@ -57,13 +56,14 @@ def require_references(terms: Sequence[RewardTerm], prompts: Iterable[Row], wher
         for number, term in judging:
             path = f"{where}.rewards.{number}"
             scorer = _scorer_of(term, prompt["scorer"])
-            if scorer is None or prompt["reference"] is None:
+            if scorer is None or (prompt["reference"] is None and scorer not in RATINGS):
                 raise UsageError(
                     f"{path}: prompt {prompt['id']} has no {'scorer' if scorer is None else 'reference'}; use "
                     "evaluation records as prompts, or name a scorer and give references"
                 )
             try:
-                check_reference(scorer, prompt["reference"])
+                require_scorer(scorer)
+                check_reference(scorer, prompt["reference"] or "")
             except UsageError as error:
                 raise UsageError(f"{path}: prompt {prompt['id']}: {error}") from None
 
@@ -78,8 +78,8 @@ def _scorer(term: RewardTerm, path: str) -> Reward:
 
     def one(answer: Answer) -> float:
         scorer = _scorer_of(term, answer.scorer)
-        assert scorer is not None and answer.reference is not None  # see require_references
-        return score(scorer, answer.text, answer.reference)
+        assert scorer is not None  # see require_references
+        return score(scorer, answer.text, answer.reference or "")
 
     return _each(one)
 
@@ -126,20 +126,8 @@ def _no_number(text: str) -> None:
 
 def _python(term: RewardTerm, path: str) -> Reward:
     assert term.function is not None
-    module, _, name = term.function.partition(":")
-    try:
-        function: Any = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"{path}.function: {term.function!r}: {error}; give package.module:function") from None
-
-    def one(answer: Answer) -> float:
-        value = function(answer.messages, answer.text, answer.reference)
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            raise PosttrainError(f"{path}.function: {term.function} returned {value!r}; return a number") from None
-
-    return _each(one)
+    function = scoring_function(term.function, f"{path}.function")
+    return _each(lambda answer: function(answer.messages, answer.text, answer.reference))
 
 
 def _grounding(term: RewardTerm, path: str) -> Reward:

@@ -18,6 +18,7 @@ from posttrain.data.chat import (
     render,
     render_prompt,
     response_start,
+    response_text,
     template_digest,
     tokenizer_digest,
 )
@@ -99,6 +100,32 @@ def test_a_response_follows_exactly_the_prompt_of_generation(name: str, response
     assert tokenizer.eos_token_id in answer
     if name != "stories260k":  # its normaliser adds a space after every special token
         assert tokenizer.decode(answer) == f"{response}<|im_end|>\n"
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("response", [" He cried.", "\nThe end", " 🙂"])
+def test_verbatim_is_running_text_that_a_response_continues(name: str, response: str) -> None:
+    tokenizer = raw_tokenizer(name, **({} if name == "trained" else {"eos_token": "<|endoftext|>"}))
+    size = len(tokenizer)
+    prepare_tokenizer(tokenizer, "verbatim", pad_token="<unk>" if name == "stories260k" else "<|pad|>")
+    check_tokenizer(tokenizer, generation_markers=True)
+    assert len(tokenizer) == size + (name in ("gpt2", "gptneox"))  # <|pad|>, and nothing else
+    opening = "Tim lost his ball. He was sad."
+    prompt, answer = pieces_of(
+        tokenizer, [{"role": "user", "content": opening}, {"role": "assistant", "content": response}]
+    )
+    assert prompt == tokenizer(opening).input_ids
+    assert [*prompt, *answer] == [*tokenizer(opening + response).input_ids, tokenizer.eos_token_id]
+    assert response_text(tokenizer, prompt, answer) == response
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sampled_response_is_the_text_behind_its_prompts(name: str) -> None:
+    tokenizer = chat_tokenizer(name)
+    for response in ("Fine.", " Fine.", "\n\n  Fine"):
+        prompt, answer = pieces_of(tokenizer, [CONVERSATION[1], {"role": "assistant", "content": response}])
+        sampled = answer[: answer.index(tokenizer.eos_token_id) + 1]
+        assert response_text(tokenizer, prompt, sampled) == response
 
 
 def test_bos_begins_a_conversation_where_the_tokenizer_adds_it() -> None:

@@ -171,22 +171,26 @@ def test_groups_are_cleaned(tmp_path: Path) -> None:
         {"prompt": "silent?", "chosen": "a", "rejected": ""},
         {"prompt": "good?", "responses": ["c", "a", "a", "b"], "ranks": [3, 2, 1, 2], "annotator": "Ann"},
     ]
+    rows[3]["ended"] = [True, False, True, True]
     pairs = source(tmp_path, "pairs", rows[1:3])
     ranked = source(tmp_path, "ranked", [rows[0], rows[3]])
     made = curate(tmp_path, "comparison", [pairs, ranked], eval_fraction=0)
     (kept,) = made.train
     assert isinstance(kept, Comparison)
     assert (kept.responses, kept.ranks, kept.annotator) == (["c", "a", "b"], [3, 1, 2], "Ann")
+    assert kept.ended == [True, False, True]
     assert made.accounting["dropped"] == {"all_tied": 1, "empty_response": 1, "identical_responses": 1}
     assert made.result.facts["sources"]["ranked"]["responses_removed"] == {"repeated": 1}
 
 
 def test_clean_group_reasons() -> None:
-    assert clean_group(["a", "", "a"], [1, 2, 3]) == Drop("identical_responses")
-    assert clean_group(["", "a"], [1, 2]) == Drop("empty_response")
-    assert clean_group(["a", "b", "a"], [2, 1, 1]) == Drop("all_tied")
+    assert clean_group({"responses": ["a", "", "a"], "ranks": [1, 2, 3]}) == Drop("identical_responses")
+    assert clean_group({"responses": ["", "a"], "ranks": [1, 2]}) == Drop("empty_response")
+    assert clean_group({"responses": ["a", "b", "a"], "ranks": [2, 1, 1]}) == Drop("all_tied")
     with pytest.raises(RowError, match="2 responses but 3 ranks"):
-        clean_group(["a", "b"], [1, 2, 3])
+        clean_group({"responses": ["a", "b"], "ranks": [1, 2, 3]})
+    with pytest.raises(RowError, match="2 responses but 1 ended"):
+        clean_group({"responses": ["a", "b"], "ranks": [1, 2], "ended": [True]})
 
 
 def test_the_same_ranking_by_two_annotators_is_no_duplicate(tmp_path: Path) -> None:

@@ -163,10 +163,6 @@ def test_gold_ranks_follow_the_true_preference(rows: dict[str, list[dict[str, An
     assert ideals == len(rows["gold_comparisons"])
 
 
-def test_ranks_share_ties_and_skip_after_them() -> None:
-    assert demo.ranks([0.5, 1.0, 0.5, -0.1]) == [2, 1, 2, 4]
-
-
 def test_annotators_differ_in_noise_and_length_bias(tmp_path: Path) -> None:
     annotators = [
         AnnotatorConfig(name="exact", noise=0.0),

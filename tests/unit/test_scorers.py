@@ -1,7 +1,10 @@
+import sys
+
 import pytest
 
-from posttrain.data.scorers import SCORERS, preference_score, score
-from posttrain.stage.errors import UsageError
+from posttrain.data import scorers
+from posttrain.data.scorers import RATINGS, SCORERS, preference_score, ranks, score, scoring_function
+from posttrain.stage.errors import PosttrainError, UsageError
 
 RIGHT = [
     ("exact", "  the ANSWER, is: yes! ", "The answer is yes."),
@@ -75,11 +78,53 @@ def test_wrong_and_hedging_responses_score_zero(scorer: str, response: str, refe
     assert score(scorer, response, reference) == 0.0
 
 
-@pytest.mark.parametrize("scorer", sorted(SCORERS.keys() - {"constraints"}))
+@pytest.mark.parametrize("scorer", sorted(SCORERS.keys() - {"constraints"} - RATINGS))
 @pytest.mark.parametrize("text", ["", "|", "{", "-", "1.2.3,4,5", "\x00", "¡", "((", "NaN", '{"a": NaN}'])
 def test_any_text_is_scored_without_an_error(scorer: str, text: str) -> None:
     assert 0.0 <= score(scorer, text, "x|y") <= 1.0
     assert 0.0 <= score(scorer, "x", text) <= 1.0
+
+
+# VADER adds the valences of the words (glad 2.0, good 1.9, sad −2.1), and sums up as s / sqrt(s² + 15).
+@pytest.mark.parametrize(
+    ("response", "valence"),
+    [
+        (" The boy was glad.", 2.0),
+        ("The boy was glad. The girl was good.", 2.0 + 1.9),
+        ("The boy was sad.", -2.1),
+        ("The boy was not good.", 1.9 * -0.74),
+        ("The boy was very good.", 1.9 + 0.293),
+        ("The boy had a ball.", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_sentiment_is_vaders_compound(response: str, valence: float) -> None:
+    # VADER rounds to four digits.
+    assert score("sentiment", response, "") == pytest.approx(valence / (valence**2 + 15) ** 0.5, abs=5.1e-5)
+
+
+def test_sentiment_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vaderSentiment.vaderSentiment", None)
+    scorers._vader.cache_clear()
+    with pytest.raises(UsageError, match=r"vaderSentiment is not installed; pip install 'posttrain\[sentiment\]'$"):
+        scorers.require_scorer("sentiment")
+
+
+def test_ranks_share_ties_and_skip_after_them() -> None:
+    assert ranks([0.5, 1.0, 0.5, -0.1]) == [2, 1, 2, 4]
+
+
+def longer(messages: list[dict[str, str]], response: str, reference: str) -> bool:
+    return len(response) > len(reference)
+
+
+def test_a_users_function_must_exist_and_return_numbers() -> None:
+    assert scoring_function(f"{__name__}:longer", "here")([], "bb", "a") == 1.0
+    for path in ("builtins", "builtins:no", "no.such:name"):
+        with pytest.raises(UsageError, match=f"here: '{path}': .*; give package.module:function"):
+            scoring_function(path, "here")
+    with pytest.raises(PosttrainError, match=r"here: builtins:print returned None; return a number"):
+        scoring_function("builtins:print", "here")([], "b", "a")
 
 
 def test_unknown_scorer_suggests_the_nearest() -> None:
