@@ -9,10 +9,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from posttrain.evaluate import plots
+from posttrain.evaluate import drift_plots, plots
 from posttrain.evaluate.accounting import Account, read_account
 from posttrain.evaluate.compare import (
     Policy,
@@ -24,9 +24,10 @@ from posttrain.evaluate.compare import (
     select_samples,
 )
 from posttrain.evaluate.config import ReportConfig
+from posttrain.evaluate.drift_rows import Drift, by_reference, drifts_of
 from posttrain.evaluate.lineage import MODEL_KINDS, Lineage, Node, walk
 from posttrain.evaluate.lineage_svg import lineage_svg
-from posttrain.evaluate.training_logs import read_curves
+from posttrain.evaluate.training_logs import read_curves, read_rollouts
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError
 from posttrain.stage.files import write_json_atomic
@@ -49,6 +50,7 @@ def run(config: ReportConfig, context: Context) -> StageResult:
         group: [row for before, after in steps for row in compare_groups(before, after, group, *settings)]
         for group in ("task", "language")
     }
+    drifts = drifts_of(lineage, *settings)
     rewards = reward_models_of(lineage)
     accounts = _accounts(lineage)
     summary = {
@@ -57,6 +59,7 @@ def run(config: ReportConfig, context: Context) -> StageResult:
         "paired": paired,
         "paired_by_task": by_group["task"],
         "paired_by_language": by_group["language"],
+        "drift": {drift.label: drift.as_dict() for drift in drifts},
         "reward": rewards,
         "stages": [_stage_summary(lineage, node) for node in lineage.nodes.values()],
         "accounting": {account.label: account.as_dict() for account in accounts},
@@ -69,6 +72,7 @@ def run(config: ReportConfig, context: Context) -> StageResult:
         policies=policies,
         paired=paired,
         by_group=by_group,
+        drifts=drifts,
         rewards=rewards,
         accounts=accounts,
         samples=select_samples(policies, config.samples, context.spec.seed),
@@ -129,14 +133,21 @@ def render_page(
     policies: list[Policy],
     paired: list[dict[str, Any]],
     by_group: dict[str, list[dict[str, Any]]],
+    drifts: list[Drift],
     rewards: dict[str, dict[str, Any]],
     accounts: list[Account],
     samples: list[list[Any]],
 ) -> str:
     """Return the page as one HTML text that loads nothing. All values are escaped; figures are inline SVG."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= {"duration": duration, "clip": clip, "signed": signed, "decimal": decimal, "count": count}
-    template = environment.from_string(Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"))
+    template = environment.get_template("report.html.j2")
     labels = lineage.labels()
     anchors = {node_id: f"stage-{index}" for index, node_id in enumerate(lineage.nodes)}
     return template.render(
@@ -153,6 +164,8 @@ def render_page(
         paired=paired,
         by_group={group: _pivot(rows, group) for group, rows in by_group.items()},
         metric_names=METRIC_NAMES,
+        drifts=by_reference(drifts),
+        drift_figures=_drift_figures(drifts),
         rewards=rewards,
         calibration={
             label: Markup(plots.reliability(reward["calibration"], f"calibration{index}"))
@@ -200,6 +213,13 @@ def _bar_figures(policies: list[Policy]) -> dict[str, list[Markup]]:
     return figures
 
 
+def _drift_figures(drifts: list[Drift]) -> dict[str, Markup]:
+    return {
+        reference: Markup(drift_plots.score_by_kl(own, f"drift{index}"))
+        for index, (reference, own) in enumerate(by_reference(drifts).items())
+    }
+
+
 def _curve_figures(lineage: Lineage, labels: dict[str, str]) -> dict[str, list[Markup]]:
     figures = {}
     for index, node in enumerate(lineage.of_kind(*MODEL_KINDS)):
@@ -209,6 +229,8 @@ def _curve_figures(lineage: Lineage, labels: dict[str, str]) -> dict[str, list[M
             Markup(plots.curves(panel.title, panel.y_label, lines, f"curves{index}-{n}"))
             for n, (panel, lines) in panels
         ]
+        if rollouts := read_rollouts(node.directory):
+            svgs.insert(0, Markup(drift_plots.rollout_path(*rollouts, f"rollouts{index}")))
         if svgs:
             figures[labels[node.id]] = svgs
     return figures
@@ -240,9 +262,9 @@ def clip(text: str) -> str:
     return f"{text[:LONGEST_SAMPLE]} … ({len(text) - LONGEST_SAMPLE:,} more characters)"
 
 
-def signed(value: float) -> str:
-    """Return a difference with its sign: ``+0.12``, ``−0.03``."""
-    return f"{value:+.3f}".replace("-", "−")
+def signed(value: float, digits: int = 3) -> str:
+    """Return a difference with its sign: ``+0.120``, ``−0.030``."""
+    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def decimal(value: float, digits: int = 3) -> str:

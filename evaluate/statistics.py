@@ -1,6 +1,6 @@
 """Intervals and tests for evaluation figures: pure functions of arrays.
 
-Letters of array shapes: N observations, G groups, R bootstrap resamples, K distinct values.
+Letters of array shapes: N observations, G groups, R bootstrap resamples, K distinct values or columns.
 """
 
 from __future__ import annotations
@@ -104,9 +104,28 @@ def paired_bootstrap(
         raise ValueError(f"{before_N.size} scores before and {after_N.size} after; give both for the same items")
     differences_K, counts_K = np.unique(after_N - before_N, return_counts=True)
     means_R = _multinomial_means(differences_K, counts_K, resamples, np.random.default_rng(seed))
+    return percentile_interval(float((after_N - before_N).mean()), means_R, before_N.size, confidence)
+
+
+def bootstrap_sums(values: ArrayLike, resamples: int = 2000, seed: int = 0) -> NDArray[np.float64]:
+    """Return the column sums ``RK`` over bootstrap resamples of the rows of ``values`` ``GK``, a row for each group.
+
+    What is drawn depends on the number of groups and the seed alone: two calls with the same groups and seed drew the
+    same ones, so that the difference between their results is a paired one.
+    """
+    values_GK = np.asarray(values, dtype=np.float64)
+    groups = len(values_GK)
+    rng = np.random.default_rng(seed)
+    block = max(1, _RESAMPLE_CELLS // groups)
+    sizes = [min(block, resamples - start) for start in range(0, resamples, block)]
+    return np.concatenate([rng.multinomial(groups, np.full(groups, 1 / groups), size) @ values_GK for size in sizes])
+
+
+def percentile_interval(value: float, draws: ArrayLike, n: int, confidence: float = 0.95) -> Interval:
+    """Return an estimate with the percentile interval of its values over resamples of ``n`` observations."""
     tail = (1 - confidence) / 2
-    low, high = np.quantile(means_R, [tail, 1 - tail])
-    return Interval(float((after_N - before_N).mean()), float(low), float(high), before_N.size)
+    low, high = np.quantile(np.asarray(draws, dtype=np.float64), [tail, 1 - tail])
+    return Interval(value, float(low), float(high), n)
 
 
 def _multinomial_means(

@@ -32,6 +32,10 @@ PANELS = (
     Panel("Rewards", "reward", re.compile(r"^rewards/(chosen|rejected)$|^(mean|min|max)_reward$")),
     Panel("Log-probability", "nats per response", re.compile(r"^logps/(chosen|rejected)$")),
     Panel("Token accuracy", "share of tokens", re.compile(r"^mean_token_accuracy$|^token_accuracy$")),
+    Panel("Score of the rollouts", "reward", re.compile(r"^objective/scores$")),
+    Panel("KL to the reference", "nats per response", re.compile(r"^objective/kl$")),
+    Panel("Entropy", "nats per token", re.compile(r"^objective/entropy$")),
+    Panel("Response length", "tokens", re.compile(r"^response/length$")),
     Panel("Gradient norm", "norm before clipping", re.compile(r"^grad_norm$")),
     Panel("Learning rate", "learning rate", re.compile(r"^learning_rate$")),
 )
@@ -39,8 +43,12 @@ PANELS = (
 
 def read_curves(directory: Path) -> list[tuple[Panel, list[Curve]]]:
     """Return the panels that a stage's log has values for, each with its curves; none when there is no log."""
+    return gather(_read(directory))
+
+
+def _read(directory: Path) -> list[dict[str, Any]]:
     path = directory / LOGS / "metrics.jsonl"
-    return gather(read_metrics(path)) if path.exists() else []
+    return read_metrics(path) if path.exists() else []
 
 
 def gather(rows: Sequence[dict[str, Any]]) -> list[tuple[Panel, list[Curve]]]:
@@ -53,6 +61,16 @@ def gather(rows: Sequence[dict[str, Any]]) -> list[tuple[Panel, list[Curve]]]:
         if lines:
             found.append((panel, lines))
     return found
+
+
+def read_rollouts(directory: Path) -> tuple[list[float], list[float]] | None:
+    """Return KL and score of a stage's rollouts as it logged them; None for a stage that has none."""
+    names = ("objective/kl", "objective/scores")
+    points = [[row[name] for name in names] for row in _read(directory) if all(name in row for name in names)]
+    if not points:
+        return None
+    kls, scores = zip(*points, strict=True)
+    return list(kls), list(scores)
 
 
 def _curve(rows: Sequence[dict[str, Any]], name: str) -> Curve:

@@ -89,10 +89,17 @@ _TYPES = (
         device=True,
     ),
     StageType(
+        "evaluate.drift",
+        "DriftConfig",
+        "drift",
+        {"model": Input(("model",)), "reference": Input(("model",)), "items": Input(("dataset",))},
+        device=True,
+    ),
+    StageType(
         "evaluate.report",
         "ReportConfig",
         "report",
-        any_inputs=("scores", "model", "reward_model", "dataset", "tokens"),
+        any_inputs=("scores", "drift", "model", "reward_model", "dataset", "tokens"),
     ),
 )
 

@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+from posttrain.evaluate.drift_scores import SampledResponse, write_responses
 from posttrain.evaluate.item_scores import ScoredItem, summarise_items, write_items
 from posttrain.evaluate.pair_scores import ScoredGroup, summarise_pairs
 from posttrain.stage.artifact import LOGS, Manifest, Parent, commit, read_manifest
@@ -18,6 +19,8 @@ LANGUAGES = ("de", "en", "es")
 HOSTILE = "<script>alert('x')</script> & $x_1$"
 SKILL = {"base": 0.04, "sft": 0.78, "dpo": 0.82}
 LIKING = {"base": -0.05, "sft": 0.55, "dpo": 0.68}
+DRIFT = {"sft": 0.0, "dpo": 6.0, "ppo": 2.5}
+GAIN = {"sft": 0.0, "dpo": 0.2, "ppo": 0.1}
 
 
 class Store:
@@ -225,7 +228,49 @@ def build_pipeline(root: Path) -> dict[str, Path]:
         {"summary.json": summarise_pairs(made_groups())},
         headline="accuracy 0.84 ± 0.02",
     )
-    return scores
+    drifts = {
+        f"drift_{name}": with_responses(
+            store, name, {"model": models[name], "reference": models["sft"], "items": data["evaluation_items"]}
+        )
+        for name in DRIFT
+    }
+    return scores | drifts
+
+
+def made_responses(policy: str) -> list[SampledResponse]:
+    """Return two responses to each of 60 items; what a policy gained and how far it went is the same for all items."""
+    found = []
+    for number in range(120):
+        luck = random.Random(number)
+        score = luck.random() + GAIN[policy]
+        words = [luck.choice("abcdefgh") for _ in range(6 if policy == "ppo" else 8)]
+        found.append(
+            SampledResponse(
+                id=f"item-{number // 2:03d}",
+                task=TASKS[number % 5],
+                language=LANGUAGES[number % 3],
+                sample=number % 2,
+                prompt="What is it?",
+                response=" ".join(words),
+                tokens=len(words) + 2,
+                ended=number % 10 > 0,
+                correct=1.0,
+                preference=score,
+                score=score,
+                kl=DRIFT[policy] * luck.uniform(0.5, 1.5),
+                k3=DRIFT[policy] * luck.uniform(0.9, 1.1),
+                reference_logprob=-2.0 * (len(words) + 2) - DRIFT[policy],
+            )
+        )
+    return found
+
+
+def with_responses(store: Store, policy: str, parents: dict[str, Path]) -> Path:
+    """Commit what `evaluate.drift` makes of a policy."""
+    temporary = store.root / f".drift_{policy}"
+    temporary.mkdir(parents=True)
+    write_responses(temporary, made_responses(policy))
+    return store.add(f"drift_{policy}", "drift", "evaluate.drift", parents, {"summary.json": {}})
 
 
 def build_data(store: Store) -> dict[str, Path]:
@@ -279,6 +324,7 @@ def build_models(store: Store, data: dict[str, Path]) -> dict[str, Path]:
     made["reward"] = add_reward_model(store, preferences)
     reference = store.add("reference", "reference_logps", "train.reference", preferences, tokens=420_000)
     made["dpo"] = add_dpo(store, preferences | {"reference": reference})
+    made["ppo"] = add_ppo(store, {"model": sft, "data": made["preference_tokens"], "reward": made["reward"]})
     return made
 
 
@@ -321,4 +367,29 @@ def add_dpo(store: Store, parents: dict[str, Path]) -> Path:
         headline="eval margin 1.10",
         tokens=1_300_000,
         wall_seconds=73.0,
+    )
+
+
+def add_ppo(store: Store, parents: dict[str, Path]) -> Path:
+    """Commit a policy trained with PPO."""
+    log = training_log(
+        200,
+        {
+            "loss": (1.1, 0.2),
+            "objective/scores": (-0.2, 1.3),
+            "objective/kl": (0, 2.6),
+            "objective/entropy": (0.6, 0.4),
+            "response/length": (18, 14),
+        },
+        {},
+    )
+    return store.add(
+        "ppo",
+        "model",
+        "train.ppo",
+        parents,
+        {f"{LOGS}/metrics.jsonl": log, "model.txt": "ppo"},
+        headline="reward 1.300, KL 2.60",
+        tokens=2_100_000,
+        wall_seconds=151.0,
     )

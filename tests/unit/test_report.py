@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import re
@@ -10,9 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_pipeline import HOSTILE, LANGUAGES, SKILL, TASKS, Store, accounting, build_pipeline, made_items, with_items
+from report_pipeline import (
+    HOSTILE,
+    LANGUAGES,
+    SKILL,
+    TASKS,
+    Store,
+    accounting,
+    build_pipeline,
+    made_items,
+    made_responses,
+    with_items,
+)
 
-from posttrain.evaluate import compare, lineage, plots, report
+from posttrain.evaluate import compare, drift_plots, drift_rows, lineage, plots, report
 from posttrain.evaluate.config import ReportConfig
 from posttrain.evaluate.item_scores import read_items, write_items
 from posttrain.evaluate.lineage_svg import lay_out
@@ -129,8 +141,19 @@ def test_the_page_is_whole_and_loads_nothing(written: tuple[StageResult, str, An
     assert "script" not in parsed.tags and "link" not in parsed.tags and "@import" not in page
     assert len(parsed.ids) == len(set(parsed.ids))
     assert {reference[1:] for reference in parsed.references} <= set(parsed.ids)
-    for section in ("changes", "stages", "lineage", "policies", "rewards", "curves", "rows", "samples", "provenance"):
-        assert section in parsed.ids
+    sections = (
+        "changes",
+        "stages",
+        "lineage",
+        "policies",
+        "drift",
+        "rewards",
+        "curves",
+        "rows",
+        "samples",
+        "provenance",
+    )
+    assert set(sections) <= set(parsed.ids)
     for text in ("CC0-1.0", "torch 2.13.0", "3 min 04 s", "accuracy 0.84 ± 0.02", "duplicate 3", "held-out"):
         assert text in parsed.text
 
@@ -143,8 +166,51 @@ def test_every_stage_of_the_lineage_is_listed(written: tuple[StageResult, str, A
     _, page, summary = written
     names = {row["stage"] for row in summary["stages"]}
     assert {"sources", "comparisons", "base", "sft_tokens", "reference", "dpo", "evaluate_reward"} <= names
-    assert len(summary["stages"]) == 17
+    assert len(summary["stages"]) == 21
     assert all(f">{name}<" in page for name in names)
+
+
+def test_drift_is_told_against_the_reference(written: tuple[StageResult, str, Any]) -> None:
+    _, page, summary = written
+    assert {name: row["method"] for name, row in summary["drift"].items()} == {"sft": "SFT", "dpo": "DPO", "ppo": "PPO"}
+    assert summary["drift"]["sft"]["change"] is None
+    for name, gain in (("dpo", 0.2), ("ppo", 0.1)):
+        row, responses = summary["drift"][name], made_responses(name)
+        assert row["figures"]["kl"]["value"] == pytest.approx(sum(one.kl for one in responses) / 120)
+        # Every response gained the same, so the paired interval has no width, though scores differ by item.
+        assert row["change"]["score"] == pytest.approx({"value": gain, "low": gain, "high": gain, "n": 60})
+    tokens = {"sft": 120 * 10, "ppo": 120 * 8}
+    change = -2.0 - 120 * 2.5 / tokens["ppo"] - -2.0
+    assert summary["drift"]["ppo"]["change"]["reference_logprob_per_token"]["value"] == pytest.approx(change)
+    text = Page(page).text
+    assert "+0.200 [+0.200, +0.200]" in re.sub(r"\s+", " ", text)
+    for part in ("KL to the reference, nats per response", "sft, the reference", "Score against KL, by rollout"):
+        assert part in text
+
+
+def test_without_the_references_own_samples_there_is_no_change(inputs: dict[str, Path], tmp_path: Path) -> None:
+    run_report({"drift_ppo": inputs["drift_ppo"]}, tmp_path / "out")
+    summary = json.loads((tmp_path / "out/summary.json").read_text(encoding="utf-8"))
+    assert summary["drift"]["ppo"]["change"] is None
+    assert "the reference" not in drift_plots.score_by_kl(
+        drift_rows.drifts_of(lineage.walk([inputs["drift_ppo"]]), 0.95, 100, 0), "figure"
+    ).replace("KL to the reference", "")
+
+
+def test_a_line_joins_the_policies_of_a_method_in_order_of_kl(inputs: dict[str, Path]) -> None:
+    drifts = drift_rows.drifts_of(lineage.walk(inputs.values()), 0.95, 100, 0)
+    origin, dpo, ppo = drifts
+    further = dataclasses.replace(
+        dpo, label="further", figures=dpo.figures | {"kl": dict.fromkeys(("value", "low", "high"), 9.0)}
+    )
+    svg = drift_plots.score_by_kl([origin, further, dpo, ppo], "figure")
+    lines = [
+        [float(x) for x in re.findall(r"[ML] (-?[\d.]+) ", path)]
+        for path in re.findall(r'<path d="([^"]+)" clip-path[^>]*style="[^"]*stroke-width: 1.2', svg)
+    ]
+    assert [len(line) for line in lines] == [3, 2]
+    assert all(line == sorted(line) for line in lines)
+    assert lines[0][0] == lines[1][0]
 
 
 def test_names_that_would_break_figures_are_drawn_as_they_are() -> None:

@@ -1,0 +1,137 @@
+"""Sample a policy afresh, and say what its responses are worth and how far they lie from a reference model.
+
+python -m posttrain.evaluate.drift inputs.model=DIR inputs.reference=DIR inputs.items=DIR output=DIR num_samples=4
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from posttrain.data.chat import load_tokenizer, tokenizer_digest
+from posttrain.data.records import EvaluationItem, message_dicts
+from posttrain.data.scorers import preference_score, score
+from posttrain.evaluate.config import DriftConfig
+from posttrain.evaluate.drift_scores import FIGURES, SampledResponse, divergence, summarise_responses, write_responses
+from posttrain.evaluate.inputs import read_evaluation_items
+from posttrain.evaluate.policy import prompt_text, split_by_length, take_evenly
+from posttrain.evaluate.response_logprobs import response_logprobs
+from posttrain.sample.batching import by_length
+from posttrain.sample.generate import CHUNK_BATCHES, encode_prompts
+from posttrain.sample.models import load_policy
+from posttrain.sample.sampler import Sampler
+from posttrain.sample.sampling import Sample, SamplingParams
+from posttrain.sample.select import derived_seed
+from posttrain.stage.entry import Context, StageResult, stage_main
+from posttrain.stage.errors import UsageError
+from posttrain.stage.files import write_json_atomic
+from posttrain.stage.progress import track
+
+log = logging.getLogger(__name__)
+
+
+def run(config: DriftConfig, context: Context) -> StageResult:
+    """Write samples.parquet and summary.json."""
+    directory, reference_directory = context.inputs["model"], context.inputs["reference"]
+    tokenizer = load_tokenizer(directory)
+    if tokenizer_digest(tokenizer) != tokenizer_digest(load_tokenizer(reference_directory)):
+        raise UsageError(
+            "evaluate.drift: model and reference differ in tokenizer, so one cannot score what the other says; give "
+            "as reference the model that training started from"
+        )
+    items = take_evenly(read_evaluation_items(context.inputs["items"]), config.max_items)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_policy(directory, config.dtype).eval().to(device)
+    items, too_long = split_by_length(model, tokenizer, items, config.max_new_tokens)
+    log.info("%d items, %d samples each, %d new tokens at most", len(items), config.num_samples, config.max_new_tokens)
+
+    prompts = encode_prompts(tokenizer, [message_dicts(item.prompt) for item in items])
+    samples = sample_items(model, tokenizer, items, prompts, config, context.spec.seed)
+    asked = [prompt for prompt, own in zip(prompts, samples, strict=True) for _ in own]
+    said = [sample.token_ids for own in samples for sample in own]
+    logprobs = response_logprobs(model, asked, said, config.scoring_tokens, config.temperature)
+    del model
+    reference = load_policy(reference_directory, config.dtype).eval().to(device)
+    plain = tempered = response_logprobs(reference, asked, said, config.scoring_tokens)
+    if config.temperature != 1:
+        tempered = response_logprobs(reference, asked, said, config.scoring_tokens, config.temperature)
+
+    numbered = [(item, number, one) for item, own in zip(items, samples, strict=True) for number, one in enumerate(own)]
+    responses = [
+        score_response(*sampled, divergence(policy_row, reference_row), float(plain_row.sum()))
+        for sampled, policy_row, reference_row, plain_row in zip(numbered, logprobs, tempered, plain, strict=True)
+    ]
+    write_responses(context.output, responses)
+    summary = summarise_responses(responses, config.confidence, config.resamples, context.spec.seed)
+    summary |= {"temperature": config.temperature, "confidence": config.confidence, "too_long": too_long}
+    write_json_atomic(context.output / "summary.json", summary)
+    return _result(summary, sum(map(len, said)))
+
+
+def sample_items(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    items: Sequence[EvaluationItem],
+    prompts: Sequence[Sequence[int]],
+    config: DriftConfig,
+    seed: int,
+) -> list[list[Sample]]:
+    """Return the samples of each item; its seed follows from its id, so that policies draw with the same luck."""
+    params = [
+        SamplingParams(
+            max_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            num_samples=config.num_samples,
+            seed=derived_seed(seed, item.id),
+        )
+        for item in items
+    ]
+    sampler = Sampler(model, tokenizer, max_batch_size=config.batch_size)
+    chunk = max(1, CHUNK_BATCHES * config.batch_size // config.num_samples)
+    found: dict[int, list[Sample]] = {}
+    for rows in track(by_length(prompts, chunk), len(prompts), "sample"):
+        own = sampler.generate([prompts[row] for row in rows], [params[row] for row in rows])
+        found.update(zip(rows, own, strict=True))
+    return [found[row] for row in range(len(prompts))]
+
+
+def score_response(
+    item: EvaluationItem, number: int, sample: Sample, divergences: tuple[float, float], reference_logprob: float
+) -> SampledResponse:
+    """Return a sample of an item with its scores; ``divergences`` are its `kl` and `k3`."""
+    correct = score(item.scorer, sample.text, item.reference)
+    preference = None
+    if item.ideal is not None:
+        preference = preference_score(sample.text, item.reference, item.scorer, item.ideal)
+    return SampledResponse(
+        id=item.id,
+        task=item.task,
+        language=item.language,
+        sample=number,
+        prompt=prompt_text(item.prompt),
+        response=sample.text,
+        tokens=len(sample.token_ids),
+        ended=sample.finish_reason == "stop",
+        correct=correct,
+        preference=preference,
+        score=correct if preference is None else preference,
+        kl=divergences[0],
+        k3=divergences[1],
+        reference_logprob=reference_logprob,
+    )
+
+
+def _result(summary: dict[str, Any], tokens: int) -> StageResult:
+    metrics: dict[str, Any] = {name: summary[name]["value"] for name in FIGURES}
+    metrics |= {name: summary[name] for name in ("items", "responses", "distinct_1", "distinct_2")}
+    metrics["too_long"] = len(summary["too_long"])
+    headline = f"score {metrics['score']:.3f}, KL {metrics['kl']:.2f}"
+    return StageResult(metrics=metrics, headline=headline, tokens=tokens)
+
+
+if __name__ == "__main__":
+    stage_main(run, DriftConfig, kind="drift")
