@@ -28,6 +28,7 @@ STAGES = {
     "reference": ("ReferenceConfig", "reference_logps"),
     "rloo": ("RlooConfig", "model"),
     "grpo": ("GrpoConfig", "model"),
+    "ppo": ("PpoConfig", "model"),
 }
 TIMEOUT_SECONDS = 150.0
 

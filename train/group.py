@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from functools import partial
 from typing import Any
 
 from peft import PeftModel
@@ -19,12 +20,13 @@ from posttrain.train.fit import fit, save_model
 from posttrain.train.group_config import GroupConfig
 from posttrain.train.group_episodes import Advantages
 from posttrain.train.group_trainer import GroupTrainer
-from posttrain.train.phase_plan import announce, plan_phases, require_room, require_whole_weights
+from posttrain.train.phase_plan import announce, plan_phases, require_room
 from posttrain.train.phases import keep_samples
-from posttrain.train.processes import device, join
+from posttrain.train.processes import device, join, loaded_whole, zero_stage
 from posttrain.train.reference_model import reference_of
 from posttrain.train.reward_terms import build_rewards, require_references
 from posttrain.train.rollout import RolloutWorker
+from posttrain.train.whole_copy import whole_copy
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +50,6 @@ class Method:
 
 def run_group(config: GroupConfig, context: Context, method: Method) -> StageResult:
     """Optimise ``inputs.model`` on the prompts of ``inputs.data`` and write the policy."""
-    require_whole_weights(context, method.where)
     join(context)
     source = context.inputs["model"]
     tokenizer = load_tokenizer(source)
@@ -65,6 +66,7 @@ def run_group(config: GroupConfig, context: Context, method: Method) -> StageRes
     arguments = method.arguments(
         **training_arguments(config, plan, context), **group_arguments(config, plan), **method.loss_arguments
     )
+    copy = whole_copy(partial(trainable_policy, config, context, method.where), config.dtype, context.spec.distributed)
     policy = trainable_policy(config, context, method.where)
     build: Any = method.trainer
     trainer = build(
@@ -81,7 +83,7 @@ def run_group(config: GroupConfig, context: Context, method: Method) -> StageRes
         config,
         tokenizer,
         rows,
-        reference.for_policy(policy) if reference else None,
+        reference.for_policy(copy or policy) if reference else None,
         rewards,
         context.spec.seed,
         arguments.process_index,
@@ -90,7 +92,7 @@ def run_group(config: GroupConfig, context: Context, method: Method) -> StageRes
     )
     in_reward, in_loss = (config.beta, 0.0) if method.kl_in_reward else (0.0, config.beta)
     trainer.beta = in_loss  # given to the constructor, it would have TRL load a reference of its own
-    trainer.prepare(config, worker, method.advantages, in_reward, tokenizer.pad_token_id, method.where)
+    trainer.prepare(config, worker, method.advantages, in_reward, tokenizer.pad_token_id, method.where, copy)
     announce(plan, config, config.num_iterations, len(rows))
     return finish(trainer, context, tokenizer, reference)
 
@@ -132,9 +134,11 @@ def group_arguments(config: GroupConfig, plan: BatchPlan) -> dict[str, Any]:
     }
 
 
+@loaded_whole()
 def trainable_policy(config: GroupConfig, context: Context, where: str) -> Any:
     """Return the policy, ready to train."""
     source, dtype = context.inputs["model"], weights_dtype(config)
     four_bit = config.adapter.kind == "qlora"
     policy = load_policy(source, dtype, config.attention, trainable_adapter=True, four_bit=four_bit)
-    return without_attention_dropout(make_trainable(policy, config.adapter, where))
+    zero3 = zero_stage(context.spec.distributed) == 3
+    return without_attention_dropout(make_trainable(policy, config.adapter, where, one_dtype=zero3))

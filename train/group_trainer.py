@@ -35,12 +35,13 @@ class GroupTrainer(PhaseTrainer):
         reward_kl_coef: float,
         pad_token_id: int,
         where: str,
+        copy: Any | None,
     ) -> None:
         """Give the trainer what the constructor does not take; call it once, after `attach`.
 
         ``reward_kl_coef`` is the weight of the KL in the reward, ``where`` the configuration path of the stage.
         """
-        self.begin(config, worker, config.num_iterations, pad_token_id, where)
+        self.begin(config, worker, config.num_iterations, pad_token_id, where, copy)
         self.finish = partial(
             finish_groups, group_size=config.samples_per_prompt, advantages=advantages, kl_coef=reward_kl_coef
         )
@@ -49,7 +50,7 @@ class GroupTrainer(PhaseTrainer):
 
     def collect(self) -> Rollout:
         """Return the next rollout."""
-        return self.worker.collect(self.phase, self.model, self.finish)
+        return self.worker.collect(self.phase, self.sampling_model(), self.finish, self.stop)
 
     def collate(self, episodes: Sequence[Episode], step_tokens: int) -> dict[str, Tensor]:
         """Return a micro-batch of a step that has so many response tokens over all ranks."""

@@ -14,7 +14,6 @@ from posttrain.stage.errors import UsageError
 from posttrain.train.batching import BatchPlan, plan_batches
 from posttrain.train.dataset import Row
 from posttrain.train.ppo_config import RolloutConfig
-from posttrain.train.processes import engine_asked_for
 
 log = logging.getLogger(__name__)
 
@@ -33,16 +32,6 @@ def plan_phases(config: RolloutConfig, passes: int, num_prompts: int, context: C
         config.epochs,
         config.max_steps if config.max_steps is not None else phases * passes * config.mini_batches,
     )
-
-
-def require_whole_weights(context: Context, where: str) -> None:
-    """Raise UsageError where processes would hold the policy in parts: a rank samples at its own pace, alone."""
-    engine = engine_asked_for(context.spec.distributed)
-    if engine in ("zero3", "fsdp"):
-        raise UsageError(
-            f"distributed={engine}: {where} samples from the policy, whose weights {engine} spreads over the "
-            "processes; use distributed=ddp or zero2, with adapter.kind=lora where memory is short"
-        )
 
 
 def require_room(prompts: list[Row], max_new_tokens: int, source: Path) -> None:

@@ -20,11 +20,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from posttrain.stage.artifact import LOGS
-from posttrain.stage.errors import PosttrainError
+from posttrain.stage.errors import PosttrainError, StoppedError
+from posttrain.train.checkpoint import checkpoint_steps
 from posttrain.train.episodes import Episode, load_episodes, mini_batches, save_episodes
 from posttrain.train.ppo_config import RolloutConfig
 from posttrain.train.rollout import Rollout, RolloutWorker
-from posttrain.train.trainer import StageTrainer
+from posttrain.train.trainer import GO_ON, StageTrainer
+from posttrain.train.whole_copy import refresh
 
 _STATE, _EPISODES = "phase.json", "episodes.safetensors"
 
@@ -36,16 +38,26 @@ class CollapseError(PosttrainError):
 class PhaseTrainer(StageTrainer):
     """What trainers that learn from their own responses have in common; they define `collect` and `collate`."""
 
-    def begin(self, config: RolloutConfig, worker: RolloutWorker, passes: int, pad_token_id: int, where: str) -> None:
+    def begin(
+        self,
+        config: RolloutConfig,
+        worker: RolloutWorker,
+        passes: int,
+        pad_token_id: int,
+        where: str,
+        copy: Any | None,
+    ) -> None:
         """Give the trainer what the constructor does not take; call it once, after `attach`.
 
-        ``passes`` is the number of passes over a rollout, ``where`` the configuration path of the stage, for messages.
+        ``passes`` is the number of passes over a rollout, ``where`` the configuration path of the stage, for messages,
+        and ``copy`` what `whole_copy` made of the model.
         """
         self.rollouts = config
         self.worker = worker
         self.passes = passes
         self.pad_token_id = pad_token_id
         self.where = where
+        self.copy = copy
         self.phase = 0
         """Rollouts begun."""
         self.handed_out = 0
@@ -75,7 +87,9 @@ class PhaseTrainer(StageTrainer):
         config, world, rank = self.rollouts, self.plan.world_size, self.args.process_index
         total = self.passes * config.mini_batches
         while True:
-            if not self.episodes or self.handed_out >= total or self._moved_too_far():
+            if self._moved_too_far():
+                self.handed_out = total
+            if not self.episodes or self.handed_out >= total:
                 self._roll_out()
             epoch, number = divmod(self.handed_out, config.mini_batches)
             seed = [self.args.seed, self.phase, epoch]
@@ -85,8 +99,20 @@ class PhaseTrainer(StageTrainer):
             for part in parts[rank::world]:
                 yield self.collate([self.episodes[index] for index in part], step_tokens)
 
+    def sampling_model(self) -> Any:
+        """Return the model as a rank can run it alone."""
+        if self.copy is None:
+            return self.model
+        refresh(self.copy, self.model)
+        return self.copy
+
     def _roll_out(self) -> None:
-        rollout = self.collect()
+        try:
+            rollout = self.collect()
+        except StoppedError as stopped:
+            step, last = self.state.global_step, self.plan.max_steps
+            how = self._keep(step) if step else "nothing was to be saved yet; the same command starts again"
+            raise StoppedError(f"{stopped}, after step {step} of {last}; {how}") from None
         self.phase, self.handed_out, self.episodes = self.phase + 1, 0, rollout.episodes
         self.last_rollout = rollout.metrics
         self._moved = torch.zeros_like(self._moved)
@@ -95,6 +121,12 @@ class PhaseTrainer(StageTrainer):
             self.sums.add("train", name, one * value, 1.0)
         self._sound_alarms(rollout.metrics)
         self.worker.show(self.phase, self.state.global_step, rollout.episodes)
+
+    def _keep(self, step: int) -> str:
+        """Save a checkpoint of where the step before this rollout ended, unless it is there; returns how to go on."""
+        if step not in checkpoint_steps(Path(self.args.output_dir)):
+            self._save_checkpoint(self.model, None)
+        return GO_ON
 
     def _sound_alarms(self, metrics: dict[str, float]) -> None:
         alarms = self.rollouts.alarms

@@ -6,6 +6,7 @@ accelerate launch -m posttrain.train.ppo inputs.model=DIR inputs.data=DIR inputs
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase, TrainingArguments
@@ -19,23 +20,23 @@ from posttrain.train.adapters import make_trainable, merged, weights_dtype, with
 from posttrain.train.arguments import training_arguments
 from posttrain.train.dataset import Row, read_prompts, require_tokens
 from posttrain.train.fit import fit, save_model
-from posttrain.train.phase_plan import announce, plan_phases, require_room, require_whole_weights
+from posttrain.train.phase_plan import announce, plan_phases, require_room
 from posttrain.train.phases import keep_samples
 from posttrain.train.ppo_config import PpoConfig
 from posttrain.train.ppo_trainer import PpoTrainer
-from posttrain.train.processes import device, join
+from posttrain.train.processes import device, join, loaded_whole, zero_stage
 from posttrain.train.reference_model import reference_of
 from posttrain.train.reward_model_score import reward_tokenizer
 from posttrain.train.reward_terms import build_rewards, require_references
 from posttrain.train.rollout import RolloutWorker
 from posttrain.train.token_log_probs import backbone_and_head
+from posttrain.train.whole_copy import whole_copy
 
 log = logging.getLogger(__name__)
 
 
 def run(config: PpoConfig, context: Context) -> StageResult:
     """Optimise ``inputs.model`` on the prompts of ``inputs.data`` and write the policy."""
-    require_whole_weights(context, "train.ppo")
     join(context)
     source = context.inputs["model"]
     tokenizer = load_tokenizer(source)
@@ -51,6 +52,7 @@ def run(config: PpoConfig, context: Context) -> StageResult:
         config.rewards, context.inputs.get("reward"), tokenizer, device(), config.scoring_tokens, "train.ppo"
     )
     arguments = TrainingArguments(**training_arguments(config, plan, context), ignore_data_skip=True)
+    copy = whole_copy(partial(actor_critic, config, context), config.dtype, context.spec.distributed)
     model = actor_critic(config, context)
     trainer = PpoTrainer(model=model, args=arguments, train_dataset=prompts, processing_class=tokenizer)
     trainer.attach(plan, context, config.keep_checkpoints)
@@ -58,14 +60,14 @@ def run(config: PpoConfig, context: Context) -> StageResult:
         config,
         tokenizer,
         rows,
-        reference.for_policy(model.policy),
+        reference.for_policy((copy or model).policy),
         rewards,
         context.spec.seed,
         arguments.process_index,
         plan.world_size,
         context.work / "samples.jsonl",
     )
-    trainer.prepare(config, worker, tokenizer.pad_token_id)
+    trainer.prepare(config, worker, tokenizer.pad_token_id, copy)
     announce(plan, config, config.ppo_epochs, len(rows))
     metrics = fit(trainer, context)
     policy = trainer.accelerator.unwrap_model(trainer.model).policy
@@ -92,13 +94,15 @@ def require_critic(config: PpoConfig, context: Context, tokenizer: PreTrainedTok
         )
 
 
+@loaded_whole()
 def actor_critic(config: PpoConfig, context: Context) -> ActorCritic:
     """Return the policy with its critic, ready to train."""
     source = context.inputs["model"]
     four_bit = config.adapter.kind == "qlora"
     dtype = weights_dtype(config)
     policy = load_policy(source, dtype, config.attention, trainable_adapter=True, four_bit=four_bit)
-    policy = without_dropout(make_trainable(policy, config.adapter, "train.ppo"))
+    zero3 = zero_stage(context.spec.distributed) == 3
+    policy = without_dropout(make_trainable(policy, config.adapter, "train.ppo", one_dtype=zero3))
     if config.critic.kind == "shared":
         return ActorCritic(policy, Critic(None, fresh_head(policy)))
     if config.critic.kind == "policy":

@@ -28,23 +28,24 @@ _WEIGHTS = "trained.safetensors"
 class PpoTrainer(PhaseTrainer):
     """Trains an `ActorCritic`."""
 
-    def prepare(self, config: PpoConfig, worker: RolloutWorker, pad_token_id: int) -> None:
+    def prepare(self, config: PpoConfig, worker: RolloutWorker, pad_token_id: int, copy: Any | None) -> None:
         """Give the trainer what the constructor does not take; call it once, after `attach`."""
         self.config = config
-        self.begin(config, worker, config.ppo_epochs, pad_token_id, "train.ppo")
+        self.begin(config, worker, config.ppo_epochs, pad_token_id, "train.ppo", copy)
         self.loss_is_scaled_for_ga = True  # by the tokens of the whole step
         self._metrics: dict[str, dict[str, list[float]]] = {"train": {}, "eval": {}}
         self.kl_coef = config.kl.coef
 
     def collect(self) -> Rollout:
         """Return the next rollout, under a coefficient adapted to the KL of the last one."""
+        kl_coef = self.kl_coef
         if self.episodes:
-            self.kl_coef = adapted_kl_coef(
-                self.kl_coef, self.last_rollout["objective/kl"], len(self.episodes), self.config.kl
-            )
-        finish = partial(finish_episodes, config=self.config, kl_coef=self.kl_coef)
-        rollout = self.worker.collect(self.phase, self.model.policy, finish, self.model)
-        rollout.metrics["objective/kl_coef"] = self.kl_coef
+            kl_coef = adapted_kl_coef(kl_coef, self.last_rollout["objective/kl"], len(self.episodes), self.config.kl)
+        finish = partial(finish_episodes, config=self.config, kl_coef=kl_coef)
+        model = self.sampling_model()
+        rollout = self.worker.collect(self.phase, model.policy, finish, self.stop, model)
+        self.kl_coef = kl_coef  # not before: a rollout that is stopped is done again
+        rollout.metrics["objective/kl_coef"] = kl_coef
         return rollout
 
     def collate(self, episodes: Sequence[Episode], step_tokens: int) -> dict[str, Tensor]:
@@ -130,6 +131,9 @@ class PpoTrainer(PhaseTrainer):
         safetensors.torch.save_file(trained, directory / _WEIGHTS)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.is_fsdp_enabled:  # its shards are in files of their own
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
         saved = safetensors.torch.load_file(Path(resume_from_checkpoint) / _WEIGHTS)
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():

@@ -25,6 +25,7 @@ from posttrain.sample.batching import by_tokens
 from posttrain.sample.sampler import Sampler
 from posttrain.sample.sampling import SamplingParams
 from posttrain.stage import heartbeat
+from posttrain.stage.errors import StoppedError
 from posttrain.train.actor_critic import ActorCritic, states_before
 from posttrain.train.advantage import generalised_advantages, whiten
 from posttrain.train.batching import EpochStream
@@ -33,6 +34,7 @@ from posttrain.train.episodes import Episode, Floats, padded, token_batch
 from posttrain.train.losses import kl_estimates
 from posttrain.train.ppo_config import PpoConfig, RolloutConfig
 from posttrain.train.rewards import Answer, Rewards
+from posttrain.train.signals import StopOnSignal
 from posttrain.train.token_log_probs import backbone_and_head, head_log_probs
 
 Frozen = Callable[[], contextlib.AbstractContextManager[Any]]
@@ -74,13 +76,18 @@ class RolloutWorker:
         self.world_size = world_size
         self.samples = samples
 
-    def collect(self, phase: int, policy: Any, finish: Finish, critic: ActorCritic | None = None) -> Rollout:
+    def collect(
+        self, phase: int, policy: Any, finish: Finish, stop: StopOnSignal, critic: ActorCritic | None = None
+    ) -> Rollout:
         """Return the episodes of a phase, sampled by ``policy`` and valued by the critic of ``critic``, if any.
 
-        ``finish`` gets the episodes of all ranks and gives them their advantages.
+        ``finish`` gets the episodes of all ranks and gives them their advantages. Raises StoppedError on all ranks
+        when ``stop`` asks any of them to stop while it samples.
         """
         clock = _Clock()
-        episodes = self._sample(phase, policy)
+        episodes = self._sample(phase, policy, stop)
+        if stop.any_rank_requested(_device(policy)):
+            raise StoppedError(f"stopped on request in rollout {phase + 1}")
         clock.lap("rollout")
         self._score(episodes, critic)
         clock.lap("scoring")
@@ -91,8 +98,11 @@ class RolloutWorker:
         metrics["tokens_per_second/rollout"] = tokens / max(clock.laps["rollout"], 1e-9)
         return Rollout(everyone, metrics)
 
-    def _sample(self, phase: int, policy: Any) -> list[Episode]:
-        """Return this rank's responses; they depend on the seed, the phase and the prompt's place in it alone."""
+    def _sample(self, phase: int, policy: Any, stop: StopOnSignal) -> list[Episode]:
+        """Return this rank's responses; they depend on the seed, the phase and the prompt's place in it alone.
+
+        Asked to stop, it returns none of them.
+        """
         config = self.config
         rows = prompts_of_phase(
             len(self.prompts), config.rollout_batch_size // config.samples_per_prompt, phase, self.seed
@@ -105,11 +115,12 @@ class RolloutWorker:
         )
         sampler = Sampler(policy, self.tokenizer, max_batch_size=config.rollout_batch)
         prompts = [self.prompts[rows[place]]["prompt_ids"] for place in own]
-        sampled = sampler.generate(
-            prompts,
-            [dataclasses.replace(plain, seed=seed) for seed in seeds],
-            on_token=lambda *_: heartbeat.pulse(),
-        )
+        try:
+            sampled = sampler.generate(
+                prompts, [dataclasses.replace(plain, seed=seed) for seed in seeds], on_token=lambda *_: _go_on(stop)
+            )
+        except _Interrupted:
+            return []
         return [
             Episode(
                 place=place * config.samples_per_prompt + index,
@@ -266,6 +277,17 @@ def rollout_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
 def kl_per_response(episodes: Sequence[Episode]) -> Tensor:
     """Return the unbiased one-sample estimate ``N`` of each response's KL to the reference, a sum over its tokens."""
     return (padded([e.logps for e in episodes]) - padded([e.reference_logps for e in episodes])).sum(1)
+
+
+class _Interrupted(Exception):  # noqa: N818
+    """This rank was asked to stop; the others do not know yet."""
+
+
+def _go_on(stop: StopOnSignal) -> None:
+    """Give a sign of life, or raise where the rank was asked to stop."""
+    heartbeat.pulse()
+    if stop.requested:
+        raise _Interrupted
 
 
 def _hand_out(episodes: Sequence[Episode], name: str, values_N: Tensor) -> None:

@@ -113,13 +113,21 @@ def whole(tensor: Tensor, main_process: bool) -> Tensor:
 
     Collective: all ranks must call it for the same tensors in the same order.
     """
+    full = gathered(tensor)
+    return full.cpu() if main_process else torch.empty(0)
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """Return a parameter or buffer in full on every rank, in the precision of the optimizer's own copy.
+
+    Collective: all ranks must call it for the same tensors in the same order.
+    """
     full: Tensor | None = None
     if isinstance(tensor, DTensor):
         full = tensor.full_tensor()
     elif hasattr(tensor, "ds_id") or hasattr(tensor, "_hp_mapping"):
         full = _whole_of_deepspeed(tensor)
-    full = (tensor if full is None else full).detach()
-    return full.cpu() if main_process else torch.empty(0)
+    return (tensor if full is None else full).detach()
 
 
 def _whole_of_deepspeed(parameter: Tensor) -> Tensor | None:

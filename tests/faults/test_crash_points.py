@@ -9,13 +9,19 @@ import time
 from pathlib import Path
 
 import pytest
-from build_artifacts import build_comparisons, build_demonstrations, build_model
+from build_artifacts import build_comparisons, build_demonstrations, build_model, build_prompts, build_reward_model
 from forked_stages import run_child
 
 from posttrain.stage.artifact import read_manifest, verify
 
 STEPS, SAVE_STEPS = 7, 2
 KNOBS = ["global_batch_size=8", "micro_batch_size=4", f"save_steps={SAVE_STEPS}", "log_steps=1", f"max_steps={STEPS}"]
+ROLLOUTS = ["rollout_batch_size=16", "max_new_tokens=8", "samples_per_prompt=2"]
+MORE = {
+    "ppo": [*ROLLOUTS, "ppo_epochs=2", "kl.target=1.0", "kl.horizon=64", "critic.warmup_steps=1"],
+    "grpo": [*ROLLOUTS, "num_iterations=2", "beta=0.05"],
+}
+STAGES = ["sft", "reward", "dpo", "ppo", "grpo"]
 
 
 class Scene:
@@ -27,6 +33,12 @@ class Scene:
         self.inputs = {"model": model, "data": build_comparisons(root, model)}
         if stage == "sft":
             self.inputs = {"model": model, "data": build_demonstrations(root, model)}
+        if stage in MORE:
+            self.inputs = {
+                "model": model,
+                "data": build_prompts(root, model),
+                "reward": build_reward_model(root, model),
+            }
         if stage == "dpo":
             reference = root / "artifacts" / "reference-0001"
             arguments = [f"inputs.{name}={path}" for name, path in self.inputs.items()]
@@ -43,7 +55,7 @@ class Scene:
     def run(self, signal_at: int | None = None, kill_after: float | None = None) -> tuple[int, int]:
         """Run the stage once in a child."""
         arguments = [f"inputs.{name}={path}" for name, path in self.inputs.items()]
-        arguments += [f"output={self.output}", "tracking.wandb=disabled", "seed=3", *KNOBS]
+        arguments += [f"output={self.output}", "tracking.wandb=disabled", "seed=3", *KNOBS, *MORE.get(self.stage, [])]
         return run_child(
             f"posttrain.train.{self.stage}", arguments, self.root, signal_at=signal_at, kill_after=kill_after
         )
@@ -98,7 +110,7 @@ def test_killed_again_and_again_by_the_clock(sft: Scene) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["sft", "reward", "dpo"])
+@pytest.mark.parametrize("stage", STAGES)
 def test_killed_at_every_file_event(tmp_path: Path, stage: str) -> None:
     scene = Scene(tmp_path, stage)
     for point in range(1, scene.events + 1):
@@ -107,7 +119,7 @@ def test_killed_at_every_file_event(tmp_path: Path, stage: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["sft", "reward", "dpo"])
+@pytest.mark.parametrize("stage", STAGES)
 def test_killed_at_fifty_random_times(tmp_path: Path, stage: str) -> None:
     scene = Scene(tmp_path, stage)
     generator = random.Random(0)
