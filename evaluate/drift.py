@@ -20,8 +20,7 @@ from posttrain.evaluate.drift_scores import FIGURES, SampledResponse, divergence
 from posttrain.evaluate.inputs import read_evaluation_items
 from posttrain.evaluate.policy import prompt_text, split_by_length, take_evenly
 from posttrain.evaluate.response_logprobs import response_logprobs
-from posttrain.sample.batching import by_length
-from posttrain.sample.generate import CHUNK_BATCHES, encode_prompts
+from posttrain.sample.generate import encode_prompts, sample_prompts
 from posttrain.sample.models import load_policy
 from posttrain.sample.sampler import Sampler
 from posttrain.sample.sampling import Sample, SamplingParams
@@ -29,7 +28,6 @@ from posttrain.sample.select import derived_seed
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError
 from posttrain.stage.files import write_json_atomic
-from posttrain.stage.progress import track
 
 log = logging.getLogger(__name__)
 
@@ -90,13 +88,7 @@ def sample_items(
         )
         for item in items
     ]
-    sampler = Sampler(model, tokenizer, max_batch_size=config.batch_size)
-    chunk = max(1, CHUNK_BATCHES * config.batch_size // config.num_samples)
-    found: dict[int, list[Sample]] = {}
-    for rows in track(by_length(prompts, chunk), len(prompts), "sample"):
-        own = sampler.generate([prompts[row] for row in rows], [params[row] for row in rows])
-        found.update(zip(rows, own, strict=True))
-    return [found[row] for row in range(len(prompts))]
+    return sample_prompts(Sampler(model, tokenizer, max_batch_size=config.batch_size), prompts, params)
 
 
 def score_response(

@@ -58,8 +58,16 @@ class DataNodes:
     """Knobs of the data stages, by stage type; each is checked by the stage's own schema."""
 
     demo: dict[str, Any] = Field(default_factory=dict)
+    openings: dict[str, Any] = Field(default_factory=dict)
     curate: dict[str, Any] = Field(default_factory=dict)
     tokenize: dict[str, Any] = Field(default_factory=dict)
+
+
+@schema
+class SampleNodes:
+    """Knobs of the sampling stages, by stage type."""
+
+    rank: dict[str, Any] = Field(default_factory=dict)
 
 
 @schema
@@ -95,7 +103,8 @@ class LauncherConfig:
     max_parallel: int = Field(default=2, ge=1)
     """Stages that run at once on this machine."""
     max_parallel_on_device: int | None = Field(default=None, ge=1)
-    """Training and evaluation stages among them; None is one on GPUs, whose memory they share, and no limit on CPU."""
+    """Stages that compute on the device among them (sampling, training, evaluation); None is one on GPUs, whose memory
+    they share, and no limit on CPU."""
     threads_per_process: int | None = Field(default=None, ge=1)
     """CPU threads of each process; None shares the cores among the processes that may run at once."""
     lease_wait_seconds: float = Field(default=0.0, ge=0)
@@ -126,6 +135,7 @@ class PipelineConfig:
     stages: dict[str, StageNode | None] = Field(min_length=1)
     """Stage name → node; null takes away a stage of a graph shape."""
     data: DataNodes = Field(default_factory=DataNodes)
+    sample: SampleNodes = Field(default_factory=SampleNodes)
     train: TrainNodes = Field(default_factory=TrainNodes)
     evaluate: EvaluateNodes = Field(default_factory=EvaluateNodes)
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)

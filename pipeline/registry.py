@@ -53,8 +53,16 @@ def _trained(run: str, config_class: str, kind: str, **more: Input) -> StageType
 
 _TYPES = (
     StageType("data.demo", "DemoConfig", "sources"),
+    StageType("data.openings", "OpeningsConfig", "sources"),
     StageType("data.curate", "CurateConfig", "dataset", {"sources": Input(("sources",), required=False)}),
     StageType("data.tokenize", "TokenizeConfig", "tokens", {"data": Input(("dataset",)), "model": Input(("model",))}),
+    StageType(
+        "sample.rank",
+        "RankConfig",
+        "sources",
+        {"model": Input(("model",)), "prompts": Input(("dataset",))},
+        device=True,
+    ),
     StageType("train.base", "BaseConfig", "model", {"data": Input(("dataset",), required=False)}),
     _trained("train.sft", "SftConfig", "model"),
     _trained("train.reward", "RewardConfig", "reward_model"),
