@@ -32,9 +32,10 @@ def stage_key(stage: Stage, parent_digests: dict[str, str], code: str, seed: int
 
 
 def check_external_paths(stages: list[Stage]) -> None:
-    """Raise UsageError that names the knob of every outside file or folder that does not exist."""
+    """Raise UsageError that names the knob of every outside file, folder or module that does not exist."""
     problems = [
-        f"{stage.label(_key_of(to_dict(stage.config), str(path)))}: {path}: no such file or folder; mend the path"
+        f"{stage.label(_key_of(to_dict(stage.config), str(path)))}: {path}: no such file, folder or module; "
+        "mend the path"
         for stage in stages
         for path in external_paths(stage.config)
         if not path.exists()

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from posttrain.sample.sampling import SamplingParams
 from posttrain.stage.errors import UsageError
-from posttrain.stage.schema import schema, speed
+from posttrain.stage.schema import external_function, schema, speed
 
 
 @schema
@@ -71,7 +71,7 @@ class RankConfig:
     top_p: float = Field(default=1.0, gt=0, le=1)
     scorer: str | None = None
     """One of `posttrain.data.scorers`; None is the prompt's own."""
-    function: str | None = None
+    function: str | None = external_function()
     """Instead of a scorer: ``package.module:function``; it gets prompt (messages), response and reference, and returns
     a number."""
     batch_size: int = speed(128, ge=1)

@@ -80,13 +80,20 @@ def load_policy(
 
 
 def load_reward_model(directory: Path, dtype: str = "float32", attention: str = "sdpa") -> PreTrainedModel:
-    """Return the sequence classifier of a reward-model artifact; its `config` has `reward_mean` and `reward_std`."""
+    """Return the sequence classifier of a reward-model artifact; its `config` has `reward_mean` and `reward_std`.
+
+    Raises UsageError where it has not.
+    """
     backbone = backbone_directory(directory)
     config = AutoConfig.from_pretrained(backbone, num_labels=1, trust_remote_code=trusts_remote_code(backbone))
     if is_adapter(directory):
         base = read_base(directory)
         config.reward_mean, config.reward_std = base["reward_mean"], base["reward_std"]
         config.pad_token_id = base["pad_token_id"]
+    elif not hasattr(config, "reward_mean"):
+        raise UsageError(
+            f"{directory}: its config.json has no reward_mean; give a reward model that train.reward wrote"
+        )
     model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
         backbone, config=config, dtype=getattr(torch, dtype), attn_implementation=attention
     )

@@ -1,14 +1,17 @@
 """Configuration schemas: one pydantic dataclass per stage, built from plain values with errors a user can mend.
 
 A field made with `speed` changes how fast a stage runs but not what it makes, so it stays out of the artifact's key.
-A field made with `external` names a file or folder outside the store, whose contents are part of the key.
+A field made with `external` names a file or folder outside the store, whose contents are part of the key; one made with
+`external_function` names a function as ``package.module:function``, and the key covers that module's file.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import sys
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +38,24 @@ def speed(default: Any, **limits: Any) -> Any:
 def external(default: Any = None) -> Any:
     """Declare a knob that names an outside file or folder; the key covers its contents, not its path."""
     return Field(default=default, json_schema_extra={"external": True})
+
+
+def external_function() -> Any:
+    """Declare a knob that names a user's function, or is None; the key covers its name and its module's own file."""
+    return Field(default=None, json_schema_extra={"external_function": True})
+
+
+def module_file(function: str) -> Path:
+    """Return the file of a function's module, found as Python would, but without running any of it.
+
+    A module that is not there gives a path that is not there either: that of its name.
+    """
+    places: Sequence[str] | None = [str(Path.cwd()), *sys.path]
+    spec = None
+    for part in function.partition(":")[0].split("."):
+        spec = PathFinder.find_spec(part, places) if places is not None else None
+        places = spec.submodule_search_locations if spec is not None else None
+    return Path(spec.origin if spec is not None and spec.origin is not None else function)
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
@@ -96,13 +117,15 @@ def key_values(config: Any, digest_of: Callable[[Path], str]) -> dict[str, Any]:
             continue
         if marks.get("external"):
             kept[field.name] = _digest_paths(value, digest_of)
+        elif marks.get("external_function") and value is not None:
+            kept[field.name] = [value, digest_of(module_file(value))]
         else:
             kept[field.name] = _plain(value, digest_of)
     return kept
 
 
 def external_paths(config: Any) -> list[Path]:
-    """Return every outside file or folder that a configuration names."""
+    """Return every outside file or folder that a configuration names, the files of functions included."""
     paths: list[Path] = []
 
     def note(path: Path) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from posttrain.stage.schema import external, schema, speed
+from posttrain.stage.schema import external, external_function, schema, speed
 from posttrain.train.config import TrainingConfig
 
 
@@ -28,7 +28,7 @@ class RewardTerm:
     """regex: 1 where it is found in the response, else 0."""
     schema_file: str | None = external()
     """json_schema: 1 where the whole response is a JSON document that this JSON Schema accepts, else 0."""
-    function: str | None = None
+    function: str | None = external_function()
     """python: ``package.module:function``; it gets prompt (messages), response and reference, and returns a number."""
     max_tokens: int | None = Field(default=None, ge=1)
     """length: 0 up to this many tokens, then down to −1 at twice as many."""

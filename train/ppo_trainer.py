@@ -5,6 +5,7 @@ N response tokens of a micro-batch.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -93,18 +94,23 @@ class PpoTrainer(PhaseTrainer):
     # Optimizer: the critic may learn at a rate of its own, and alone at first.
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """Return AdamW with the critic's parameters in a group of their own."""
+        """Return AdamW with the critic's parameters, and those that do not decay, in groups of their own."""
         if getattr(self, "optimizer", None) is None:
             cls, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             rate = self.config.critic.learning_rate or self.args.learning_rate
-            trained = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
-            of_critic = [p for n, p in trained if n.startswith("critic.")]
-            of_policy = [p for n, p in trained if not n.startswith("critic.")]
-            groups = [
-                {"params": of_policy, "weight_decay": self.args.weight_decay},
-                {"params": of_critic, "weight_decay": self.args.weight_decay, "lr": rate},
-            ]
-            self.optimizer = cls(groups, **options)
+            decayed = set(self.get_decay_parameter_names(self.model))  # not those of norms, nor biases
+            groups: dict[tuple[bool, bool], list[Tensor]] = defaultdict(list)
+            for name, parameter in self.model.named_parameters():
+                if parameter.requires_grad:
+                    groups[name.startswith("critic."), name in decayed].append(parameter)
+            self.optimizer = cls(
+                [
+                    {"params": parameters, "is_critic": is_critic, "weight_decay": self.args.weight_decay * decays}
+                    | ({"lr": rate} if is_critic else {})
+                    for (is_critic, decays), parameters in groups.items()
+                ],
+                **options,
+            )
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -118,7 +124,12 @@ class PpoTrainer(PhaseTrainer):
                 num_training_steps,
             ).lr_lambdas[0]
             warmup = self.config.critic.warmup_steps
-            self.lr_scheduler = LambdaLR(optimizer, [lambda step: usual(step) if step >= warmup else 0.0, usual])
+
+            def of_policy(step: int) -> float:
+                return usual(step) if step >= warmup else 0.0
+
+            rates = [usual if group["is_critic"] else of_policy for group in optimizer.param_groups]
+            self.lr_scheduler = LambdaLR(optimizer, rates)
         return self.lr_scheduler
 
     # Checkpoints: the weights that are trained, and where the algorithm stands.

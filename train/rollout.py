@@ -85,10 +85,12 @@ class RolloutWorker:
         when ``stop`` asks any of them to stop while it samples.
         """
         clock = _Clock()
+        heartbeat.beat("sampling")
         episodes = self._sample(phase, policy, stop)
         if stop.any_rank_requested(_device(policy)):
             raise StoppedError(f"stopped on request in rollout {phase + 1}")
         clock.lap("rollout")
+        heartbeat.beat("scoring")
         self._score(episodes, critic)
         clock.lap("scoring")
         everyone = _gather(episodes, self.world_size)

@@ -184,7 +184,7 @@ def test_a_missing_file_is_found_before_anything_starts(workspace: Workspace) ->
     missing = workspace.run("run", "recipe=own")
     assert missing.returncode == 2
     assert (
-        missing.stderr == "error: stages.rows.with.sources.0.path: rows.jsonl: no such file or folder; mend the path\n"
+        missing.stderr == "error: stages.rows.with.sources.0.path: rows.jsonl: no such file, folder or module; mend the path\n"
     )
     assert not (workspace.path / "outputs").exists()
 

@@ -144,7 +144,7 @@ def train(inputs: Inputs, config: PpoConfig, work: Path) -> RecordingTrainer:
     frozen = reference.for_policy(model.policy)
     samples = work / "samples.jsonl"
     worker = RolloutWorker(config, tokenizer, list(prompts), frozen, rewards, spec.seed, 0, 1, samples)
-    trainer.prepare(config, worker, tokenizer.pad_token_id)
+    trainer.prepare(config, worker, tokenizer.pad_token_id, None)
     fit(trainer, context)
     return trainer
 
@@ -305,7 +305,8 @@ class NaivePpo:
         second = optimizer.beta2 * second + (1 - optimizer.beta2) * gradient**2
         self.moments[id(parameter)] = first, second
         mean, square = first / (1 - optimizer.beta1**count), second / (1 - optimizer.beta2**count)
-        parameter -= rate * optimizer.weight_decay * parameter + rate * mean / (square.sqrt() + 1e-8)
+        decay = optimizer.weight_decay * (parameter.dim() > 1)  # not of the norms' scales
+        parameter -= rate * decay * parameter + rate * mean / (square.sqrt() + 1e-8)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +108,23 @@ def posttrain(cluster: SlurmCluster, *arguments: str, expect: int = 0) -> str:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == expect, f"exit {done.returncode}, wanted {expect}\n{done.stdout}{done.stderr}"
     return done.stdout + done.stderr
+
+
+@contextmanager
+def suspended_until_warned(ranks: list[RankBeat]) -> Iterator[None]:
+    """Suspend ranks until they were asked to stop, so that a run of seconds does not end before Slurm asks."""
+    for rank in ranks:
+        os.kill(rank.pid, signal.SIGSTOP)
+    yield
+    poll(lambda: all(_is_pending(rank.pid, signal.SIGUSR1) for rank in ranks), PATIENCE, "the warning")
+    for rank in ranks:
+        os.kill(rank.pid, signal.SIGCONT)
+
+
+def _is_pending(pid: int, number: int) -> bool:
+    """Return whether a signal waits for a suspended process."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return bool(int(status["ShdPnd"], 16) >> (number - 1) & 1)
 
 
 def copy_artifacts(source: Path, root: Path, *stages: str) -> None:

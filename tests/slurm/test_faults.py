@@ -8,18 +8,16 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import cache
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from cluster import SlurmCluster, poll
-from pipelines import BEFORE_SFT, PATIENCE, Pipeline, copy_artifacts
+from pipelines import BEFORE_SFT, PATIENCE, Pipeline, copy_artifacts, suspended_until_warned
 
 from posttrain.pipeline.attempts import Cause
 from posttrain.pipeline.rundir import signs_of_life
-from posttrain.stage.heartbeat import RankBeat
 
 SAVE_STEPS = 20  # as conf/recipe/long_sft.yaml says
 STRIKE_STEP = 30
@@ -82,23 +80,6 @@ def kill_a_rank_of_each_attempt(storm: Storm) -> None:
         ranks = storm.pipeline.wait_for_step("sft", 1, attempt)
         storm.struck = time.time()
         os.kill(ranks[1].pid, signal.SIGKILL)
-
-
-@contextmanager
-def stretched(ranks: list[RankBeat]) -> Iterator[None]:
-    """Suspend ranks until they were asked to stop, so that a run of seconds does not end before Slurm asks."""
-    for rank in ranks:
-        os.kill(rank.pid, signal.SIGSTOP)
-    yield
-    poll(lambda: all(is_pending(rank.pid, signal.SIGUSR1) for rank in ranks), PATIENCE, "the warning")
-    for rank in ranks:
-        os.kill(rank.pid, signal.SIGCONT)
-
-
-def is_pending(pid: int, number: int) -> bool:
-    """Return whether a signal waits for a suspended process."""
-    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return bool(int(status["ShdPnd"], 16) >> (number - 1) & 1)
 
 
 # A machine that is busy with other work may not even start within these times: then tries until it does.
@@ -187,7 +168,7 @@ def test_a_rank_that_stands_still(storms: dict[str, Future[Storm]], calm: Calm) 
 def test_the_time_limit(start: Callable[..., Pipeline], calm: Calm) -> None:
     limit = ["stages.sft.slurm.time_limit='2'", "launcher.slurm.signal_seconds=60"]
     storm = Storm(start("time-limit", "distributed=ddp", *limit, *PATIENT))
-    with stretched(storm.pipeline.wait_for_step("sft", STRIKE_STEP)):  # until Slurm warns it
+    with suspended_until_warned(storm.pipeline.wait_for_step("sft", STRIKE_STEP)):  # until Slurm warns it
         storm.struck = time.time()
     storm.pipeline.wait()
     check(storm, calm("ddp"), Cause.TIME_LIMIT, 0)
@@ -203,7 +184,8 @@ def test_a_crash_loop_is_given_up(storms: dict[str, Future[Storm]]) -> None:
     assert "2 attempts in a row ended at step 0, where they began" in first
 
 
-@pytest.mark.parametrize("kinds", [("ddp",), pytest.param(("zero3", "fsdp2"), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kinds", [("ddp",), ("zero3", "fsdp2")])
 def test_preempted(kinds: tuple[str, ...], start: Callable[..., Pipeline], calm: Calm, slurm: SlurmCluster) -> None:
     """A job with more priority takes both nodes; every stage saves within the grace time and comes back.
 
@@ -212,7 +194,7 @@ def test_preempted(kinds: tuple[str, ...], start: Callable[..., Pipeline], calm:
     pipelines = {kind: start(f"preempted-{kind}", f"distributed={kind}") for kind in kinds}
     with ExitStack() as suspended:
         for pipeline in pipelines.values():
-            suspended.enter_context(stretched(pipeline.wait_for_step("sft", STRIKE_STEP)))
+            suspended.enter_context(suspended_until_warned(pipeline.wait_for_step("sft", STRIKE_STEP)))
         early = start(f"preempted-early-{len(kinds)}", "distributed=ddp", "launcher.slurm.setup=[sleep 20]")
         slurm.wait_for(early.jobs()["sft"], "RUNNING")
         struck = time.time()

@@ -124,11 +124,42 @@ def test_speed_launcher_and_tracking_stay_out_of_the_key(files: FileHashes) -> N
     assert sft(train={"sft": {"optimizer": {"learning_rate": 1e-3}}}) != plain
 
 
+def ppo(function: str, rows: Path) -> Stage:
+    sources = [{"name": "mine", "path": str(rows)}]
+    nodes: dict[str, Any] = {
+        "model": {"run": "train.base", "with": {"path": str(rows)}},
+        "rows": {"run": "data.curate", "with": {"record_type": "demonstration", "sources": sources}},
+        "tokens": {"run": "data.tokenize", "inputs": {"data": "rows", "model": "model"}},
+        "ppo": {"run": "train.ppo", "inputs": {"model": "model", "data": "tokens"}},
+    }
+    nodes["ppo"]["with"] = {"rewards": [{"kind": "python", "function": function}]}
+    return next(stage for stage in build_graph(build(PipelineConfig, {"stages": nodes}, "")) if stage.name == "ppo")
+
+
+def test_a_users_function_counts_by_name_and_by_its_modules_bytes(
+    rows: Path, tmp_path: Path, files: FileHashes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    package = tmp_path / "judges"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('a key runs nobody's code')")
+    (package / "short.py").write_text("def words(messages, response, reference): return -len(response.split())\n")
+    first = key(ppo("judges.short:words", rows), files)
+    assert key(ppo("judges.short:other", rows), files) != first
+    (package / "short.py").write_text("def words(messages, response, reference): return len(response.split())\n")
+    assert key(ppo("judges.short:words", rows), files) != first
+    with pytest.raises(UsageError) as error:
+        check_external_paths([ppo("judges.long:words", rows)])
+    assert str(error.value) == (
+        "stages.ppo.with.rewards.0.function: judges.long:words: no such file, folder or module; mend the path"
+    )
+
+
 def test_a_missing_outside_file_names_its_knob(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         check_external_paths([curate(tmp_path / "nowhere.jsonl")])
     assert str(caught.value) == (
-        f"stages.rows.with.sources.0.path: {tmp_path}/nowhere.jsonl: no such file or folder; mend the path"
+        f"stages.rows.with.sources.0.path: {tmp_path}/nowhere.jsonl: no such file, folder or module; mend the path"
     )
 
 
