@@ -21,7 +21,7 @@ LICENSE = "CC0-1.0"
 HELD_OUT_SHARE = 0.25
 """Share of events that only held-out openings tell of."""
 
-GIRLS = ("Lily", "Mia", "Sue", "Amy", "Anna", "Lucy", "Sara", "Jane")
+GIRLS = ("Lily", "Emma", "Sue", "Amy", "Anna", "Lucy", "Sara", "Jane")
 BOYS = ("Tim", "Tom", "Ben", "Max", "Sam", "Jack", "Bob", "Leo")
 WORDS = {
     "place": ("park", "beach", "forest", "garden", "farm", "zoo", "lake", "shop", "school", "hill"),
@@ -31,7 +31,7 @@ WORDS = {
 EVENTS = {
     "neutral": (
         "{name} lived in a small house near the {place}. One day, {she} took {her} {thing} and went out.",
-        "{name} went to the {place} with {her} mom. {She} had a {thing} in {her} hand.",
+        "{name} went to the {place} with {her} mom. They had a {thing} with them.",
         "One day, {name} was at the {place}. {She} saw a big {thing} near a tree.",
         "{name} and {her} dad walked to the {place}. On the way, they saw a {thing}.",
         "In the morning, {name} put {her} {thing} on the table. Then {she} looked out at the {place}.",
