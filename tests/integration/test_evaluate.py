@@ -259,6 +259,7 @@ def test_mistakes_are_found_before_the_model_loads(bench: Bench, tmp_path: Path)
             ({"data": rewritten_tokens(bench.demonstrations, tmp_path, template_sha256="a" * 64)}, "aaaaaaaaaaaa"),
             ({"items": build_items(tmp_path, [])}, "no evaluation items"),
             ({"items": build_items(tmp_path, [item(0, scorer="exakt")], "bad-0001")}, "did you mean 'exact'?"),
+            ({"items": build_items(tmp_path, [item(0, scorer="sentiment")], "rated-0001")}, "calls none right"),
         ]
     ):
         root = tmp_path / str(number)
