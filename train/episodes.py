@@ -32,10 +32,12 @@ class Episode:
     prompt_ids: list[int]
     response_ids: list[int]
     logps: Floats
-    """Log-probabilities under the policy that sampled it."""
+    """Log-probabilities under the policy that sampled it, as training computes them."""
     ended: bool
     """Whether it ended by itself."""
     text: str = ""
+    sampler_logps: Floats = dataclasses.field(default_factory=lambda: np.empty(0, np.float32))
+    """Log-probabilities as a server computed them; empty where the stage itself sampled."""
     reference_logps: Floats = dataclasses.field(default_factory=lambda: np.empty(0, np.float32))
     values: Floats = dataclasses.field(default_factory=lambda: np.empty(0, np.float32))
     score: float = 0.0

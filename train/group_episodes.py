@@ -14,7 +14,7 @@ from torch import Tensor
 from posttrain.sample.batching import pad_rows
 from posttrain.train.episodes import Episode, padded
 from posttrain.train.group_advantages import groups_without_signal
-from posttrain.train.rollout import kl_per_response, rollout_metrics
+from posttrain.train.rollout_metrics import kl_per_response, rollout_metrics
 
 Advantages = Callable[[Tensor], Tensor]
 """Turns the rewards of all responses, group by group, into their advantages."""

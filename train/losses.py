@@ -51,6 +51,14 @@ def kl_estimates(logps_N: Tensor, reference_logps_N: Tensor, estimator: KlEstima
     return log_ratio_N.exp() - 1 - log_ratio_N
 
 
+def importance_weights(logps: Tensor, sampler_logps: Tensor, cap: float) -> Tensor:
+    """Return what tokens weigh that a sampler drew under log-probabilities of its own: ``min(π / π_sampler, cap)``.
+
+    Truncated importance sampling (Ionides 2008), by the token. The shape is that of the arguments.
+    """
+    return (logps - sampler_logps).exp().clamp(max=cap)
+
+
 def clipped_policy_loss(
     logps_N: Tensor, old_logps_N: Tensor, advantages_N: Tensor, clip_range: float, dual_clip: float | None = None
 ) -> tuple[Tensor, Tensor]:

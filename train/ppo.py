@@ -22,6 +22,7 @@ from posttrain.train.dataset import Row, read_prompts, require_tokens
 from posttrain.train.fit import fit, save_model
 from posttrain.train.phase_plan import announce, plan_phases, require_room
 from posttrain.train.phases import keep_samples
+from posttrain.train.policy_server import PolicyServer
 from posttrain.train.ppo_config import PpoConfig
 from posttrain.train.ppo_trainer import PpoTrainer
 from posttrain.train.processes import device, join, loaded_whole, zero_stage
@@ -66,6 +67,7 @@ def run(config: PpoConfig, context: Context) -> StageResult:
         arguments.process_index,
         plan.world_size,
         context.work / "samples.jsonl",
+        policy_server(config, context, tokenizer),
     )
     trainer.prepare(config, worker, tokenizer.pad_token_id, copy)
     announce(plan, config, config.ppo_epochs, len(rows))
@@ -78,6 +80,13 @@ def run(config: PpoConfig, context: Context) -> StageResult:
     last = trainer.last_rollout
     headline = f"reward {last['objective/scores']:.3f}, KL {last['objective/kl']:.2f}" if last else ""
     return StageResult({**metrics, **last}, headline, int(metrics["tokens"]))
+
+
+def policy_server(config: PpoConfig, context: Context, tokenizer: PreTrainedTokenizerBase) -> PolicyServer | None:
+    """Return the server that samples, if one does."""
+    if config.backend != "vllm":
+        return None
+    return PolicyServer(config.server, tokenizer, context.work / "served", context.main_process)
 
 
 def require_critic(config: PpoConfig, context: Context, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -149,6 +149,12 @@ class RolloutConfig(TrainingConfig):
 class PpoConfig(RolloutConfig):
     """Proximal policy optimisation (Schulman et al. 2017) of responses."""
 
+    backend: Literal["transformers", "vllm"] = "transformers"
+    """Who samples: the stage itself, or a vLLM server that gets the weights before every rollout (docs/ppo.md)."""
+    server: str = speed("http://127.0.0.1:8000")
+    """vllm: the root of the server's address."""
+    importance_cap: float = Field(default=2.0, ge=1)
+    """vllm: largest weight of a token for what its log-probabilities differ between server and trainer."""
     ppo_epochs: int = Field(default=4, ge=1)
     """Passes over the responses of a rollout."""
     whiten_rewards: bool = False
@@ -161,3 +167,12 @@ class PpoConfig(RolloutConfig):
     clip_range: float = Field(default=0.2, gt=0)
     dual_clip: float | None = Field(default=None, gt=1)
     entropy_coef: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _server_says_what_it_drew_from(self) -> PpoConfig:
+        if self.backend == "vllm" and self.temperature != 1:
+            raise ValueError(
+                f"temperature={self.temperature}: a vLLM server gives the log-probabilities of temperature 1 alone; "
+                "set temperature=1, or backend=transformers"
+            )
+        return self

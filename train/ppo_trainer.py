@@ -21,7 +21,8 @@ from posttrain.train.episodes import Episode, collate_episodes
 from posttrain.train.losses import clipped_policy_loss, clipped_value_loss, kl_estimates
 from posttrain.train.phases import PhaseTrainer
 from posttrain.train.ppo_config import KlConfig, PpoConfig
-from posttrain.train.rollout import Rollout, RolloutWorker, finish_episodes
+from posttrain.train.ppo_episodes import finish_episodes
+from posttrain.train.rollout import Rollout, RolloutWorker
 
 _WEIGHTS = "trained.safetensors"
 

@@ -1,9 +1,9 @@
-"""Rollouts: sample responses, score them, and turn scores into the advantages of tokens.
+"""Rollouts: sample responses and score them; what becomes of the scores is the method's.
 
 Prompts are spread over the ranks; afterwards every rank holds all episodes, so that what follows (whitening,
 mini-batches) is the same whatever the number of ranks.
 
-N episodes, T response tokens, B episodes of a forward pass.
+N response tokens, B episodes of a forward pass, T positions.
 """
 
 from __future__ import annotations
@@ -23,16 +23,15 @@ from torch import Tensor
 
 from posttrain.sample.batching import by_tokens
 from posttrain.sample.sampler import Sampler
-from posttrain.sample.sampling import SamplingParams
+from posttrain.sample.sampling import Sample, SamplingParams
 from posttrain.stage import heartbeat
 from posttrain.stage.errors import StoppedError
 from posttrain.train.actor_critic import ActorCritic, states_before
-from posttrain.train.advantage import generalised_advantages, whiten
 from posttrain.train.batching import EpochStream
 from posttrain.train.dataset import Row
-from posttrain.train.episodes import Episode, Floats, padded, token_batch
-from posttrain.train.losses import kl_estimates
-from posttrain.train.ppo_config import PpoConfig, RolloutConfig
+from posttrain.train.episodes import Episode, Floats, token_batch
+from posttrain.train.policy_server import PolicyServer
+from posttrain.train.ppo_config import RolloutConfig
 from posttrain.train.rewards import Answer, Rewards
 from posttrain.train.signals import StopOnSignal
 from posttrain.train.token_log_probs import backbone_and_head, head_log_probs
@@ -65,6 +64,7 @@ class RolloutWorker:
         rank: int,
         world_size: int,
         samples: Path,
+        server: PolicyServer | None = None,
     ) -> None:
         self.config = config
         self.tokenizer = tokenizer
@@ -75,6 +75,7 @@ class RolloutWorker:
         self.rank = rank
         self.world_size = world_size
         self.samples = samples
+        self.server = server
 
     def collect(
         self, phase: int, policy: Any, finish: Finish, stop: StopOnSignal, critic: ActorCritic | None = None
@@ -91,7 +92,7 @@ class RolloutWorker:
             raise StoppedError(f"stopped on request in rollout {phase + 1}")
         clock.lap("rollout")
         heartbeat.beat("scoring")
-        self._score(episodes, critic)
+        self._score(episodes, policy, critic)
         clock.lap("scoring")
         everyone = _gather(episodes, self.world_size)
         metrics = finish(everyone)
@@ -115,12 +116,10 @@ class RolloutWorker:
         plain = SamplingParams(
             max_tokens=config.max_new_tokens, temperature=config.temperature, num_samples=config.samples_per_prompt
         )
-        sampler = Sampler(policy, self.tokenizer, max_batch_size=config.rollout_batch)
         prompts = [self.prompts[rows[place]]["prompt_ids"] for place in own]
+        params = [dataclasses.replace(plain, seed=seed) for seed in seeds]
         try:
-            sampled = sampler.generate(
-                prompts, [dataclasses.replace(plain, seed=seed) for seed in seeds], on_token=lambda *_: _go_on(stop)
-            )
+            sampled = self._generate(policy, prompts, params, stop)
         except _Interrupted:
             return []
         return [
@@ -137,13 +136,26 @@ class RolloutWorker:
             for index, sample in enumerate(samples)
         ]
 
+    def _generate(
+        self, policy: Any, prompts: list[list[int]], params: list[SamplingParams], stop: StopOnSignal
+    ) -> list[list[Sample]]:
+        if self.server is not None:
+            return self.server.generate(policy, prompts, params)
+        sampler = Sampler(policy, self.tokenizer, max_batch_size=self.config.rollout_batch)
+        return sampler.generate(prompts, params, on_token=lambda *_: _go_on(stop))
+
     @torch.no_grad()
-    def _score(self, episodes: list[Episode], critic: ActorCritic | None) -> None:
-        """Fill in values, reference log-probabilities and scores."""
+    def _score(self, episodes: list[Episode], policy: Any, critic: ActorCritic | None) -> None:
+        """Fill in values, reference log-probabilities and scores, and our log-probabilities where a server sampled."""
+        if self.server is not None:
+            for episode in episodes:
+                episode.sampler_logps = episode.logps
+            self._log_probs(episodes, policy, "logps")
         if critic is not None:
             self._value(episodes, critic)
         if self.reference is not None:
-            self._refer(episodes, self.reference)
+            with self.reference() as reference:
+                self._log_probs(episodes, reference, "reference_logps")
         self._reward(episodes)
 
     def _value(self, episodes: list[Episode], model: ActorCritic) -> None:
@@ -157,14 +169,13 @@ class RolloutWorker:
             _hand_out(part, "values", model.critic(ids_BT, chosen_BT, hidden_NH))
         model.train(was_training)
 
-    def _refer(self, episodes: list[Episode], frozen: Frozen) -> None:
+    def _log_probs(self, episodes: list[Episode], model: Any, name: str) -> None:
         pad, limit = self.tokenizer.pad_token_id, self.config.scoring_tokens
-        with frozen() as reference:
-            trunk, head = backbone_and_head(reference)
-            for part, ids_BT, chosen_BT in scoring_batches(episodes, pad, limit, _device(reference)):
-                hidden_NH = states_before(trunk, ids_BT, chosen_BT)
-                logps_N, _ = head_log_probs(reference, head, hidden_NH, ids_BT[chosen_BT], self.config.temperature)
-                _hand_out(part, "reference_logps", logps_N)
+        trunk, head = backbone_and_head(model)
+        for part, ids_BT, chosen_BT in scoring_batches(episodes, pad, limit, _device(model)):
+            hidden_NH = states_before(trunk, ids_BT, chosen_BT)
+            logps_N, _ = head_log_probs(model, head, hidden_NH, ids_BT[chosen_BT], self.config.temperature)
+            _hand_out(part, name, logps_N)
 
     def _reward(self, episodes: list[Episode]) -> None:
         answers = [self._answer(episode) for episode in episodes]
@@ -213,72 +224,6 @@ def scoring_batches(
         ids_BT, _, chosen_BT = token_batch(part, pad_token_id)
         heartbeat.pulse()
         yield part, ids_BT.to(device), chosen_BT.to(device)
-
-
-def finish_episodes(episodes: list[Episode], config: PpoConfig, kl_coef: float) -> dict[str, float]:
-    """Give every token its reward, advantage and return; returns the metrics of the rollout.
-
-    A token's reward is −β times its KL estimate (where the KL is part of the reward), and the last one's also the
-    response's score (Ziegler et al. 2019, eq. 2).
-    """
-    mask_NT = padded([np.ones_like(episode.logps) for episode in episodes]).bool()
-    logps_NT, reference_NT, values_NT = (
-        padded([getattr(episode, name) for episode in episodes]) for name in ("logps", "reference_logps", "values")
-    )
-    penalty_NT = kl_estimates(logps_NT, reference_NT, config.kl.estimator) * mask_NT
-    rewards_NT = -kl_coef * penalty_NT if config.kl.place == "reward" else torch.zeros_like(penalty_NT)
-    scores_N = torch.tensor([episode.score for episode in episodes], dtype=torch.float32)
-    last_N = mask_NT.sum(1) - 1
-    rewards_NT[torch.arange(len(episodes)), last_N] += scores_N
-    totals_N = rewards_NT.sum(1)
-    if config.whiten_rewards:
-        rewards_NT = whiten(rewards_NT, mask_NT, shift_mean=False)
-    advantages_NT, returns_NT = generalised_advantages(rewards_NT, values_NT, mask_NT, config.gamma, config.lam)
-    if config.whiten_advantages:
-        advantages_NT = whiten(advantages_NT, mask_NT)
-    for row, episode in enumerate(episodes):
-        size = len(episode.response_ids)
-        episode.advantages = advantages_NT[row, :size].numpy().copy()
-        episode.returns = returns_NT[row, :size].numpy().copy()
-    return _metrics(episodes, mask_NT, values_NT, returns_NT, totals_N)
-
-
-def _metrics(
-    episodes: list[Episode], mask_NT: Tensor, values_NT: Tensor, returns_NT: Tensor, totals_N: Tensor
-) -> dict[str, float]:
-    """Return what is logged of a rollout that a critic valued."""
-    values_M, returns_M = values_NT[mask_NT].double(), returns_NT[mask_NT].double()
-    unexplained = float((returns_M - values_M).var(correction=0))
-    spread = float(returns_M.var(correction=0))
-    return {
-        **rollout_metrics(episodes),
-        "objective/rlhf_reward": float(totals_N.mean()),
-        "val/explained_variance": 1 - unexplained / spread if spread else 0.0,
-    }
-
-
-def rollout_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
-    """Return what is logged of any rollout, under the field's names."""
-    lengths = np.array([len(episode.response_ids) for episode in episodes])
-    scores = np.array([episode.score for episode in episodes])
-    metrics = {
-        "objective/entropy": float(-np.concatenate([episode.logps for episode in episodes]).mean()),
-        "objective/scores": float(scores.mean()),
-        "objective/scores_std": float(scores.std()),
-        "response/length": float(lengths.mean()),
-        "response/length_max": float(lengths.max()),
-        "response/ended": float(np.mean([episode.ended for episode in episodes])),
-    }
-    if len(episodes[0].reference_logps):
-        metrics["objective/kl"] = float(kl_per_response(episodes).mean())
-    for name in episodes[0].components:
-        metrics[f"objective/{name}"] = float(np.mean([episode.components[name] for episode in episodes]))
-    return metrics
-
-
-def kl_per_response(episodes: Sequence[Episode]) -> Tensor:
-    """Return the unbiased one-sample estimate ``N`` of each response's KL to the reference, a sum over its tokens."""
-    return (padded([e.logps for e in episodes]) - padded([e.reference_logps for e in episodes])).sum(1)
 
 
 class _Interrupted(Exception):  # noqa: N818

@@ -183,8 +183,8 @@ def test_bad_data_fails_with_its_line_and_the_next_attempt_has_its_own_log(works
 def test_a_missing_file_is_found_before_anything_starts(workspace: Workspace) -> None:
     missing = workspace.run("run", "recipe=own")
     assert missing.returncode == 2
-    assert (
-        missing.stderr == "error: stages.rows.with.sources.0.path: rows.jsonl: no such file, folder or module; mend the path\n"
+    assert missing.stderr == (
+        "error: stages.rows.with.sources.0.path: rows.jsonl: no such file, folder or module; mend the path\n"
     )
     assert not (workspace.path / "outputs").exists()
 

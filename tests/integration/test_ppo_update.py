@@ -34,10 +34,11 @@ from posttrain.train.fit import fit
 from posttrain.train.phase_plan import plan_phases
 from posttrain.train.ppo import actor_critic
 from posttrain.train.ppo_config import PpoConfig
+from posttrain.train.ppo_episodes import finish_episodes
 from posttrain.train.ppo_trainer import PpoTrainer
 from posttrain.train.reference_model import reference_of
 from posttrain.train.reward_terms import build_rewards
-from posttrain.train.rollout import Rollout, RolloutWorker, finish_episodes
+from posttrain.train.rollout import Rollout, RolloutWorker
 
 EPOCHS, MINI_BATCHES = 3, 2
 KNOBS: dict[str, Any] = {

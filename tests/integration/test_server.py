@@ -5,6 +5,7 @@ vLLM lives in an environment of its own; VLLM_PYTHON names its interpreter.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -18,7 +19,7 @@ from pathlib import Path
 import httpx2
 import pytest
 import torch
-from build_artifacts import ENVIRONMENT, build_model
+from build_artifacts import ENVIRONMENT, build_model, build_prompts, commit_artifact, run_stage
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from posttrain.data.chat import load_tokenizer
@@ -218,3 +219,22 @@ def test_vllm_takes_new_weights_or_we_say_that_it_did_not(vllm: Served, tmp_path
     with pytest.raises(PosttrainError, match="old weights are in use"):
         vllm.server.update_weights(folder, vllm.ours.model)
     assert vllm.server.update_weights(vllm.folder, vllm.ours.model) < 1e-3
+
+
+def test_ppo_samples_through_vllm_with_new_weights_in_every_rollout(vllm: Served, tmp_path: Path) -> None:
+    """Large steps move the policy far; the server's log-probabilities are ours in each rollout nevertheless."""
+    model = tmp_path / "artifacts" / "wide-0001"
+    shutil.copytree(vllm.folder, model)
+    commit_artifact(model, "model", "base")
+    knobs = {"rollout_batch_size": 16, "global_batch_size": 8, "ppo_epochs": 2, "max_steps": 12, "max_new_tokens": 12}
+    knobs |= {"optimizer__learning_rate": 1e-2, "log_steps": 1, "critic__kind": "policy", "early_stop_kl": 10.0}
+    knobs |= {"backend": "vllm", "server": vllm.server.url, "rewards": "[{kind: regex, pattern: e}]"}
+    inputs = {"model": model, "data": build_prompts(tmp_path, model)}
+    run_stage("train.ppo", tmp_path / "artifacts" / "ppo-0001", inputs, **knobs)
+    lines = (tmp_path / "artifacts" / "ppo-0001" / "logs" / "metrics.jsonl").read_text().splitlines()
+    rollouts = [row for row in map(json.loads, lines) if "policy/sampler_difference" in row]
+    assert len(rollouts) == 3
+    assert max(row["policy/sampler_difference"] for row in rollouts) < 1e-3
+    assert all(row["policy/importance"] == pytest.approx(1, abs=1e-3) for row in rollouts)
+    assert abs(rollouts[-1]["objective/kl"]) > 0.1
+    vllm.server.update_weights(vllm.folder, vllm.ours.model)

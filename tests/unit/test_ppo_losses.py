@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 
-from posttrain.train.losses import KlEstimator, clipped_policy_loss, clipped_value_loss, kl_estimates
+from posttrain.train.losses import (
+    KlEstimator,
+    clipped_policy_loss,
+    clipped_value_loss,
+    importance_weights,
+    kl_estimates,
+)
 from posttrain.train.ppo_config import KlConfig
 from posttrain.train.ppo_trainer import adapted_kl_coef
 
@@ -100,3 +106,9 @@ def test_the_coefficient_follows_the_target_by_no_more_than_a_fifth_of_the_horiz
     assert adapted_kl_coef(0.1, 60.0, 100, config) == pytest.approx(0.1 * (1 + 0.2 * 100 / 1000))
     assert adapted_kl_coef(0.1, 0.0, 100, config) == pytest.approx(0.1 * (1 - 0.2 * 100 / 1000))
     assert adapted_kl_coef(0.1, 60.0, 100, KlConfig()) == 0.1
+
+
+def test_importance_weights_are_capped_ratios() -> None:
+    logps = torch.tensor([-1.0, -1.0, -1.0])
+    sampler = torch.tensor([-1.0, -1.0 + math.log(2.0), -1.0 - math.log(5.0)])
+    assert importance_weights(logps, sampler, cap=2.0).tolist() == pytest.approx([1.0, 0.5, 2.0])
