@@ -102,6 +102,15 @@ def test_the_prompts_own_scorer_or_one_for_all() -> None:
     assert values({"kind": "scorer", "scorer": "exact"}, right, answer("12", reference="12")) == [0.0, 1.0]
 
 
+def test_a_rating_needs_no_reference() -> None:
+    term = {"kind": "scorer", "scorer": "sentiment"}
+    require_references(
+        [build(RewardTerm, term, "rewards")], [{"id": "p", "reference": None, "scorer": None}], "train.ppo"
+    )
+    glad, sad = values(term, answer("He was glad."), answer("He was sad."))
+    assert (glad, sad) == (pytest.approx(2 / 19**0.5, abs=1e-4), pytest.approx(-2.1 / 19.41**0.5, abs=1e-4))
+
+
 def test_constraints_are_those_of_the_prompts_reference() -> None:
     answers = [answer(text, reference=NO_COMMA, scorer="exact") for text in ("a b", "a, b", "1, 2")]
     assert values({"kind": "constraints"}, *answers) == [1.0, 0.5, 0.0]
