@@ -52,7 +52,7 @@ def test_killed_at_random_times(tmp_path: Path) -> None:
             kills += 1
     wanted, found = digests(calm), digests(stormy)
     models = [stage for stage in wanted if read_manifest(next((calm / "artifacts").glob(f"{stage}-*"))).kind in KINDS]
-    assert sorted(models) == ["base", "dpo", "reward", "sft", "untrained"]
+    assert sorted(models) == ["base", "dpo", "ppo", "reward", "sft", "untrained"]
     assert {stage: found[stage] for stage in models} == {stage: wanted[stage] for stage in models}
     assert [problem for path in (stormy / "artifacts").glob("[a-z]*") for problem in verify(path)] == []
     print(f"{kills} kills; all models bit-identical")

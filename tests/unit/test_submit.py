@@ -15,7 +15,7 @@ from posttrain.pipeline.variants import Point, Variant, variants_of
 from posttrain.stage.errors import UsageError
 
 SBATCH = re.compile(r"^# sbatch (.*?)\S+/slurm/(\w+)\.sbatch$", re.MULTILINE)
-DPO_ON = {"dpo", "evaluate_dpo", "report"}
+DPO_ON = {"dpo", "evaluate_dpo", "drift_dpo", "report"}
 
 
 def points_of(root: Path, *overrides: str) -> dict[str, Point]:
@@ -75,7 +75,8 @@ def test_a_sweep_shares_all_that_its_knob_does_not_touch(tmp_path: Path) -> None
 def test_points_that_differ_upstream_share_only_what_stands_before(tmp_path: Path) -> None:
     variants = variants_of(list(points_of(tmp_path, "train.reward.epochs=1,2", "train.dpo.beta=0.1,0.2").values()))
     counts = {name: len(found) for name, found in variants.items()}
-    expected = {"reward": 2, "evaluate_reward": 2, "dpo": 2, "evaluate_dpo": 2, "report": 4}
+    twice = [f"{what}{model}" for model in ("dpo", "ppo") for what in ("", "evaluate_", "drift_")]
+    expected = {"reward": 2, "evaluate_reward": 2, **dict.fromkeys(twice, 2), "report": 4}
     assert counts == {name: expected.get(name, 1) for name in counts}
     assert all(len(variant.points) == 2 for name in ("reward", "dpo") for variant in variants[name])
 
@@ -97,15 +98,15 @@ def test_a_dry_run_of_a_sweep_prints_each_job_once_and_writes_nothing(
     printed = capsys.readouterr().out
     commands = SBATCH.findall(printed)
     by_stage = {stage: options for options, stage in commands}
-    assert len(commands) == len(by_stage) == 21
+    assert len(commands) == len(by_stage) == 27
     arrays = re.findall(r"^#SBATCH --job-name=r-0/(\w+)\n(?:#SBATCH .*\n)*?#SBATCH --array=0-1$", printed, re.MULTILINE)
-    assert arrays == ["dpo", "evaluate_dpo", "report"]
+    assert set(arrays) == DPO_ON
     assert by_stage["sources"] == "--parsable "
     assert by_stage["dpo"] == (
         "--parsable '--dependency=afterok:<r-0/sft>:<r-0/comparison_tokens>:<r-0/reference>' --kill-on-invalid-dep=yes "
     )
     assert "aftercorr:<r-0/dpo>'" in by_stage["evaluate_dpo"]
-    assert "aftercorr:<r-0/dpo>,aftercorr:<r-0/evaluate_dpo>'" in by_stage["report"]
+    assert "aftercorr:<r-0/dpo>,aftercorr:<r-0/evaluate_dpo>," in by_stage["report"]
     assert not root.exists()
 
 
