@@ -30,7 +30,8 @@ def test_the_whole_graph_over_both_nodes(smoke: Pipeline) -> None:
     assert [problem for path in (smoke.root / "artifacts").iterdir() for problem in verify(path)] == []
     assert (smoke.run_directory.path / "slurm" / "report.sbatch").is_file()
     assert (smoke.artifact("report") / "report.html").stat().st_size > 0
-    for stage, kind in {"base": "ddp", "sft": "deepspeed", "reward": "ddp", "reference": "ddp", "dpo": "ddp"}.items():
+    kinds = dict.fromkeys(("base", "reward", "reference", "dpo", "ppo"), "ddp") | {"sft": "deepspeed"}
+    for stage, kind in kinds.items():
         spec = StageSpec.read(smoke.run_directory.spec(stage))
         assert (spec.distributed.kind, smoke.manifest(stage).hardware["processes"]) == (kind, 2)
         assert jobs[smoke.jobs()[stage]]["NodeList"] == "node[1-2]"
@@ -70,11 +71,12 @@ def test_a_sweep_shares_what_it_can_and_a_failing_point_hurts_no_other(smoke: Pi
     good, bad = (Pipeline(smoke.cluster, smoke.root, f"sweep-{index}", ()) for index in (0, 1))
     array = good.jobs()["dpo"].partition("_")[0]
     assert (good.jobs()["dpo"], bad.jobs()["dpo"]) == (f"{array}_0", f"{array}_1")
-    assert set(good.jobs()) == set(bad.jobs()) == {"dpo", "evaluate_dpo", "report"}
-    assert good.states() == {"dpo": "COMPLETED", "evaluate_dpo": "COMPLETED", "report": "COMPLETED"}
-    assert bad.states() == {"dpo": "FAILED", "evaluate_dpo": "CANCELLED", "report": "CANCELLED"}
+    after = ("evaluate_dpo", "drift_dpo", "report")
+    assert set(good.jobs()) == set(bad.jobs()) == {"dpo", *after}
+    assert good.states() == {"dpo": "COMPLETED", **dict.fromkeys(after, "COMPLETED")}
+    assert bad.states() == {"dpo": "FAILED", **dict.fromkeys(after, "CANCELLED")}
     made = {path.name.rpartition("-")[0] for path in (smoke.root / "artifacts").iterdir() if path.name not in before}
-    assert {name for name in made if not name.startswith(".")} == {"dpo", "evaluate_dpo", "report"}
+    assert {name for name in made if not name.startswith(".")} == {"dpo", *after}
     assert (bad.run_directory.path / "stages" / "sft").resolve() == good.run_directory.path / "stages" / "sft"
     assert rows(bad.status())["sft"][0] in ("done", "cached")
     assert bad.status().startswith("error: dpo: ")
