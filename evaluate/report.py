@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from posttrain.evaluate import drift_plots, plots
+from posttrain.evaluate import drift_plots, plots, selection_plots
 from posttrain.evaluate.accounting import Account, read_account
 from posttrain.evaluate.compare import (
     Policy,
@@ -25,7 +25,7 @@ from posttrain.evaluate.compare import (
 )
 from posttrain.evaluate.config import ReportConfig
 from posttrain.evaluate.drift_rows import Drift, by_reference, drifts_of
-from posttrain.evaluate.lineage import MODEL_KINDS, Lineage, Node, walk
+from posttrain.evaluate.lineage import MODEL_KINDS, PARENT_MODEL, Lineage, Node, walk
 from posttrain.evaluate.lineage_svg import lineage_svg
 from posttrain.evaluate.training_logs import read_curves, read_rollouts
 from posttrain.stage.entry import Context, StageResult, stage_main
@@ -166,6 +166,8 @@ def render_page(
         metric_names=METRIC_NAMES,
         drifts=by_reference(drifts),
         drift_figures=_drift_figures(drifts),
+        selections=_selections(lineage, labels),
+        selectors=selection_plots.SELECTOR_NAMES,
         rewards=rewards,
         calibration={
             label: Markup(plots.reliability(reward["calibration"], f"calibration{index}"))
@@ -218,6 +220,27 @@ def _drift_figures(drifts: list[Drift]) -> dict[str, Markup]:
         reference: Markup(drift_plots.score_by_kl(own, f"drift{index}"))
         for index, (reference, own) in enumerate(by_reference(drifts).items())
     }
+
+
+def _selections(lineage: Lineage, labels: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """Return the curve of each policy that was sampled many times, by its label, with the figures."""
+    found = {}
+    for index, node in enumerate(lineage.of_kind("selection")):
+        assert node.directory is not None
+        curve, calibration = (
+            json.loads((node.directory / f"{name}.json").read_text(encoding="utf-8"))
+            for name in ("curve", "calibration")
+        )
+        svgs = [
+            selection_plots.selection_curves(curve, f"selection{index}"),
+            selection_plots.risk_coverage(calibration, f"risk{index}"),
+        ]
+        if curve["over_optimisation"] is not None:
+            svgs.insert(1, selection_plots.over_optimisation(curve, f"proxy{index}"))
+        label = labels[node.parents[PARENT_MODEL]]
+        label = label if label not in found else f"{label} ({labels[node.id]})"
+        found[label] = {"curve": curve, "figures": [Markup(svg) for svg in svgs]}
+    return found
 
 
 def _curve_figures(lineage: Lineage, labels: dict[str, str]) -> dict[str, list[Markup]]:

@@ -107,7 +107,7 @@ _TYPES = (
         "evaluate.report",
         "ReportConfig",
         "report",
-        any_inputs=("scores", "drift", "model", "reward_model", "dataset", "tokens"),
+        any_inputs=("scores", "drift", "selection", "model", "reward_model", "dataset", "tokens"),
     ),
 )
 

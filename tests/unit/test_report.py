@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import random
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -28,6 +29,8 @@ from posttrain.evaluate import compare, drift_plots, drift_rows, lineage, plots,
 from posttrain.evaluate.config import ReportConfig
 from posttrain.evaluate.item_scores import read_items, write_items
 from posttrain.evaluate.lineage_svg import lay_out
+from posttrain.evaluate.selection import SampledItem, calibration_figures, curve_figures
+from posttrain.stage.artifact import read_manifest
 from posttrain.stage.entry import Context, StageResult
 from posttrain.stage.errors import UsageError
 from posttrain.stage.spec import Distributed, StageSpec, Tracking
@@ -195,6 +198,38 @@ def test_without_the_references_own_samples_there_is_no_change(inputs: dict[str,
     assert "the reference" not in drift_plots.score_by_kl(
         drift_rows.drifts_of(lineage.walk([inputs["drift_ppo"]]), 0.95, 100, 0), "figure"
     ).replace("KL to the reference", "")
+
+
+def test_what_choosing_among_samples_buys_is_shown(inputs: dict[str, Path], tmp_path: Path) -> None:
+    root = inputs["drift_sft"].parent
+    rng = random.Random(0)
+    items = [
+        SampledItem(
+            id=f"item-{number}",
+            task="count",
+            language="en",
+            prompt_tokens=4,
+            responses=["a"] * 4,
+            answers=[rng.choice("ab") for _ in range(4)],
+            tokens=[5] * 4,
+            ended=[True] * 4,
+            logprobs=[rng.random() - 1 for _ in range(4)],
+            rewards=[rng.random() for _ in range(4)],
+            correct=[float(rng.random() < 0.5) for _ in range(4)],
+            preference=None if number % 2 else [rng.random() for _ in range(4)],
+        )
+        for number in range(40)
+    ]
+    curve = curve_figures(items, 100, 0.95, 0)
+    files = {"curve.json": curve, "calibration.json": calibration_figures(items, 0.05, 0.95, 0)}
+    model = read_manifest(inputs["drift_sft"]).parents["model"].name
+    selection = Store(root).add("best_of_n", "selection", "evaluate.best_of_n", {"model": root / model}, files)
+    run_report({"best_of_n": selection, "drift_sft": inputs["drift_sft"]}, tmp_path / "out")
+    parsed = Page((tmp_path / "out/report.html").read_text(encoding="utf-8"))
+    assert "selection" in parsed.ids and len(parsed.ids) == len(set(parsed.ids))
+    cells = re.findall(r"0\.\d{3}", parsed.text.partition("majority vote")[2])
+    assert cells[:3] == [f"{point['value']:.3f}" for point in curve["curves"]["correct"]["majority"]]
+    assert "proxy: the reward model" in parsed.text
 
 
 def test_a_line_joins_the_policies_of_a_method_in_order_of_kl(inputs: dict[str, Path]) -> None:
