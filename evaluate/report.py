@@ -78,17 +78,24 @@ def run(config: ReportConfig, context: Context) -> StageResult:
         samples=select_samples(policies, config.samples, context.spec.seed),
     )
     (context.output / "report.html").write_text(page, encoding="utf-8")
-    headline = headline_of(paired, policies, rewards)
+    headline = headline_of(paired, policies, drifts, rewards)
     return StageResult(metrics={"policies": len(policies), "reward_models": len(rewards)}, headline=headline)
 
 
-def headline_of(paired: list[dict[str, Any]], policies: list[Policy], rewards: dict[str, Any]) -> str:
+def headline_of(
+    paired: list[dict[str, Any]], policies: list[Policy], drifts: list[Drift], rewards: dict[str, Any]
+) -> str:
     """Return the figure that sums the report up: the last step's gain in preference, or the best there is instead."""
     if paired:
         last = [row for row in paired if row["after"] == paired[-1]["after"]]
         row = next((row for row in last if row["metric"] == "preference"), last[-1])
         change = f"{row['difference']:+.2f} [{row['low']:.2f}, {row['high']:.2f}]"
         return f"{row['after']} over {row['before']}: {METRIC_NAMES[row['metric']]} {change}"
+    gains = {drift.label: drift.change["score"]["value"] for drift in drifts if drift.change is not None}
+    if gains:
+        who = f"{len(gains)} policies" if len(gains) > 1 else next(iter(gains))
+        ends = dict.fromkeys((min(gains.values()), max(gains.values())))
+        return f"{who} over {' and '.join(by_reference(drifts))}: mean score {' to '.join(map('{:+.2f}'.format, ends))}"
     if policies and policies[-1].figures is not None:
         return f"{policies[-1].label}: exact match {policies[-1].figures['overall']['exact_match']['value']:.2f}"
     if rewards:
@@ -153,7 +160,7 @@ def render_page(
     return template.render(
         title=title,
         percent=f"{confidence:.0%}" if confidence * 100 % 1 == 0 else f"{confidence:.1%}",
-        headline=headline_of(paired, policies, rewards),
+        headline=headline_of(paired, policies, drifts, rewards),
         nodes=list(lineage.nodes.values()),
         labels=labels,
         anchors=anchors,

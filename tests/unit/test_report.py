@@ -137,6 +137,15 @@ def test_the_headline_is_the_last_gain_in_preference(written: tuple[StageResult,
     assert expected in Page(page).text
 
 
+def test_without_pairs_the_headline_is_what_fresh_samples_gained(inputs: dict[str, Path], tmp_path: Path) -> None:
+    several = run_report({name: inputs[name] for name in ("drift_sft", "drift_dpo", "drift_ppo")}, tmp_path / "several")
+    drift = json.loads((tmp_path / "several/summary.json").read_text(encoding="utf-8"))["drift"]
+    low, high = sorted(drift[name]["change"]["score"]["value"] for name in ("dpo", "ppo"))
+    assert several.headline == f"2 policies over sft: mean score {low:+.2f} to {high:+.2f}"
+    one = run_report({name: inputs[name] for name in ("drift_sft", "drift_ppo")}, tmp_path / "one")
+    assert one.headline == f"ppo over sft: mean score {drift['ppo']['change']['score']['value']:+.2f}"
+
+
 def test_the_page_is_whole_and_loads_nothing(written: tuple[StageResult, str, Any]) -> None:
     _, page, _ = written
     parsed = Page(page)
