@@ -19,7 +19,7 @@ help:  ## list the targets
 $(READY): pyproject.toml constraints.txt scripts/bootstrap.sh
 	@scripts/bootstrap.sh $(PYTHON)
 
-demo: $(READY)  ## run the whole pipeline on generated data (CPU, about ten minutes)
+demo: $(READY)  ## run the whole pipeline on generated data (CPU, about twelve minutes)
 	$(BIN)/posttrain run recipe=demo
 
 test: $(READY)  ## run the tests, the long matrices and Slurm excepted
