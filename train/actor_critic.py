@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from posttrain.train.llama_layers import states_at
 from posttrain.train.token_log_probs import backbone_and_head, head_log_probs
 
 
@@ -38,13 +40,8 @@ class Critic(nn.Module):
 
 
 def states_before(trunk: nn.Module, ids_BT: Tensor, chosen_BT: Tensor) -> Tensor:
-    """Return the hidden states ``NH`` from which the chosen tokens are predicted.
-
-    Rows are padded on the right, so that causal attention alone keeps padding out.
-    """
-    hidden_BTH = trunk(input_ids=ids_BT, use_cache=False).last_hidden_state
-    hidden_NH: Tensor = hidden_BTH[:, :-1][chosen_BT[:, 1:]]
-    return hidden_NH
+    """Return the states ``NH`` from which chosen tokens are predicted; rows are padded on the right."""
+    return states_at(trunk, ids_BT, functional.pad(chosen_BT[:, 1:], (0, 1)))
 
 
 class ActorCritic(nn.Module):

@@ -25,6 +25,7 @@ from posttrain.sample.models import load_reward_model
 from posttrain.stage import heartbeat
 from posttrain.stage.errors import UsageError
 from posttrain.train.adapters import merged
+from posttrain.train.llama_layers import states_at
 from posttrain.train.rewards import Answer
 
 
@@ -64,9 +65,9 @@ class RewardModelScore:
         rewards = [0.0] * len(answers)
         for rows in by_tokens([len(ids) for ids in sequences], self.scoring_tokens):
             ids_BT, mask_BT = pad_rows([sequences[row] for row in rows], self.tokenizer.pad_token_id)
-            last_B = mask_BT.sum(1) - 1
-            hidden_BTH = self.model.base_model(input_ids=ids_BT.to(self.device), use_cache=False).last_hidden_state
-            scores_B = self.model.score(hidden_BTH[torch.arange(len(rows)), last_B]).squeeze(-1).double()
+            last_BT = torch.arange(ids_BT.shape[1]) == mask_BT.sum(1, keepdim=True) - 1
+            last_BH = states_at(self.model.base_model, ids_BT.to(self.device), last_BT.to(self.device))
+            scores_B = self.model.score(last_BH).squeeze(-1).double()
             for row, score in zip(rows, scores_B.tolist(), strict=True):
                 rewards[row] = (score - self.mean) / self.std
             heartbeat.pulse()

@@ -5,13 +5,16 @@ N tokens, V tokens of the vocabulary, H hidden size.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_ROWS = 16
-"""Rows that are worked on at once: no second N × V tensor is ever held, and a processor's cache holds them."""
+from posttrain.train.linear import is_plain, products
+
+_BLOCK = 2**17
+"""Logits that are worked on at once: no second N × V tensor is ever held, and a processor's cache holds them."""
 
 
 def backbone_and_head(model: Any) -> tuple[Any, Any]:
@@ -28,7 +31,8 @@ def head_log_probs(
     Entropies carry gradients like log-probabilities. The output layer is called as a module, so that engines which
     shard its weights notice.
     """
-    logits_NV = scaled_logits(model, head(hidden_NH), temperature)
+    raw_NV = products(hidden_NH, head)[0] if is_plain(head) else head(hidden_NH)
+    logits_NV = scaled_logits(model, raw_NV, temperature)
     logps_N, entropies_N = _ChosenLogProbs.apply(logits_NV, targets_N)  # type: ignore[no-untyped-call]
     return logps_N, entropies_N
 
@@ -46,43 +50,50 @@ def scaled_logits(model: Any, logits_NV: Tensor, temperature: float) -> Tensor:
 
 
 class _ChosenLogProbs(torch.autograd.Function):
-    """log softmax of the targets and the entropy; the logits' own memory holds the probabilities, then the gradient.
+    """log softmax of the targets and the entropy; the logits' own memory holds weights, then the gradient.
 
-    With p = softmax(x): ∂ log p_t / ∂x = onehot_t − p and ∂H / ∂x = −p (log p + H).
+    Weights w are exp(x − max x). With p = w / ∑ w: ∂ log p_t / ∂x = onehot_t − p and ∂H / ∂x = −p (log p + H).
     """
 
     @staticmethod
     def forward(ctx: Any, logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
-        store_NV = logits_NV.detach()
+        store_NV, keep = logits_NV.detach(), ctx.needs_input_grad[0]
         precise = torch.promote_types(store_NV.dtype, torch.float32)
         logps_N = torch.empty(len(targets_N), device=store_NV.device, dtype=precise)
-        entropies_N = torch.empty_like(logps_N)
-        for start in range(0, len(targets_N), _ROWS):
-            rows = slice(start, start + _ROWS)
-            shifted_RV = store_NV[rows].to(precise)
+        entropies_N, totals_N = torch.empty_like(logps_N), torch.empty_like(logps_N)
+        for rows in _blocks(store_NV):
+            kept_RV = store_NV[rows]
+            shifted_RV = kept_RV.to(precise)
             shifted_RV = shifted_RV - shifted_RV.amax(-1, keepdim=True)
-            weights_RV = shifted_RV.exp()
-            total_R = weights_RV.sum(-1)
+            in_place = keep and kept_RV.dtype == precise
+            weights_RV = torch.exp(shifted_RV, out=kept_RV if in_place else None)
+            if keep and not in_place:
+                kept_RV.copy_(weights_RV)
+            totals_N[rows] = total_R = weights_RV.sum(-1)
             logps_N[rows] = shifted_RV.gather(-1, targets_N[rows, None]).squeeze(-1) - total_R.log()
-            entropies_N[rows] = total_R.log() - torch.linalg.vecdot(weights_RV, shifted_RV) / total_R
-            if ctx.needs_input_grad[0]:
-                store_NV[rows] = weights_RV.div_(total_R[:, None])
+            entropies_N[rows] = total_R.log() - shifted_RV.mul_(weights_RV).sum(-1) / total_R
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(store_NV, targets_N, entropies_N)
+        ctx.save_for_backward(store_NV, targets_N, entropies_N, totals_N)
         return logps_N, entropies_N
 
     @staticmethod
     def backward(ctx: Any, logp_gradient_N: Tensor | None, entropy_gradient_N: Tensor | None) -> tuple[Tensor, None]:
-        store_NV, targets_N, entropies_N = ctx.saved_tensors
+        store_NV, targets_N, entropies_N, totals_N = ctx.saved_tensors
         if logp_gradient_N is None:
             logp_gradient_N = torch.zeros_like(entropies_N)
-        for start in range(0, len(targets_N), _ROWS):
-            rows = slice(start, start + _ROWS)
-            gradient_RV, own_R1 = store_NV[rows], logp_gradient_N[rows, None]
-            factor_RV = -own_R1
+        for rows in _blocks(store_NV):
+            gradient_RV, own_R1, total_R1 = store_NV[rows], logp_gradient_N[rows, None], totals_N[rows, None]
+            factor_RV = -own_R1 / total_R1
             if entropy_gradient_N is not None:
-                log_RV = gradient_RV.to(entropies_N.dtype).clamp(min=1e-38).log()
-                factor_RV = factor_RV - entropy_gradient_N[rows, None] * (log_RV + entropies_N[rows, None])
+                log_RV = gradient_RV.to(entropies_N.dtype).clamp(min=1e-38).log() - total_R1.log()
+                factor_RV = factor_RV - entropy_gradient_N[rows, None] / total_R1 * (log_RV + entropies_N[rows, None])
             gradient_RV.mul_(factor_RV)
             gradient_RV.scatter_add_(-1, targets_N[rows, None], own_R1.to(gradient_RV.dtype))
         return store_NV, None
+
+
+def _blocks(logits_NV: Tensor) -> Iterator[slice]:
+    """Yield the rows of one block after the other."""
+    rows = max(1, _BLOCK // logits_NV.shape[1])
+    for start in range(0, len(logits_NV), rows):
+        yield slice(start, start + rows)

@@ -5,9 +5,16 @@ import torch
 from torch import Tensor, nn
 from transformers import Gemma2Config, LlamaConfig
 
+from posttrain.train import token_log_probs
 from posttrain.train.token_log_probs import head_log_probs
 
-N, V, H = 37, 53, 8  # 37 rows: two blocks of 16 and a rest
+N, V, H = 37, 53, 8
+
+
+@pytest.fixture(autouse=True)
+def several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make 37 rows two blocks of 16 and a rest."""
+    monkeypatch.setattr(token_log_probs, "_BLOCK", 16 * V)
 
 
 class Model:
