@@ -1,6 +1,6 @@
 """Log-probabilities and entropies of chosen tokens, with the least memory and time that their gradients allow.
 
-N tokens, V tokens of the vocabulary, H hidden size.
+N tokens, R tokens of a block of them, V tokens of the vocabulary, H hidden size.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from posttrain.train.linear import is_plain, products
 
+_ROWS = 256
+"""Tokens whose logits are made at once: where no gradient is needed, no more of them are ever held."""
 _BLOCK = 2**17
 """Logits that are worked on at once: no second N × V tensor is ever held, and a processor's cache holds them."""
 
@@ -28,11 +30,21 @@ def head_log_probs(
 ) -> tuple[Tensor, Tensor]:
     """Return log-probability and entropy of target tokens, given the hidden states that predict them.
 
-    Entropies carry gradients like log-probabilities. The output layer is called as a module, so that engines which
-    shard its weights notice.
+    Entropies carry gradients like log-probabilities. An output layer that is more than its weights is called as a
+    module, once, so that engines which shard them notice.
     """
-    raw_NV = products(hidden_NH, head)[0] if is_plain(head) else head(hidden_NH)
-    logits_NV = scaled_logits(model, raw_NV, temperature)
+    if not is_plain(head):
+        return _log_probs(model, head(hidden_NH), targets_N, temperature)
+    parts = [
+        _log_probs(model, products(states_RH, head)[0], targets_R, temperature)
+        for states_RH, targets_R in zip(hidden_NH.split(_ROWS), targets_N.split(_ROWS), strict=True)
+    ]
+    logps, entropies = zip(*parts, strict=True)
+    return torch.cat(logps), torch.cat(entropies)
+
+
+def _log_probs(model: Any, logits_NV: Tensor, targets_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    logits_NV = scaled_logits(model, logits_NV, temperature)
     logps_N, entropies_N = _ChosenLogProbs.apply(logits_NV, targets_N)  # type: ignore[no-untyped-call]
     return logps_N, entropies_N
 

@@ -13,8 +13,9 @@ N, V, H = 37, 53, 8
 
 @pytest.fixture(autouse=True)
 def several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make 37 rows two blocks of 16 and a rest."""
-    monkeypatch.setattr(token_log_probs, "_BLOCK", 16 * V)
+    """Make 37 rows of logits parts of 15, 15 and 7 rows, worked on 4 rows at a time."""
+    monkeypatch.setattr(token_log_probs, "_ROWS", 15)
+    monkeypatch.setattr(token_log_probs, "_BLOCK", 4 * V)
 
 
 class Model:
