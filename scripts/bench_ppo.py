@@ -48,7 +48,7 @@ HERE = Path(__file__).resolve().parent
 EPISODES, EPOCHS, UPDATES = 64, 4, 3
 HIDDEN, LAYERS, INTERMEDIATE = 288, 6, 768
 # the quickest of those tried on two cores
-OUR_SETTINGS = {"micro_batch_size": 16, "rollout_batch": 64, "scoring_tokens": 4096}
+OUR_SETTINGS = {"micro_batch_size": 8, "rollout_batch": 64, "scoring_tokens": 4096}
 THEIR_SETTINGS = {"micro_batch_size": 16, "rollout_batch": 64}
 
 
