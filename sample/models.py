@@ -80,24 +80,30 @@ def load_policy(
 
 
 def load_reward_model(directory: Path, dtype: str = "float32", attention: str = "sdpa") -> PreTrainedModel:
-    """Return the sequence classifier of a reward-model artifact; its `config` has `reward_mean` and `reward_std`.
-
-    Raises UsageError where it has not.
-    """
+    """Return the sequence classifier of a reward-model artifact; its `config` has `reward_mean` and `reward_std`."""
     backbone = backbone_directory(directory)
     config = AutoConfig.from_pretrained(backbone, num_labels=1, trust_remote_code=trusts_remote_code(backbone))
     if is_adapter(directory):
         base = read_base(directory)
         config.reward_mean, config.reward_std = base["reward_mean"], base["reward_std"]
         config.pad_token_id = base["pad_token_id"]
-    elif not hasattr(config, "reward_mean"):
-        raise UsageError(
-            f"{directory}: its config.json has no reward_mean; give a reward model that train.reward wrote"
-        )
     model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
         backbone, config=config, dtype=getattr(torch, dtype), attn_implementation=attention
     )
     return _with_adapter(model, directory, trainable=False) if is_adapter(directory) else model
+
+
+def reward_moments(model: Any) -> tuple[float, float]:
+    """Return the mean of a reward model's scores and their standard deviation, 1 where that is 0.
+
+    Raises UsageError where its configuration does not hold them.
+    """
+    config = model.config
+    if not hasattr(config, "reward_mean"):
+        raise UsageError(
+            "inputs.reward: its config.json has no reward_mean and reward_std; give a model that train.reward wrote"
+        )
+    return float(config.reward_mean), float(config.reward_std) or 1.0
 
 
 def four_bit_config() -> BitsAndBytesConfig:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from posttrain.sample.models import reward_moments
 from posttrain.train.llama_layers import states_at
 from posttrain.train.token_log_probs import backbone_and_head, head_log_probs
 
@@ -72,8 +73,8 @@ class ActorCritic(nn.Module):
 def critic_from_reward_model(model: Any) -> Critic:
     """Return a critic with a reward model's trunk and head, whose first values are the model's own rewards."""
     inner = model.get_base_model() if hasattr(model, "peft_config") else model
-    mean, std = float(model.config.reward_mean), float(model.config.reward_std)
-    return Critic(inner.base_model, inner.score, mean, std or 1.0)
+    mean, std = reward_moments(model)
+    return Critic(inner.base_model, inner.score, mean, std)
 
 
 def fresh_head(policy: Any) -> nn.Linear:

@@ -21,7 +21,7 @@ from posttrain.data.chat import (
     tokenizer_digest,
 )
 from posttrain.sample.batching import by_tokens, pad_rows
-from posttrain.sample.models import load_reward_model
+from posttrain.sample.models import load_reward_model, reward_moments
 from posttrain.stage import heartbeat
 from posttrain.stage.errors import UsageError
 from posttrain.train.adapters import merged
@@ -45,11 +45,9 @@ class RewardModelScore:
         self.model = merged(model).to(device).eval().requires_grad_(False)
         self.device = device
         self.scoring_tokens = scoring_tokens
-        config = model.config
-        self.mean = float(config.reward_mean) if normalize else 0.0
-        self.std = (float(config.reward_std) or 1.0) if normalize else 1.0
+        self.mean, self.std = reward_moments(model) if normalize else (0.0, 1.0)
         self.name = directory.name
-        self.context: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+        self.context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self.same_tokens = all(
             digest(self.tokenizer) == digest(policy_tokenizer) for digest in (template_digest, tokenizer_digest)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import re
@@ -133,3 +134,14 @@ def test_a_reward_model_of_another_vocabulary_serves_with_its_own_template(bench
     code, log = bench.run(bench.foreign, {})
     assert code == 0, log[-3000:]
     assert re.search(r"step 1/2 .*objective/reward_model", log)
+
+
+def test_a_reward_model_without_its_moments_is_refused(bench: Bench) -> None:
+    unknown = build_reward_model(bench.root, bench.model, name="unknown-0001")
+    config = json.loads((unknown / "config.json").read_text())
+    for name in ("reward_mean", "reward_std"):
+        del config[name]
+    (unknown / "config.json").write_text(json.dumps(config))
+    code, printed = bench.run(unknown, {})
+    assert code == 2
+    assert "inputs.reward: its config.json has no reward_mean and reward_std; give a model that" in printed
