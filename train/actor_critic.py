@@ -62,11 +62,11 @@ class ActorCritic(nn.Module):
         logps_N, entropies_N = head_log_probs(self.policy, head, hidden_NH, input_ids[chosen], temperature)
         return logps_N, entropies_N, self.critic(input_ids, chosen, hidden_NH)
 
-    def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
+    def activation_checkpointing_enable(self, **kwargs: Any) -> None:
         """Recompute activations in the backward pass, in both trunks."""
         for model in (self.policy, self.critic.trunk):
             if model is not None:
-                enable: Any = model.gradient_checkpointing_enable
+                enable: Any = model.activation_checkpointing_enable
                 enable(**kwargs)
 
 
