@@ -14,10 +14,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.data.chat import load_tokenizer, tokenizer_digest
 from posttrain.data.records import EvaluationItem, message_dicts
-from posttrain.data.scorers import preference_score, score
 from posttrain.evaluate.config import DriftConfig
 from posttrain.evaluate.drift_scores import FIGURES, SampledResponse, divergence, summarise_responses, write_responses
 from posttrain.evaluate.inputs import read_evaluation_items
+from posttrain.evaluate.item_scores import scores_of
 from posttrain.evaluate.policy import prompt_text, split_by_length, take_evenly
 from posttrain.evaluate.response_logprobs import response_logprobs
 from posttrain.sample.generate import encode_prompts, sample_prompts
@@ -95,10 +95,7 @@ def score_response(
     item: EvaluationItem, number: int, sample: Sample, divergences: tuple[float, float], reference_logprob: float
 ) -> SampledResponse:
     """Return a sample of an item with its scores; ``divergences`` are its `kl` and `k3`."""
-    correct = score(item.scorer, sample.text, item.reference)
-    preference = None
-    if item.ideal is not None:
-        preference = preference_score(sample.text, item.reference, item.scorer, item.ideal)
+    correct, preference = scores_of(item, sample.text)
     return SampledResponse(
         id=item.id,
         task=item.task,

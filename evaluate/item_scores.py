@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from posttrain.data.records import EvaluationItem
+from posttrain.data.scorers import preference_score, score
 from posttrain.evaluate.statistics import Interval, mean_interval, proportion
 
 ITEMS_FILE = "items.parquet"
@@ -44,6 +46,14 @@ class ScoredItem(NamedTuple):
     """Likeness to the ideal response; None for items that have none."""
     ended: bool
     """Whether the model ended its turn within the limit of tokens."""
+
+
+def scores_of(item: EvaluationItem, response: str) -> tuple[float, float | None]:
+    """Return what an item's scorer says of a response, and its true preference; None where there is no ideal one."""
+    preference = None
+    if item.ideal is not None:
+        preference = preference_score(response, item.reference, item.scorer, item.ideal)
+    return score(item.scorer, response, item.reference), preference
 
 
 def write_items(directory: Path, items: Iterable[ScoredItem]) -> None:

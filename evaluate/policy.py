@@ -16,11 +16,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.data.chat import load_tokenizer, template_digest
 from posttrain.data.records import EvaluationItem, Message, message_dicts
-from posttrain.data.scorers import preference_score, score
 from posttrain.evaluate.config import PolicyEvaluationConfig
 from posttrain.evaluate.heldout import row_losses, summarise_losses
 from posttrain.evaluate.inputs import read_evaluation_items, read_heldout_tokens, require_right_and_wrong
-from posttrain.evaluate.item_scores import ScoredItem, summarise_items, write_items
+from posttrain.evaluate.item_scores import ScoredItem, scores_of, summarise_items, write_items
 from posttrain.sample.generate import Response, encode_prompts, generate
 from posttrain.sample.models import load_policy
 from posttrain.stage.entry import Context, StageResult, stage_main
@@ -95,9 +94,7 @@ def split_by_length(
 
 def score_item(item: EvaluationItem, response: Response) -> ScoredItem:
     """Return a response with its scores."""
-    preference = None
-    if item.ideal is not None:
-        preference = preference_score(response.text, item.reference, item.scorer, item.ideal)
+    correct, preference = scores_of(item, response.text)
     return ScoredItem(
         id=item.id,
         task=item.task,
@@ -107,7 +104,7 @@ def score_item(item: EvaluationItem, response: Response) -> ScoredItem:
         reference=item.reference,
         ideal=item.ideal,
         scorer=item.scorer,
-        correct=score(item.scorer, response.text, item.reference),
+        correct=correct,
         preference=preference,
         ended=response.ended,
     )

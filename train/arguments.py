@@ -12,7 +12,7 @@ from posttrain.stage.spec import Distributed
 from posttrain.train.batching import BatchPlan
 from posttrain.train.checkpoint import CHECKPOINTS
 from posttrain.train.config import TrainingConfig
-from posttrain.train.processes import engine_asked_for, zero_stage
+from posttrain.train.processes import engine_asked_for, spreads_weights, zero_stage
 
 
 def training_arguments(config: TrainingConfig, plan: BatchPlan, context: Context) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def training_arguments(config: TrainingConfig, plan: BatchPlan, context: Context
     """
     distributed = context.spec.distributed
     engine = engine_asked_for(distributed)
-    if config.adapter.kind == "qlora" and engine in ("zero3", "fsdp"):
+    if config.adapter.kind == "qlora" and spreads_weights(engine):
         raise UsageError(
             f"adapter.kind=qlora: 4-bit weights cannot be spread over processes as {engine} does; use distributed=ddp "
             "or zero2, or adapter.kind=lora"

@@ -61,6 +61,11 @@ def engine_asked_for(distributed: Distributed) -> str:
     return "single" if kind == "ddp" and distributed.num_processes == 1 else kind
 
 
+def spreads_weights(engine: str) -> bool:
+    """Return whether an engine keeps the weights in parts, one on each process."""
+    return engine in ("zero3", "fsdp")
+
+
 def engine_in_use(model: Any) -> str:
     """Return the engine that a trainer's wrapped model runs on."""
     if hasattr(model, "zero_optimization_stage"):

@@ -12,7 +12,7 @@ import torch
 
 from posttrain.stage import heartbeat
 from posttrain.stage.spec import Distributed
-from posttrain.train.processes import device, engine_asked_for
+from posttrain.train.processes import device, engine_asked_for, spreads_weights
 from posttrain.train.sharded_save import gathered
 
 
@@ -21,7 +21,7 @@ def whole_copy(build: Callable[[], Any], dtype: str, distributed: Distributed) -
 
     The random state is left as it was.
     """
-    if engine_asked_for(distributed) not in ("zero3", "fsdp"):
+    if not spreads_weights(engine_asked_for(distributed)):
         return None
     with torch.random.fork_rng():
         copy = build()
