@@ -16,7 +16,7 @@ PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 WANDB_MO
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-$(READY): pyproject.toml constraints.txt scripts/bootstrap.sh
+$(READY): pyproject.toml setup.py constraints.txt scripts/bootstrap.sh
 	@scripts/bootstrap.sh $(PYTHON)
 
 demo: $(READY)  ## run the whole pipeline on generated data (CPU, about twelve minutes)

@@ -211,6 +211,11 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> li
     return [ids[text] for text in texts]
 
 
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages]) -> list[list[int]]:
+    """Return the token ids of conversations under the tokenizer's chat template, up to where the answer begins."""
+    return encode_texts(tokenizer, [render_prompt(tokenizer, prompt) for prompt in prompts])
+
+
 def response_text(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], response: Sequence[int]) -> str:
     """Return the text of sampled tokens as it stands behind that of their prompt, without special tokens.
 

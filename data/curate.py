@@ -8,7 +8,7 @@ A row goes through these steps, and each step that takes it out counts it under 
    drops rows that are sound but of no use, under its own reasons.
 2. Comparisons lose empty responses, and repeated ones, of which the best rank stays. Groups with fewer than two left
    drop as `empty_response` or `identical_responses`, and groups without any preference as `all_tied`.
-3. Prompts are held out (`posttrain.data.splits`): `held_out_prompt`.
+3. Prompts are held out (`posttrain.data.rows.splits`): `held_out_prompt`.
 4. Exact duplicates drop as `duplicate`; the first, in the order of the sources, stays.
 """
 
@@ -23,16 +23,16 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from posttrain.data.accounting import SourceCounts, accounting
-from posttrain.data.adapters import ADAPTERS, Adapter, detect
-from posttrain.data.config import CurateConfig, RecordType, SourceConfig
-from posttrain.data.convert import RecordMaker
-from posttrain.data.identity import content_digest
-from posttrain.data.readers import BadRow, Row, Rows, read_hub_dataset, read_rows
+from posttrain.data.checks.scorers import SCORERS
+from posttrain.data.config.curate import CurateConfig, RecordType, SourceConfig
 from posttrain.data.records import RECORD_TYPES, Record, write_dataset
-from posttrain.data.row_values import Drop, RowError
-from posttrain.data.scorers import SCORERS
-from posttrain.data.splits import HELD_OUT, assign_splits
+from posttrain.data.rows.accounting import SourceCounts, accounting
+from posttrain.data.rows.identity import content_digest
+from posttrain.data.rows.splits import HELD_OUT, assign_splits
+from posttrain.data.sources.adapters import ADAPTERS, Adapter, detect
+from posttrain.data.sources.convert import RecordMaker
+from posttrain.data.sources.readers import BadRow, Row, Rows, read_hub_dataset, read_rows
+from posttrain.data.sources.row_values import Drop, RowError
 from posttrain.stage import heartbeat
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError, did_you_mean

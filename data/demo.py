@@ -14,14 +14,14 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from posttrain.data.config import AnnotatorConfig, DemoConfig
-from posttrain.data.demo_families import FAMILIES, Problem
-from posttrain.data.demo_words import LEXICONS
-from posttrain.data.scorers import preference_score, ranks
+from posttrain.data.checks.scorers import preference_score, ranks
+from posttrain.data.config.demo import AnnotatorConfig, DemoConfig
+from posttrain.data.made.demo_families import FAMILIES, Problem
+from posttrain.data.made.demo_words import LEXICONS
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError
 
@@ -50,12 +50,24 @@ def run(config: DemoConfig, context: Context) -> StageResult:
     """Write the five files of the demo."""
     seed = context.spec.seed
     source = ProblemSource(seed)
+    demonstrated, compared, gold, asked, told = (
+        random.Random(f"{seed} {name}") for name in ("demonstrations", "comparisons", "gold", "evaluation", "text")
+    )
+    shares, per_prompt = config.demonstration_shares, config.responses_per_prompt
+    problems = {
+        "demonstrations": source.draw(config.num_demonstrations, False, "num_demonstrations", demonstrated, shares),
+        "comparisons": source.draw(config.num_comparisons, False, "num_comparisons", compared),
+        "gold": source.draw(config.num_gold_comparisons, True, "num_gold_comparisons", gold),
+        "evaluation": source.draw(config.num_evaluation_items, True, "num_evaluation_items", asked),
+    }
     rows = {
-        "demonstrations": demonstrations(source, config, random.Random(f"{seed} demonstrations")),
-        "comparisons": comparisons(source, config, random.Random(f"{seed} comparisons")),
-        "gold_comparisons": gold_comparisons(source, config, random.Random(f"{seed} gold")),
-        "evaluation": evaluation_items(source, config, random.Random(f"{seed} evaluation")),
-        "text": texts(seed, config, random.Random(f"{seed} text")),
+        "demonstrations": demonstrations(
+            problems["demonstrations"], config.missing_abstention_rate, config.verbose_rate, demonstrated
+        ),
+        "comparisons": comparisons(problems["comparisons"], config.annotators, per_prompt, compared),
+        "gold_comparisons": gold_comparisons(problems["gold"], per_prompt, gold),
+        "evaluation": evaluation_items(problems["evaluation"]),
+        "text": texts(seed, config.num_texts, told),
     }
     counts = {name: _write(context.output / f"{name}.jsonl", made) for name, made in rows.items()}
     headline = f"{counts['demonstrations']} demonstrations, {counts['comparisons']} comparisons"
@@ -104,18 +116,18 @@ class ProblemSource:
             ):
                 self._seen.add(problem.prompt)
                 return problem
-        raise UsageError(f"{knob}: {family} ({language}) has no unused prompt left; ask for fewer rows")
+        raise UsageError(f"data.demo.{knob}: {family} ({language}) has no unused prompt left; ask for fewer rows")
 
 
-def demonstrations(source: ProblemSource, config: DemoConfig, rng: random.Random) -> Iterator[Row]:
+def demonstrations(
+    problems: Iterable[Problem], missing_abstention_rate: float, verbose_rate: float, rng: random.Random
+) -> Iterator[Row]:
     """Yield demonstrations: right, but often padded, and made up where they should abstain."""
-    for problem in source.draw(
-        config.num_demonstrations, False, "data.num_demonstrations", rng, config.demonstration_shares
-    ):
+    for problem in problems:
         response = problem.ideal
-        if problem.made_up is not None and rng.random() < config.missing_abstention_rate:
+        if problem.made_up is not None and rng.random() < missing_abstention_rate:
             response = problem.made_up
-        response = padded(response, problem.language, config.verbose_rate, rng)
+        response = padded(response, problem.language, verbose_rate, rng)
         yield {
             "prompt": _user(problem.prompt),
             "completion": [{"role": "assistant", "content": response}],
@@ -123,26 +135,27 @@ def demonstrations(source: ProblemSource, config: DemoConfig, rng: random.Random
         }
 
 
-def comparisons(source: ProblemSource, config: DemoConfig, rng: random.Random) -> Iterator[Row]:
+def comparisons(
+    problems: Iterable[Problem], annotators: Sequence[AnnotatorConfig], responses_per_prompt: int, rng: random.Random
+) -> Iterator[Row]:
     """Yield ranked responses, the annotators taking turns."""
-    problems = source.draw(config.num_comparisons, False, "data.num_comparisons", rng)
     for index, problem in enumerate(problems):
-        annotator = config.annotators[index % len(config.annotators)]
-        responses = responses_to_rank(problem, config.responses_per_prompt, rng)
+        annotator = annotators[index % len(annotators)]
+        responses = responses_to_rank(problem, responses_per_prompt, rng)
         scores = [annotated(response, problem, annotator, rng) for response in responses]
         yield _comparison(problem, responses, scores, annotator.name)
 
 
-def gold_comparisons(source: ProblemSource, config: DemoConfig, rng: random.Random) -> Iterator[Row]:
+def gold_comparisons(problems: Iterable[Problem], responses_per_prompt: int, rng: random.Random) -> Iterator[Row]:
     """Yield held-out responses, ranked by the true preference."""
-    for problem in source.draw(config.num_gold_comparisons, True, "data.num_gold_comparisons", rng):
-        responses = responses_to_rank(problem, config.responses_per_prompt, rng)
+    for problem in problems:
+        responses = responses_to_rank(problem, responses_per_prompt, rng)
         yield _comparison(problem, responses, [true_preference(r, problem) for r in responses], "gold")
 
 
-def evaluation_items(source: ProblemSource, config: DemoConfig, rng: random.Random) -> Iterator[Row]:
+def evaluation_items(problems: Iterable[Problem]) -> Iterator[Row]:
     """Yield held-out prompts with what it takes to judge a response."""
-    for problem in source.draw(config.num_evaluation_items, True, "data.num_evaluation_items", rng):
+    for problem in problems:
         yield {
             "prompt": _user(problem.prompt),
             "reference": problem.reference,
@@ -152,10 +165,10 @@ def evaluation_items(source: ProblemSource, config: DemoConfig, rng: random.Rand
         }
 
 
-def texts(seed: int, config: DemoConfig, rng: random.Random) -> Iterator[Row]:
+def texts(seed: int, count: int, rng: random.Random) -> Iterator[Row]:
     """Yield plain text for the base model: statements and filler of one language, without requests and answers."""
     languages = list(LEXICONS)
-    for index in range(config.num_texts):
+    for index in range(count):
         language = languages[index % len(languages)]
         words = LEXICONS[language]
         sentences = [

@@ -13,7 +13,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from posttrain.data.config import OpeningsConfig
+from posttrain.data.config.openings import OpeningsConfig
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError
 

@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Split = Literal["train", "eval"]
 SPLITS: tuple[Split, ...] = ("train", "eval")
+IGNORED = -100
+"""Label of a token that is not trained on."""
 
 
 class Message(BaseModel):
@@ -78,7 +80,7 @@ class Prompt(Record):
 
 
 class EvaluationItem(Record):
-    """A prompt with a reference and the name of the scorer (`posttrain.data.scorers`) that judges a response."""
+    """A prompt with a reference and the name of the scorer (`posttrain.data.checks.scorers`) that judges a response."""
 
     prompt: Annotated[list[Message], Field(min_length=1)]
     reference: str
@@ -158,3 +160,13 @@ def dataset_type(directory: Path) -> type[Record]:
 def message_dicts(messages: Sequence[Message]) -> list[dict[str, str]]:
     """Return messages as the plain dictionaries that chat templates take."""
     return [{"role": message.role, "content": message.content} for message in messages]
+
+
+def untied_pairs(ranks: Sequence[int]) -> list[tuple[int, int]]:
+    """Return every pair of responses whose ranks differ, by index, the better one first (rank 1 is best)."""
+    return [
+        (better, worse)
+        for better, rank in enumerate(ranks)
+        for worse, other_rank in enumerate(ranks)
+        if rank < other_rank
+    ]

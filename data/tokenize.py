@@ -21,9 +21,7 @@ import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.chat import load_tokenizer, template_digest, tokenizer_digest
-from posttrain.data.config import DEFAULT_LENGTH, TokenizeConfig
-from posttrain.data.encode import Outcome, encode_comparisons, encode_demonstrations
-from posttrain.data.encode_prompts import encode_prompts
+from posttrain.data.config.tokenize import DEFAULT_LENGTH, TokenizeConfig
 from posttrain.data.records import (
     SPLITS,
     Comparison,
@@ -34,7 +32,9 @@ from posttrain.data.records import (
     dataset_type,
     read_records,
 )
-from posttrain.data.token_accounting import TokenAccounting
+from posttrain.data.tokens.accounting import TokenAccounting
+from posttrain.data.tokens.encode import Outcome, encode_comparisons, encode_demonstrations
+from posttrain.data.tokens.encode_prompts import encode_prompt_records
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError
 from posttrain.stage.files import write_json_atomic
@@ -120,7 +120,7 @@ def encoder(config: TokenizeConfig, record_type: type[Record], max_length: int) 
         return partial(encode_demonstrations, loss_on=config.loss_on, **policies)
     if record_type is Comparison:
         return partial(encode_comparisons, **policies)
-    return partial(encode_prompts, **policies)
+    return partial(encode_prompt_records, **policies)
 
 
 def write_tokens(

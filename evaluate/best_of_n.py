@@ -16,22 +16,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from posttrain.data.chat import load_tokenizer, tokenizer_digest
+from posttrain.data.chat import encode_prompts, load_tokenizer, tokenizer_digest
+from posttrain.data.checks.scorers import preference_score, score
 from posttrain.data.records import EvaluationItem, message_dicts
-from posttrain.data.scorers import preference_score, score
-from posttrain.evaluate import selection_plots
-from posttrain.evaluate.config import BestOfNConfig
-from posttrain.evaluate.inputs import read_evaluation_items, require_right_and_wrong
-from posttrain.evaluate.policy import split_by_length, take_evenly
-from posttrain.evaluate.selection import SELECTORS, SampledItem, calibration_figures, curve_figures
-from posttrain.sample.answers import extractor
-from posttrain.sample.confidence import mean_logprob
-from posttrain.sample.generate import encode_prompts
-from posttrain.sample.models import load_policy, load_reward_model
-from posttrain.sample.rewards import by_reward
-from posttrain.sample.sampler import Sampler
+from posttrain.evaluate.config.best_of_n import BestOfNConfig
+from posttrain.evaluate.inputs import read_evaluation_items, require_right_and_wrong, split_by_length, take_evenly
+from posttrain.evaluate.measure.selection import SELECTORS, SampledItem, calibration_figures, curve_figures
+from posttrain.evaluate.page import selection_plots
+from posttrain.models.load import load_policy, load_reward_model
+from posttrain.sample.choose.answers import extractor
+from posttrain.sample.choose.confidence import mean_logprob
+from posttrain.sample.choose.select import derived_seed
+from posttrain.sample.engine.sampler import Sampler
 from posttrain.sample.sampling import Sample, SamplingParams
-from posttrain.sample.select import derived_seed
+from posttrain.sample.score import by_reward
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError
 from posttrain.stage.files import write_json_atomic

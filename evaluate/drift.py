@@ -5,26 +5,32 @@ python -m posttrain.evaluate.drift inputs.model=DIR inputs.reference=DIR inputs.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from posttrain.data.chat import load_tokenizer, tokenizer_digest
+from posttrain.data.chat import encode_prompts, load_tokenizer, tokenizer_digest
 from posttrain.data.records import EvaluationItem, message_dicts
-from posttrain.evaluate.config import DriftConfig
-from posttrain.evaluate.drift_scores import FIGURES, SampledResponse, divergence, summarise_responses, write_responses
-from posttrain.evaluate.inputs import read_evaluation_items
-from posttrain.evaluate.item_scores import scores_of
-from posttrain.evaluate.policy import prompt_text, split_by_length, take_evenly
-from posttrain.evaluate.response_logprobs import response_logprobs
-from posttrain.sample.generate import encode_prompts, sample_prompts
-from posttrain.sample.models import load_policy
-from posttrain.sample.sampler import Sampler
+from posttrain.evaluate.config.drift import DriftConfig
+from posttrain.evaluate.inputs import read_evaluation_items, split_by_length, take_evenly
+from posttrain.evaluate.measure.drift_scores import (
+    FIGURES,
+    SampledResponse,
+    divergence,
+    summarise_responses,
+    write_responses,
+)
+from posttrain.evaluate.measure.item_scores import prompt_text, scores_of
+from posttrain.models.batching import by_tokens
+from posttrain.models.load import load_policy
+from posttrain.models.token_log_probs import response_log_probs
+from posttrain.sample.choose.select import derived_seed
+from posttrain.sample.engine.sampler import Sampler
+from posttrain.sample.generate import sample_prompts
 from posttrain.sample.sampling import Sample, SamplingParams
-from posttrain.sample.select import derived_seed
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError
 from posttrain.stage.files import write_json_atomic
@@ -48,47 +54,33 @@ def run(config: DriftConfig, context: Context) -> StageResult:
     log.info("%d items, %d samples each, %d new tokens at most", len(items), config.num_samples, config.max_new_tokens)
 
     prompts = encode_prompts(tokenizer, [message_dicts(item.prompt) for item in items])
-    samples = sample_items(model, tokenizer, items, prompts, config, context.spec.seed)
+    plain_params = SamplingParams(
+        max_tokens=config.max_new_tokens, temperature=config.temperature, num_samples=config.num_samples
+    )
+    params = [dataclasses.replace(plain_params, seed=derived_seed(context.spec.seed, item.id)) for item in items]
+    sampler = Sampler(model, tokenizer, max_batch_size=config.batch_size)
+    samples = sample_prompts(sampler, prompts, params)  # an item's seed is its own: policies draw with the same luck
     asked = [prompt for prompt, own in zip(prompts, samples, strict=True) for _ in own]
     said = [sample.token_ids for own in samples for sample in own]
-    logprobs = response_logprobs(model, asked, said, config.scoring_tokens, config.temperature)
+    lengths = [len(prompt) + len(response) for prompt, response in zip(asked, said, strict=True)]
+    batches = by_tokens(lengths, config.scoring_tokens)
+    logprobs = response_log_probs(model, asked, said, batches, config.temperature)
     del model
     reference = load_policy(reference_directory, config.dtype).eval().to(device)
-    plain = tempered = response_logprobs(reference, asked, said, config.scoring_tokens)
+    plain = tempered = response_log_probs(reference, asked, said, batches)
     if config.temperature != 1:
-        tempered = response_logprobs(reference, asked, said, config.scoring_tokens, config.temperature)
+        tempered = response_log_probs(reference, asked, said, batches, config.temperature)
 
     numbered = [(item, number, one) for item, own in zip(items, samples, strict=True) for number, one in enumerate(own)]
     responses = [
-        score_response(*sampled, divergence(policy_row, reference_row), float(plain_row.sum()))
-        for sampled, policy_row, reference_row, plain_row in zip(numbered, logprobs, tempered, plain, strict=True)
+        score_response(*sampled, divergence(logprobs[row], tempered[row]), float(plain[row].sum(dtype=np.float64)))
+        for row, sampled in enumerate(numbered)
     ]
     write_responses(context.output, responses)
     summary = summarise_responses(responses, config.confidence, config.resamples, context.spec.seed)
     summary |= {"temperature": config.temperature, "confidence": config.confidence, "too_long": too_long}
     write_json_atomic(context.output / "summary.json", summary)
     return _result(summary, sum(map(len, said)))
-
-
-def sample_items(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    items: Sequence[EvaluationItem],
-    prompts: Sequence[Sequence[int]],
-    config: DriftConfig,
-    seed: int,
-) -> list[list[Sample]]:
-    """Return the samples of each item; its seed follows from its id, so that policies draw with the same luck."""
-    params = [
-        SamplingParams(
-            max_tokens=config.max_new_tokens,
-            temperature=config.temperature,
-            num_samples=config.num_samples,
-            seed=derived_seed(seed, item.id),
-        )
-        for item in items
-    ]
-    return sample_prompts(Sampler(model, tokenizer, max_batch_size=config.batch_size), prompts, params)
 
 
 def score_response(

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from posttrain.data.records import SPLITS, EvaluationItem, dataset_type, read_records
-from posttrain.data.scorers import RATINGS, require_scorer
+from posttrain.data.chat import encode_prompts
+from posttrain.data.checks.scorers import RATINGS, require_scorer
+from posttrain.data.records import SPLITS, EvaluationItem, dataset_type, message_dicts, read_records
 from posttrain.stage.errors import UsageError
+
+log = logging.getLogger(__name__)
 
 
 def read_heldout_tokens(directory: Path, record_type: str, template_sha256: str) -> list[dict[str, Any]]:
@@ -63,3 +70,38 @@ def require_right_and_wrong(items: Iterable[EvaluationItem], where: str) -> None
                 f"{where}: item {item.id}: {item.scorer} rates responses and calls none right, so there is no share "
                 "of right ones; use evaluate.drift, which takes means"
             )
+
+
+def take_evenly(items: Sequence[EvaluationItem], most: int | None) -> list[EvaluationItem]:
+    """Return at most ``most`` items, taken in turns from each task and language, in the order given."""
+    if most is None or len(items) <= most:
+        return list(items)
+    queues: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for index, item in enumerate(items):
+        queues[item.task, item.language].append(index)
+    turns = [index for index in chain.from_iterable(zip_longest(*queues.values())) if index is not None]
+    return [items[index] for index in sorted(turns[:most])]
+
+
+def split_by_length(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[EvaluationItem], max_new_tokens: int
+) -> tuple[list[EvaluationItem], list[str]]:
+    """Return the items that the model's context holds together with a response, and the ids of the others.
+
+    Raises UsageError when it holds none.
+    """
+    context = getattr(model.config, "max_position_embeddings", None)
+    if context is None:
+        return list(items), []
+    ids = encode_prompts(tokenizer, [message_dicts(item.prompt) for item in items])
+    fits = [len(prompt) + max_new_tokens <= context for prompt in ids]
+    fitting = [item for item, fit in zip(items, fits, strict=True) if fit]
+    if not fitting:
+        raise UsageError(
+            f"max_new_tokens={max_new_tokens}: with the shortest prompt of {min(map(len, ids))} tokens, no item fits "
+            f"the model's context of {context}; lower it"
+        )
+    too_long = [item.id for item, fit in zip(items, fits, strict=True) if not fit]
+    if too_long:
+        log.warning("%d of %d items leave no room for a response and are left out", len(too_long), len(items))
+    return fitting, too_long

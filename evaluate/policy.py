@@ -6,22 +6,24 @@ python -m posttrain.evaluate.policy inputs.model=DIR inputs.data=DIR inputs.item
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
-from collections.abc import Sequence
-from itertools import chain, zip_longest
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.data.chat import load_tokenizer, template_digest
-from posttrain.data.records import EvaluationItem, Message, message_dicts
-from posttrain.evaluate.config import PolicyEvaluationConfig
-from posttrain.evaluate.heldout import row_losses, summarise_losses
-from posttrain.evaluate.inputs import read_evaluation_items, read_heldout_tokens, require_right_and_wrong
-from posttrain.evaluate.item_scores import ScoredItem, scores_of, summarise_items, write_items
-from posttrain.sample.generate import Response, encode_prompts, generate
-from posttrain.sample.models import load_policy
+from posttrain.data.records import EvaluationItem, message_dicts
+from posttrain.evaluate.config.policy import PolicyEvaluationConfig
+from posttrain.evaluate.inputs import (
+    read_evaluation_items,
+    read_heldout_tokens,
+    require_right_and_wrong,
+    split_by_length,
+    take_evenly,
+)
+from posttrain.evaluate.measure.heldout import row_losses, summarise_losses
+from posttrain.evaluate.measure.item_scores import ScoredItem, prompt_text, scores_of, summarise_items, write_items
+from posttrain.models.load import load_policy
+from posttrain.sample.generate import Response, generate
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError
 from posttrain.stage.files import write_json_atomic
@@ -57,41 +59,6 @@ def run(config: PolicyEvaluationConfig, context: Context) -> StageResult:
     return _result(summary, sum(len(row["input_ids"]) for row in rows))
 
 
-def take_evenly(items: Sequence[EvaluationItem], most: int | None) -> list[EvaluationItem]:
-    """Return at most ``most`` items, taken in turns from each task and language, in the order given."""
-    if most is None or len(items) <= most:
-        return list(items)
-    queues: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for index, item in enumerate(items):
-        queues[item.task, item.language].append(index)
-    turns = [index for index in chain.from_iterable(zip_longest(*queues.values())) if index is not None]
-    return [items[index] for index in sorted(turns[:most])]
-
-
-def split_by_length(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[EvaluationItem], max_new_tokens: int
-) -> tuple[list[EvaluationItem], list[str]]:
-    """Return the items that the model's context holds together with a response, and the ids of the others.
-
-    Raises UsageError when it holds none.
-    """
-    context = getattr(model.config, "max_position_embeddings", None)
-    if context is None:
-        return list(items), []
-    ids = encode_prompts(tokenizer, [message_dicts(item.prompt) for item in items])
-    fits = [len(prompt) + max_new_tokens <= context for prompt in ids]
-    fitting = [item for item, fit in zip(items, fits, strict=True) if fit]
-    if not fitting:
-        raise UsageError(
-            f"max_new_tokens={max_new_tokens}: with the shortest prompt of {min(map(len, ids))} tokens, no item fits "
-            f"the model's context of {context}; lower it"
-        )
-    too_long = [item.id for item, fit in zip(items, fits, strict=True) if not fit]
-    if too_long:
-        log.warning("%d of %d items leave no room for a response and are left out", len(too_long), len(items))
-    return fitting, too_long
-
-
 def score_item(item: EvaluationItem, response: Response) -> ScoredItem:
     """Return a response with its scores."""
     correct, preference = scores_of(item, response.text)
@@ -108,13 +75,6 @@ def score_item(item: EvaluationItem, response: Response) -> ScoredItem:
         preference=preference,
         ended=response.ended,
     )
-
-
-def prompt_text(messages: Sequence[Message]) -> str:
-    """Return a prompt for people to read: one message as it is, several with their roles."""
-    if len(messages) == 1:
-        return messages[0].content
-    return "\n\n".join(f"{message.role}: {message.content}" for message in messages)
 
 
 def _result(summary: dict[str, Any], tokens: int) -> StageResult:

@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 import torch
 
 from posttrain.data.chat import load_tokenizer, template_digest
-from posttrain.evaluate.config import RewardEvaluationConfig
+from posttrain.evaluate.config.reward import RewardEvaluationConfig
 from posttrain.evaluate.inputs import read_heldout_tokens
-from posttrain.evaluate.pair_scores import ScoredGroup, pairs_of, summarise_pairs
-from posttrain.sample.models import load_reward_model
-from posttrain.sample.rewards import score_sequences
+from posttrain.evaluate.measure.pair_scores import ScoredGroup, pairs_of, summarise_pairs
+from posttrain.models.batching import by_length
+from posttrain.models.load import load_reward_model
+from posttrain.models.reward_scores import score_sequences
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError
 from posttrain.stage.files import write_json_atomic
@@ -37,7 +38,8 @@ def run(config: RewardEvaluationConfig, context: Context) -> StageResult:
     log.info("%d groups, %d responses", len(rows), len(sequences))
 
     model = load_reward_model(directory, config.dtype).eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    rewards = iter(score_sequences(model, sequences, tokenizer.pad_token_id, config.batch_size))
+    batches = by_length(sequences, config.batch_size)
+    rewards = iter(score_sequences(model, sequences, tokenizer.pad_token_id, batches))
     groups = [_scored_group(row, [next(rewards) for _ in row["responses_ids"]]) for row in rows]
     pairs = [pair for group in groups for pair in pairs_of(group)]
     pq.write_table(pa.Table.from_pylist([pair._asdict() for pair in pairs]), context.output / "items.parquet")

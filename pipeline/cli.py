@@ -1,4 +1,5 @@
-"""The command line: `posttrain run`, `status`, `cancel`, `show`, `verify`, `sync`, `plan` and `export`."""
+"""The command line: `posttrain run`, `status`, `cancel`, `show`, `verify`, `accept`, `sync`, `plan`, `export`
+and `generate`."""
 
 from __future__ import annotations
 
@@ -102,6 +103,13 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", parents=[rooted], help="compare every file with its recorded hash")
     verify.add_argument("artifacts", nargs="*", metavar="ARTIFACT", help="all of them by default")
     verify.set_defaults(action=_verify)
+    accept = commands.add_parser(
+        "accept", parents=[rooted], help="let an artifact stand, though code has changed that does not matter to it"
+    )
+    accept.add_argument("stage", metavar="STAGE", help="stage of the run")
+    accept.add_argument("--run", default="latest", metavar="RUN", help="name of the run; the latest by default")
+    accept.add_argument("--because", required=True, metavar="TEXT", help="why the change does not matter; recorded")
+    accept.set_defaults(action=_accept)
     sync = commands.add_parser("sync", parents=[rooted], help="bring the finished stages of a run to W&B")
     sync.add_argument("run", nargs="?", default="latest", metavar="RUN", help="name of the run; the latest by default")
     sync.set_defaults(action=_sync)
@@ -139,9 +147,9 @@ def _add_generate(
 
 
 def _run(options: argparse.Namespace) -> int:
-    from posttrain.pipeline.run import dry_run, prepare, run_pipelines
-    from posttrain.pipeline.slurm_run import print_submission, submit_pipelines
-    from posttrain.pipeline.sweep import compose_sweep
+    from posttrain.pipeline.commands.run import dry_run, prepare, run_pipelines
+    from posttrain.pipeline.commands.run_slurm import print_submission, submit_pipelines
+    from posttrain.pipeline.config.sweep import compose_sweep
 
     points = {label: prepare(config) for label, config in compose_sweep(options.overrides, options.config_dir).items()}
     if next(iter(points.values())).config.launcher.kind == "slurm":
@@ -150,44 +158,50 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from posttrain.pipeline.compose import compose_config
-    from posttrain.pipeline.planning import print_pipeline_plan
+    from posttrain.pipeline.commands.plan import print_pipeline_plan
+    from posttrain.pipeline.config.compose import compose_config
 
     return print_pipeline_plan(compose_config(options.overrides, options.config_dir))
 
 
 def _status(options: argparse.Namespace) -> int:
-    from posttrain.pipeline.status import print_status
+    from posttrain.pipeline.commands.status import print_status
 
     return print_status(options.root, options.run)
 
 
 def _cancel(options: argparse.Namespace) -> int:
-    from posttrain.pipeline.cancel import cancel_run
+    from posttrain.pipeline.commands.cancel import cancel_run
 
     return cancel_run(options.root, options.run)
 
 
 def _show(options: argparse.Namespace) -> int:
-    from posttrain.pipeline.show import print_artifact
+    from posttrain.pipeline.commands.show import print_artifact
 
     return print_artifact(options.root, options.artifact)
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from posttrain.pipeline.verify import print_problems
+    from posttrain.pipeline.commands.verify import print_problems
 
     return print_problems(options.root, options.artifacts)
 
 
+def _accept(options: argparse.Namespace) -> int:
+    from posttrain.pipeline.commands.accept import accept_stage
+
+    return accept_stage(options.root, options.run, options.stage, options.because)
+
+
 def _sync(options: argparse.Namespace) -> int:
-    from posttrain.pipeline.sync import print_sync
+    from posttrain.pipeline.commands.sync import print_sync
 
     return print_sync(options.root, options.run)
 
 
 def _export(options: argparse.Namespace) -> int:
-    from posttrain.pipeline.store import find_artifact
+    from posttrain.pipeline.runs.store import find_artifact
 
     artifact = find_artifact(options.root, options.artifact)
     command = [
@@ -203,8 +217,8 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _generate(options: argparse.Namespace) -> int:
-    from posttrain.pipeline.generate import generate_command, sampling_knobs
-    from posttrain.pipeline.store import find_artifact
+    from posttrain.pipeline.commands.generate import generate_command, sampling_knobs
+    from posttrain.pipeline.runs.store import find_artifact
 
     command = generate_command(
         find_artifact(options.root, options.artifact),

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from posttrain.data.chat import Messages, encode_texts, render_prompt
-from posttrain.sample.batching import by_length
-from posttrain.sample.sampler import Sampler
+from posttrain.data.chat import Messages, encode_prompts
+from posttrain.models.batching import by_length
+from posttrain.sample.engine.sampler import Sampler
 from posttrain.sample.sampling import Sample, SamplingParams
 from posttrain.stage.progress import track
 
@@ -25,11 +25,6 @@ class Response:
     """Without special tokens."""
     ended: bool
     """Whether the model ended its turn, rather than being cut at the limit of tokens."""
-
-
-def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages]) -> list[list[int]]:
-    """Return the token ids of conversations under the tokenizer's chat template, up to where the answer begins."""
-    return encode_texts(tokenizer, [render_prompt(tokenizer, prompt) for prompt in prompts])
 
 
 def generate(

@@ -18,15 +18,15 @@ from typing import Any
 
 import torch
 
-from posttrain.data.chat import load_tokenizer, response_text
+from posttrain.data.chat import encode_prompts, load_tokenizer, response_text
+from posttrain.data.checks.scorers import RATINGS, check_reference, ranks, require_scorer, score, scoring_function
 from posttrain.data.records import SPLITS, Record, dataset_type, message_dicts, read_records
-from posttrain.data.scorers import RATINGS, check_reference, ranks, require_scorer, score, scoring_function
-from posttrain.sample.config import RankConfig
-from posttrain.sample.generate import encode_prompts, sample_prompts
-from posttrain.sample.models import load_policy
-from posttrain.sample.sampler import Sampler
+from posttrain.models.load import load_policy
+from posttrain.sample.choose.select import derived_seed
+from posttrain.sample.config.rank import RankConfig
+from posttrain.sample.engine.sampler import Sampler
+from posttrain.sample.generate import sample_prompts
 from posttrain.sample.sampling import Sample, SamplingParams
-from posttrain.sample.select import derived_seed
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import PosttrainError, UsageError
 
@@ -37,7 +37,7 @@ Judge = Callable[[Any, str], float]
 def run(config: RankConfig, context: Context) -> StageResult:
     """Write comparisons.jsonl: prompt, responses, ranks, scores, and whether each response ended by itself."""
     records = read_prompts(context.inputs["prompts"])
-    judge = build_judge(config, records)
+    judge = build_judge(config.function, config.scorer, records)
     tokenizer = load_tokenizer(context.inputs["model"])
     model = load_policy(context.inputs["model"], config.dtype).eval().to("cuda" if torch.cuda.is_available() else "cpu")
     sampler = Sampler(model, tokenizer, max_batch_size=config.batch_size)
@@ -75,16 +75,16 @@ def read_prompts(directory: Path) -> list[Any]:
     return records
 
 
-def build_judge(config: RankConfig, records: Sequence[Any]) -> Judge:
+def build_judge(function_name: str | None, scorer_name: str | None, records: Sequence[Any]) -> Judge:
     """Return what scores a response to a record, checked against all records.
 
     Raises UsageError where a record lacks what its scorer needs.
     """
-    if config.function is not None:
-        function = scoring_function(config.function, "sample.rank.function")
+    if function_name is not None:
+        function = scoring_function(function_name, "sample.rank.function")
         return lambda record, response: function(message_dicts(record.prompt), response, _reference(record))
     for record in records:
-        scorer = _scorer(config, record)
+        scorer = scorer_name or own_scorer(record)
         if scorer is None:
             raise UsageError(f"sample.rank.scorer: prompt {record.id} names no scorer; give one, or a function")
         require_scorer(scorer)
@@ -93,7 +93,7 @@ def build_judge(config: RankConfig, records: Sequence[Any]) -> Judge:
                 f"sample.rank.scorer: prompt {record.id} has no reference, which {scorer} judges by; give references"
             )
         check_reference(scorer, _reference(record) or "")
-    return lambda record, response: score(_scorer(config, record) or "", response, _reference(record) or "")
+    return lambda record, response: score(scorer_name or own_scorer(record) or "", response, _reference(record) or "")
 
 
 def require_finite(scores: Sequence[Sequence[float]]) -> None:
@@ -105,8 +105,10 @@ def require_finite(scores: Sequence[Sequence[float]]) -> None:
         )
 
 
-def _scorer(config: RankConfig, record: Any) -> str | None:
-    return config.scorer or getattr(record, "scorer", None)
+def own_scorer(record: Any) -> str | None:
+    """Return the scorer that a record names."""
+    scorer: str | None = getattr(record, "scorer", None)
+    return scorer
 
 
 def _reference(record: Any) -> str | None:

@@ -20,17 +20,16 @@ from pydantic import TypeAdapter, ValidationError
 from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.data.chat import load_tokenizer
+from posttrain.data.chat import encode_prompts, load_tokenizer
 from posttrain.data.records import Message, message_dicts
-from posttrain.sample.cached import CachedSampler
-from posttrain.sample.confidence import mean_logprob
-from posttrain.sample.config import SamplingConfig, sampling_params
-from posttrain.sample.generate import encode_prompts
-from posttrain.sample.models import load_policy
-from posttrain.sample.response_cache import ResponseCache
-from posttrain.sample.sampler import Sampler
-from posttrain.sample.sampling import Sample, SamplingParams
-from posttrain.sample.select import Generates, derived_seed
+from posttrain.models.load import load_policy
+from posttrain.sample.backends.cached import CachedSampler
+from posttrain.sample.backends.response_cache import ResponseCache
+from posttrain.sample.choose.confidence import mean_logprob
+from posttrain.sample.choose.select import derived_seed
+from posttrain.sample.config.sampling import SamplingConfig, sampling_params
+from posttrain.sample.engine.sampler import Sampler
+from posttrain.sample.sampling import Generates, Sample, SamplingParams
 from posttrain.stage.artifact import read_manifest
 from posttrain.stage.errors import PosttrainError, UsageError
 from posttrain.stage.progress import track

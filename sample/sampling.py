@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, Protocol
 
 from posttrain.stage.errors import UsageError
 
@@ -85,3 +85,23 @@ class Sample:
     """Without special tokens, cut before a stop text."""
     seconds: float
     """Wall time from the forward over its prompt to its end, other samples of the batch included."""
+
+
+Prompts = Sequence[Sequence[int]]
+"""Token ids of prompts."""
+Score = Callable[[Prompts, Sequence[Sequence[Sample]]], list[list[float]]]
+"""Scores every sample of every prompt; the higher the better. `posttrain.sample.score` has that of a reward model."""
+Accept = Callable[[int, Sample], bool]
+"""Called with a prompt's number and a sample of it that ended; True cancels the prompt's other samples."""
+OnToken = Callable[[int, int, int], None]
+"""Called with a prompt's number, its sample's number and a token."""
+
+
+class Generates(Protocol):
+    """What can sample."""
+
+    def generate(
+        self, prompts: Prompts, params: SamplingParams | Sequence[SamplingParams], *, accept: Accept | None = None
+    ) -> list[list[Sample]]:
+        """Return the samples of each prompt; a sample that is accepted cancels those of its prompt that still run."""
+        ...

@@ -40,10 +40,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from posttrain.sample import sampler as sampler_module
-from posttrain.sample.batching import pad_rows
-from posttrain.sample.decoder import Decoder, any_forward
-from posttrain.sample.sampler import Sampler
+from posttrain.models.batching import pad_rows
+from posttrain.sample.engine import sampler as sampler_module
+from posttrain.sample.engine.decoder import Decoder, any_forward
+from posttrain.sample.engine.sampler import Sampler
 from posttrain.sample.sampling import SamplingParams
 
 STORIES = Path(__file__).resolve().parents[1].parent / "shared" / "models" / "stories260k"

@@ -26,11 +26,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from posttrain.sample.closing import Vocabulary
-from posttrain.sample.constraint import apply_bitmask, mask_words, unpack_bitmask
-from posttrain.sample.grammar import Grammar, json_schema_grammar
-from posttrain.sample.sampler import Sampler
+from posttrain.sample.engine.sampler import Sampler
 from posttrain.sample.sampling import SamplingParams
+from posttrain.sample.structured.closing import Vocabulary
+from posttrain.sample.structured.constraint import apply_bitmask, mask_words, unpack_bitmask
+from posttrain.sample.structured.grammar import Grammar, json_schema_grammar
 from posttrain.stage.errors import UsageError
 
 SCHEMAS = Path(__file__).resolve().parents[1] / "tests" / "schemas"

@@ -33,7 +33,8 @@ from posttrain.stage.ranks import adopt_slurm_rank
 from posttrain.stage.schema import build, to_dict
 from posttrain.stage.spec import Distributed, StageSpec, Tracking
 from posttrain.stage.stop import end_at_stop_signals
-from posttrain.stage.tracking import METRICS, Tracker, open_tracker
+from posttrain.stage.trackers import open_tracker
+from posttrain.stage.tracking import METRICS, Tracker
 
 C = TypeVar("C")
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "deepspeed", "datasets", "tokenizers", "pyarrow")

@@ -1,4 +1,4 @@
-"""A rank's signs of life: a small file that changes whenever it gets on, read by `posttrain.pipeline.watchdog`.
+"""A rank's signs of life: a small file that changes whenever it gets on, read by `posttrain.pipeline.watch.watchdog`.
 
     <folder>/rank_0.json         {"rank": 0, "pid": …, "host": …, "beat": …, "pulse": …, "step": …, "phase": …}
     <folder>/rank_0.stack.txt    stacks of all its threads, each time that it gets SIGUSR2

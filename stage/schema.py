@@ -25,8 +25,15 @@ T = TypeVar("T")
 
 @typing.dataclass_transform(kw_only_default=True, field_specifiers=(Field,))
 def schema(cls: type[T]) -> type[T]:
-    """Make a class a configuration dataclass: unknown keys are errors, values are checked and converted."""
+    """Make a class a configuration dataclass: unknown keys are errors, values are checked and converted.
+
+    A field's docstring is its ``description`` at run time, also in the classes that inherit it.
+    """
     made: Any = dataclass(config=ConfigDict(extra="forbid", use_attribute_docstrings=True), kw_only=True)(cls)
+    for base in cls.__mro__[1:]:
+        for name, inherited in getattr(base, "__pydantic_fields__", {}).items():
+            field = made.__pydantic_fields__[name]
+            field.description = field.description or inherited.description
     return made  # type: ignore[no-any-return]
 
 

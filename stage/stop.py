@@ -1,8 +1,8 @@
 """Stop requests: what SIGTERM and SIGUSR1 do to a stage.
 
-Whoever has state to save takes the signals over for as long as that is so (`posttrain.train.signals`). At any other
-time, and in stages that save nothing on their way, the process ends at once: what is committed is committed, and the
-rest is what a killed process leaves.
+Whoever has state to save takes the signals over for as long as that is so (`posttrain.train.engine.signals`). At any
+other time, and in stages that save nothing on their way, the process ends at once: what is committed is committed, and
+the rest is what a killed process leaves.
 """
 
 from __future__ import annotations

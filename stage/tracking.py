@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 from posttrain.stage.artifact import Manifest
 from posttrain.stage.files import write_text_atomic
-from posttrain.stage.spec import StageSpec
 
 METRICS = "metrics.jsonl"
 
@@ -87,42 +86,3 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return rows
-
-
-class Trackers:
-    """Several trackers as one."""
-
-    def __init__(self, trackers: list[Tracker]) -> None:
-        self._trackers = trackers
-
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Pass on."""
-        for tracker in self._trackers:
-            tracker.log(metrics, step)
-
-    def rewind(self, step: int) -> None:
-        """Pass on."""
-        for tracker in self._trackers:
-            tracker.rewind(step)
-
-    def record(self, manifest: Manifest) -> None:
-        """Pass on."""
-        for tracker in self._trackers:
-            tracker.record(manifest)
-
-    def finish(self) -> None:
-        """Pass on."""
-        for tracker in self._trackers:
-            tracker.finish()
-
-
-def open_tracker(spec: StageSpec, main_process: bool) -> Tracker:
-    """Return the tracker of this rank: `metrics.jsonl` in the work directory, and W&B unless it is disabled."""
-    if not main_process:
-        return NullTracker()
-    trackers: list[Tracker] = [JsonlTracker(Path(spec.work) / METRICS)]
-    if spec.tracking.wandb != "disabled":
-        from posttrain.stage.wandb_tracker import WandbTracker
-
-        trackers.append(WandbTracker(spec))
-    return Trackers(trackers)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from posttrain.pipeline.compose import compose_config
+from posttrain.pipeline.config.compose import compose_config
 from posttrain.stage.artifact import Parent, read_manifest
 from posttrain.stage.spec import Distributed, StageSpec, Tracking
 

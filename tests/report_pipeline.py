@@ -8,9 +8,9 @@ import random
 from pathlib import Path
 from typing import Any
 
-from posttrain.evaluate.drift_scores import SampledResponse, write_responses
-from posttrain.evaluate.item_scores import ScoredItem, summarise_items, write_items
-from posttrain.evaluate.pair_scores import ScoredGroup, summarise_pairs
+from posttrain.evaluate.measure.drift_scores import SampledResponse, write_responses
+from posttrain.evaluate.measure.item_scores import ScoredItem, summarise_items, write_items
+from posttrain.evaluate.measure.pair_scores import ScoredGroup, summarise_pairs
 from posttrain.stage.artifact import LOGS, Manifest, Parent, commit, read_manifest
 from posttrain.stage.files import sha256_text
 

@@ -11,7 +11,7 @@ from llguidance import LLTokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from posttrain.sample.closing import Vocabulary
+from posttrain.sample.structured.closing import Vocabulary
 
 FOLDER = Path(__file__).parent / "schemas"
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"

@@ -23,12 +23,12 @@ from transformers import (
 
 from posttrain.data.chat import check_tokenizer, prepare_tokenizer, template_digest, tokenizer_digest
 from posttrain.data.records import Demonstration, dataset_type, read_records
+from posttrain.models.pretrained import download, find_weights, model_license, stored_parameters
+from posttrain.models.tokenizer import train_tokenizer, turns
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError
 from posttrain.stage.files import write_json_atomic
-from posttrain.train.config import ArchitectureConfig, BaseConfig
-from posttrain.train.pretrained import count_parameters, download, find_weights, model_license
-from posttrain.train.tokenizer import train_tokenizer, turns
+from posttrain.train.config.base import ArchitectureConfig, BaseConfig
 
 
 def run(config: BaseConfig, context: Context) -> StageResult:
@@ -52,7 +52,7 @@ def run(config: BaseConfig, context: Context) -> StageResult:
         licenses = model_license(folder)
     tokenizer.save_pretrained(output)
     record_token_ids(output, tokenizer)
-    parameters, dtype = count_parameters(sorted(output.glob("*.safetensors")))
+    parameters, dtype = stored_parameters(sorted(output.glob("*.safetensors")))
     digests = {"template_sha256": template_digest(tokenizer), "tokenizer_sha256": tokenizer_digest(tokenizer)}
     return StageResult(
         metrics={"parameters": parameters, "vocab_size": len(tokenizer)},
@@ -113,7 +113,7 @@ def import_model(
     before anything large is read.
     """
     weights = find_weights(folder)
-    _, stored_dtype = count_parameters(weights)
+    _, stored_dtype = stored_parameters(weights)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)

@@ -12,22 +12,19 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import trl
-from peft import PeftModel
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from posttrain.data.chat import load_tokenizer
-from posttrain.sample.models import is_adapter, load_policy
 from posttrain.stage.artifact import read_manifest
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError, did_you_mean
-from posttrain.train.adapters import make_trainable, weights_dtype, without_attention_dropout
-from posttrain.train.arguments import training_arguments
-from posttrain.train.collate import collate_pairs
-from posttrain.train.config import DpoConfig
-from posttrain.train.dataset import pair_dataset, read_groups, require_tokens
-from posttrain.train.fit import announce, fit, plan_steps, save_model
-from posttrain.train.processes import join, loaded_whole, zero_stage
-from posttrain.train.trainer import StageTrainer
+from posttrain.train.config.dpo import DpoConfig
+from posttrain.train.engine.arguments import training_arguments
+from posttrain.train.engine.fit import fit, plan_steps, save_model
+from posttrain.train.engine.opening import announce, begin, describe_rows, estimated_memory
+from posttrain.train.engine.trainer import StageTrainer
+from posttrain.train.nets.policy import trainable_policy
+from posttrain.train.rows.collate import collate_pairs
+from posttrain.train.rows.dataset import pair_dataset, read_groups
 
 
 class DpoTrainer(StageTrainer, trl.DPOTrainer):
@@ -54,24 +51,21 @@ def require_reference(reference: Path, model: Path, data: Path) -> None:
 
 def run(config: DpoConfig, context: Context) -> StageResult:
     """Optimise ``inputs.model`` on the preference pairs of ``inputs.data`` and write the model."""
-    join(context)
+    tokenizer = begin(context, "comparison")
     source, data, reference = (context.inputs[name] for name in ("model", "data", "reference"))
-    tokenizer = load_tokenizer(source)
-    require_tokens(data, "comparison", tokenizer)
     require_reference(reference, source, data)
     rows, held_out = (
         pair_dataset(read_groups(data, split), pq.read_table(reference / f"{split}.parquet"), config.pairs)
         for split in ("train", "eval")
     )
-    plan = plan_steps(config, len(rows), context)
+    distributed = context.spec.distributed
+    plan = plan_steps(config, len(rows), distributed.num_processes)
     arguments = dpo_arguments(config, training_arguments(config, plan, context))
-    four_bit = config.adapter.kind == "qlora"
-    zero3 = zero_stage(context.spec.distributed) == 3
-    with loaded_whole(is_adapter(source)):
-        policy = load_policy(source, weights_dtype(config), config.attention, trainable_adapter=True, four_bit=four_bit)
-        policy = make_trainable(policy, config.adapter, "train.dpo", one_dtype=zero3)
-    policy = without_attention_dropout(policy)
+    policy = trainable_policy(source, config.adapter, config.dtype, config.attention, distributed, "train.dpo")
     trainer = DpoTrainer(
+        plan=plan,
+        context=context,
+        keep_checkpoints=config.keep_checkpoints,
         model=policy,
         args=arguments,
         data_collator=partial(collate_pairs, collate=DataCollatorForPreference(tokenizer.pad_token_id)),
@@ -79,10 +73,8 @@ def run(config: DpoConfig, context: Context) -> StageResult:
         eval_dataset=held_out if len(held_out) else None,
         processing_class=tokenizer,
     )
-    if isinstance(policy, PeftModel) and "ref" in policy.peft_config:
-        policy.delete_adapter("ref")  # TRL's frozen copy of the adapter; our reference is in the rows
-    trainer.attach(plan, context, config.keep_checkpoints)
-    announce(trainer, config, context, sequences_per_row=2, head="lm")
+    memory = estimated_memory(config, context, plan, 2 * max(rows["length"]), "lm")
+    announce(plan, "pairs", describe_rows(plan, sum(rows["length"])), policy, memory)
     metrics = fit(trainer, context)
     save_model(trainer.accelerator.unwrap_model(trainer.model), context, tokenizer)
     accuracy = metrics.get("eval_rewards/accuracies")

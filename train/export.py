@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from posttrain.data.chat import load_tokenizer
-from posttrain.sample.models import BASE_FILE, backbone_directory, is_adapter, load_policy, load_reward_model
+from posttrain.models.load import BASE_FILE, backbone_directory, is_adapter, load_policy, load_reward_model
 from posttrain.stage.artifact import LOGS, MANIFEST, read_manifest
 from posttrain.stage.errors import PosttrainError, UsageError
 from posttrain.stage.files import files_under

@@ -10,10 +10,10 @@ from functools import partial
 import trl
 
 from posttrain.stage.entry import Context, StageResult, stage_main
-from posttrain.train.group import Method, run_group
-from posttrain.train.group_advantages import group_relative_advantages
-from posttrain.train.group_config import GrpoConfig
-from posttrain.train.group_trainer import GrpoTrainer
+from posttrain.train.config.grpo import GrpoConfig
+from posttrain.train.maths.group_advantages import group_relative_advantages
+from posttrain.train.methods.group import Method, run_group
+from posttrain.train.methods.group_trainer import GrpoTrainer
 
 
 def run(config: GrpoConfig, context: Context) -> StageResult:

@@ -11,28 +11,33 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import trl
 from torch import Tensor
 
-from posttrain.data.chat import load_tokenizer
-from posttrain.sample.models import is_adapter
 from posttrain.stage.entry import Context, StageResult, stage_main
-from posttrain.train.arguments import training_arguments
-from posttrain.train.collate import collate_groups
-from posttrain.train.config import RewardConfig
-from posttrain.train.dataset import fill_up, read_groups, require_tokens
-from posttrain.train.fit import announce, fit, plan_steps, save_model
-from posttrain.train.losses import pairwise_ranking_loss
-from posttrain.train.processes import join, loaded_whole, zero_stage
-from posttrain.train.reward_model import classifier_from_policy, reward_statistics
-from posttrain.train.trainer import StageTrainer
+from posttrain.train.config.reward import RewardConfig
+from posttrain.train.engine.arguments import training_arguments
+from posttrain.train.engine.fit import fit, plan_steps, save_model
+from posttrain.train.engine.opening import announce, begin, describe_rows, estimated_memory
+from posttrain.train.engine.trainer import StageTrainer
+from posttrain.train.maths.ranking_loss import pairwise_ranking_loss
+from posttrain.train.nets.reward_head import classifier_from_policy
+from posttrain.train.rows.collate import collate_ranked_groups
+from posttrain.train.rows.dataset import fill_up, read_groups
+
+_STATISTICS_BATCHES = 64
+"""Micro-batches per rank that the reward's mean and standard deviation are measured on."""
 
 
 class RewardTrainer(StageTrainer, trl.RewardTrainer):
     """TRL's trainer with whole groups for rows: each response is read once, however many pairs it is in."""
 
-    margin_per_rank: float
-    centering_coefficient: float
+    def __init__(self, *, margin_per_rank: float, centering_coefficient: float, **theirs: Any) -> None:
+        """``theirs`` are the arguments of `StageTrainer`; the others are knobs of the loss."""
+        super().__init__(**theirs)
+        self.margin_per_rank = margin_per_rank
+        self.centering_coefficient = centering_coefficient
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Tensor | None = None
@@ -64,35 +69,66 @@ class RewardTrainer(StageTrainer, trl.RewardTrainer):
 
 def run(config: RewardConfig, context: Context) -> StageResult:
     """Train a reward model from ``inputs.model`` on the ranked groups of ``inputs.data`` and write it."""
-    join(context)
-    source = context.inputs["model"]
-    tokenizer = load_tokenizer(source)
-    require_tokens(context.inputs["data"], "comparison", tokenizer)
+    tokenizer = begin(context, "comparison")
     rows, held_out = (read_groups(context.inputs["data"], split) for split in ("train", "eval"))
-    plan = plan_steps(config, len(rows), context)
-    arguments = trl.RewardConfig(**training_arguments(config, plan, context), max_length=None)
-    zero3 = zero_stage(context.spec.distributed) == 3
-    with loaded_whole(is_adapter(source)):
-        model = classifier_from_policy(source, config, tokenizer.pad_token_id, context.spec.seed, one_dtype=zero3)
+    distributed, pad = context.spec.distributed, tokenizer.pad_token_id
+    plan = plan_steps(config, len(rows), distributed.num_processes)
+    model = classifier_from_policy(
+        context.inputs["model"],
+        config.adapter,
+        config.dtype,
+        config.attention,
+        distributed,
+        pad,
+        context.spec.seed,
+    )
     trainer = RewardTrainer(
+        margin_per_rank=config.margin_per_rank,
+        centering_coefficient=config.centering_coefficient,
+        plan=plan,
+        context=context,
+        keep_checkpoints=config.keep_checkpoints,
         model=model,
-        args=arguments,
-        data_collator=partial(collate_groups, pad_token_id=tokenizer.pad_token_id),
+        args=trl.RewardConfig(**training_arguments(config, plan, context), max_length=None),
+        data_collator=partial(collate_ranked_groups, pad_token_id=pad),
         train_dataset=rows,
         eval_dataset=fill_up(held_out, plan.evaluation_multiple) if len(held_out) else None,
         processing_class=tokenizer,
     )
-    trainer.margin_per_rank = config.margin_per_rank
-    trainer.centering_coefficient = config.centering_coefficient
-    trainer.attach(plan, context, config.keep_checkpoints)
-    announce(trainer, config, context, sequences_per_row=max(map(len, rows["ranks"])), head="score")
+    longest_row = max(map(len, rows["ranks"])) * max(rows["length"])
+    memory = estimated_memory(config, context, plan, longest_row, "score")
+    announce(plan, "groups", describe_rows(plan, sum(rows["length"])), model, memory)
     metrics = fit(trainer, context)
     mean, std = reward_statistics(trainer)
     trainer.model.config.reward_mean, trainer.model.config.reward_std = mean, std
-    facts = {"reward_mean": mean, "reward_std": std, "pad_token_id": tokenizer.pad_token_id}
+    facts = {"reward_mean": mean, "reward_std": std, "pad_token_id": pad}
     save_model(trainer.accelerator.unwrap_model(trainer.model), context, tokenizer, extra=facts)
     headline = f"eval accuracy {metrics['eval_accuracy']:.3f}" if "eval_accuracy" in metrics else ""
     return StageResult(metrics, headline, int(metrics["tokens"]), facts=facts)
+
+
+@torch.no_grad()
+def reward_statistics(trainer: Any) -> tuple[float, float]:
+    """Return mean and standard deviation of the reward over the first training batches of all ranks.
+
+    A user of the model subtracts and divides by them, so that rewards of different models are comparable.
+    """
+    trainer.model.eval()
+    sums = torch.zeros(3, dtype=torch.float64, device=trainer.args.device)
+    for index, batch in enumerate(trainer.get_train_dataloader()):
+        if index == _STATISTICS_BATCHES:
+            break
+        inputs = trainer._prepare_inputs(batch)
+        outputs = trainer.model_wrapped(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
+        )
+        rewards_R = outputs.logits.squeeze(-1).double()
+        sums += torch.stack([torch.ones_like(rewards_R).sum(), rewards_R.sum(), (rewards_R**2).sum()])
+    if dist.is_initialized():
+        dist.all_reduce(sums)
+    count, total, squares = sums.tolist()
+    mean = total / count
+    return mean, max(squares / count - mean**2, 0.0) ** 0.5
 
 
 if __name__ == "__main__":

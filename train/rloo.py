@@ -10,10 +10,10 @@ from functools import partial
 import trl
 
 from posttrain.stage.entry import Context, StageResult, stage_main
-from posttrain.train.group import Method, run_group
-from posttrain.train.group_advantages import leave_one_out_advantages
-from posttrain.train.group_config import RlooConfig
-from posttrain.train.group_trainer import RlooTrainer
+from posttrain.train.config.rloo import RlooConfig
+from posttrain.train.maths.group_advantages import leave_one_out_advantages
+from posttrain.train.methods.group import Method, run_group
+from posttrain.train.methods.group_trainer import RlooTrainer
 
 
 def run(config: RlooConfig, context: Context) -> StageResult:

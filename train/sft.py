@@ -12,18 +12,16 @@ import torch
 import trl
 from torch import Tensor
 
-from posttrain.data.chat import load_tokenizer
-from posttrain.sample.models import is_adapter, load_policy
 from posttrain.stage.entry import Context, StageResult, stage_main
-from posttrain.train.adapters import make_trainable, weights_dtype
-from posttrain.train.arguments import training_arguments
-from posttrain.train.collate import collate_packs, collate_sft
-from posttrain.train.config import SftConfig
-from posttrain.train.dataset import fill_up, read_demonstrations, require_tokens
-from posttrain.train.fit import announce, fit, plan_steps, save_model
-from posttrain.train.packing import pack_demonstrations
-from posttrain.train.processes import join, loaded_whole, zero_stage
-from posttrain.train.trainer import StageTrainer
+from posttrain.train.config.sft import SftConfig
+from posttrain.train.engine.arguments import training_arguments
+from posttrain.train.engine.fit import fit, plan_steps, save_model
+from posttrain.train.engine.opening import announce, begin, describe_rows, estimated_memory
+from posttrain.train.engine.trainer import StageTrainer
+from posttrain.train.nets.policy import trainable_policy
+from posttrain.train.rows.collate import collate_packs, collate_sft
+from posttrain.train.rows.dataset import fill_up, read_demonstrations
+from posttrain.train.rows.packs import pack_demonstrations
 
 
 class SftTrainer(StageTrainer, trl.SFTTrainer):
@@ -51,41 +49,34 @@ class SftTrainer(StageTrainer, trl.SFTTrainer):
 
 def run(config: SftConfig, context: Context) -> StageResult:
     """Finetune ``inputs.model`` on ``inputs.data`` and write the model."""
-    join(context)
-    source = context.inputs["model"]
-    tokenizer = load_tokenizer(source)
-    require_tokens(context.inputs["data"], "demonstration", tokenizer)
+    tokenizer = begin(context, "demonstration")
     rows, held_out = (read_demonstrations(context.inputs["data"], split) for split in ("train", "eval"))
     if config.packing:
         rows, held_out = (pack_demonstrations(split, config.pack_length) for split in (rows, held_out))
-    plan = plan_steps(config, len(rows), context)
-    arguments = trl.SFTConfig(
-        **training_arguments(config, plan, context),
-        loss_type=config.loss,
-        max_length=None,
+    source, distributed = context.inputs["model"], context.spec.distributed
+    plan = plan_steps(config, len(rows), distributed.num_processes)
+    policy = trainable_policy(
+        source, config.adapter, config.dtype, config.attention, distributed, "train.sft", dropout=True
     )
-    four_bit = config.adapter.kind == "qlora"
-    zero3 = zero_stage(context.spec.distributed) == 3
-    with loaded_whole(is_adapter(source)):
-        policy = load_policy(source, weights_dtype(config), config.attention, trainable_adapter=True, four_bit=four_bit)
-        policy = make_trainable(policy, config.adapter, "train.sft", one_dtype=zero3)
     flatten = config.attention.startswith("flash")
     collate = partial(collate_packs, flatten=flatten) if config.packing else collate_sft
     trainer = SftTrainer(
+        plan=plan,
+        context=context,
+        keep_checkpoints=config.keep_checkpoints,
         model=policy,
-        args=arguments,
+        args=trl.SFTConfig(**training_arguments(config, plan, context), loss_type=config.loss, max_length=None),
         data_collator=partial(collate, pad_token_id=tokenizer.pad_token_id),
         train_dataset=rows,
         eval_dataset=fill_up(held_out, plan.evaluation_multiple) if len(held_out) else None,
         processing_class=tokenizer,
     )
-    trainer.attach(plan, context, config.keep_checkpoints)
-    announce(trainer, config, context, sequences_per_row=1, head="lm")
+    memory = estimated_memory(config, context, plan, max(rows["length"]), "lm")
+    announce(plan, "packs" if config.packing else "rows", describe_rows(plan, sum(rows["length"])), policy, memory)
     metrics = fit(trainer, context)
     save_model(trainer.accelerator.unwrap_model(trainer.model), context, tokenizer)
-    return StageResult(
-        metrics, f"eval loss {metrics['eval_loss']:.3f}" if "eval_loss" in metrics else "", int(metrics["tokens"])
-    )
+    headline = f"eval loss {metrics['eval_loss']:.3f}" if "eval_loss" in metrics else ""
+    return StageResult(metrics, headline, int(metrics["tokens"]))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from forked_ranks import distributed, logs_of, start_ranks, wait_for, work_order
 from rank_bench import Bench, losses, weights
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from posttrain.sample.models import load_policy
+from posttrain.models.load import load_policy
 from posttrain.stage.artifact import read_manifest
 from posttrain.stage.outcome import read_outcome
 

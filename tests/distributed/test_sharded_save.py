@@ -14,7 +14,7 @@ from build_artifacts import build_model
 from torch.distributed.fsdp import fully_shard
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen2MoeConfig, Qwen2MoeForCausalLM
 
-from posttrain.train.sharded_save import save_whole_model
+from posttrain.train.checkpoints.whole_weights import save_whole_model
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 128,

@@ -16,9 +16,9 @@ from build_artifacts import ENVIRONMENT, build_demonstrations, build_model, stag
 from forked_ranks import logs_of, start_ranks, train, wait_for, work_order
 from forked_stages import signal_in
 
-from posttrain.pipeline.launch import Command
-from posttrain.pipeline.process import StageProcess
-from posttrain.pipeline.watchdog import Watchdog
+from posttrain.pipeline.local.launch import Command
+from posttrain.pipeline.local.process import StageProcess
+from posttrain.pipeline.watch.watchdog import Watchdog
 from posttrain.stage import heartbeat
 from posttrain.stage.artifact import read_manifest
 from posttrain.stage.leash import VARIABLE as LEASH

@@ -24,7 +24,7 @@ from posttrain.stage.files import hash_files
 from posttrain.stage.spec import Distributed, StageSpec, Tracking
 from posttrain.stage.tracking import NullTracker
 from posttrain.train.base import run
-from posttrain.train.config import ArchitectureConfig, BaseConfig
+from posttrain.train.config.base import ArchitectureConfig, BaseConfig
 
 STORIES = Path(__file__).resolve().parents[2].parent / "shared" / "models" / "stories260k"
 CHATML = {"pad_token": "<|pad|>", "chat_template": "chatml"}

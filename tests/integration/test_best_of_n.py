@@ -13,15 +13,14 @@ import torch
 from build_artifacts import build_model, commit_artifact, run_stage
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
-from posttrain.data.chat import load_tokenizer
+from posttrain.data.chat import encode_prompts, load_tokenizer
+from posttrain.data.checks.scorers import preference_score, score
 from posttrain.data.records import EvaluationItem, Message, write_dataset
-from posttrain.data.scorers import preference_score, score
-from posttrain.sample.curves import best_of_k, majority_at_k, pass_at_k
-from posttrain.sample.generate import encode_prompts
-from posttrain.sample.models import load_policy
-from posttrain.sample.sampler import Sampler
+from posttrain.models.load import load_policy
+from posttrain.sample.choose.curves import best_of_k, majority_at_k, pass_at_k
+from posttrain.sample.choose.select import derived_seed
+from posttrain.sample.engine.sampler import Sampler
 from posttrain.sample.sampling import SamplingParams
-from posttrain.sample.select import derived_seed
 from posttrain.stage.artifact import read_manifest
 
 KNOBS: dict[str, Any] = {"num_samples": 6, "max_new_tokens": 5, "batch_size": 16, "resamples": 100, "seed": 3}

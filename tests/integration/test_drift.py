@@ -12,17 +12,16 @@ import torch
 from build_artifacts import build_model, commit_artifact, run_stage
 from peft import LoraConfig, get_peft_model
 
-from posttrain.data.chat import load_tokenizer
+from posttrain.data.chat import encode_prompts, load_tokenizer
+from posttrain.data.checks.scorers import preference_score, score
 from posttrain.data.records import EvaluationItem, Message, write_dataset
-from posttrain.data.scorers import preference_score, score
 from posttrain.evaluate import drift
-from posttrain.evaluate.config import DriftConfig
-from posttrain.evaluate.drift_scores import SampledResponse, distinct_n, read_responses
-from posttrain.sample.generate import encode_prompts
-from posttrain.sample.models import load_policy
-from posttrain.sample.sampler import Sampler
+from posttrain.evaluate.config.drift import DriftConfig
+from posttrain.evaluate.measure.drift_scores import SampledResponse, distinct_n, read_responses
+from posttrain.models.load import load_policy
+from posttrain.sample.choose.select import derived_seed
+from posttrain.sample.engine.sampler import Sampler
 from posttrain.sample.sampling import SamplingParams
-from posttrain.sample.select import derived_seed
 from posttrain.stage.artifact import read_manifest
 from posttrain.stage.entry import Context
 from posttrain.stage.errors import UsageError

@@ -14,14 +14,15 @@ import torch
 from build_artifacts import build_comparisons, build_demonstrations, build_model, commit_artifact, run_stage
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
-from posttrain.data.chat import load_tokenizer
+from posttrain.data.chat import encode_prompts, load_tokenizer
 from posttrain.data.records import EvaluationItem, Message, write_dataset
 from posttrain.evaluate import policy, reward
-from posttrain.evaluate.config import PolicyEvaluationConfig, RewardEvaluationConfig
-from posttrain.evaluate.heldout import row_losses
-from posttrain.evaluate.item_scores import read_items
-from posttrain.sample.generate import encode_prompts, generate
-from posttrain.sample.models import load_policy, load_reward_model
+from posttrain.evaluate.config.policy import PolicyEvaluationConfig
+from posttrain.evaluate.config.reward import RewardEvaluationConfig
+from posttrain.evaluate.measure.heldout import row_losses
+from posttrain.evaluate.measure.item_scores import read_items
+from posttrain.models.load import load_policy, load_reward_model
+from posttrain.sample.generate import generate
 from posttrain.stage.artifact import read_manifest
 from posttrain.stage.entry import Context, StageResult
 from posttrain.stage.errors import UsageError

@@ -11,16 +11,15 @@ from pathlib import Path
 import pytest
 from build_artifacts import ENVIRONMENT, build_model
 
-from posttrain.data.chat import load_tokenizer
+from posttrain.data.chat import encode_prompts, load_tokenizer
+from posttrain.models.load import load_policy
 from posttrain.pipeline import cli
-from posttrain.pipeline.generate import sampling_knobs
+from posttrain.pipeline.commands.generate import sampling_knobs
 from posttrain.sample import respond
-from posttrain.sample.generate import encode_prompts
-from posttrain.sample.models import load_policy
+from posttrain.sample.choose.select import derived_seed
+from posttrain.sample.engine.sampler import Sampler
 from posttrain.sample.respond import chat
-from posttrain.sample.sampler import Sampler
 from posttrain.sample.sampling import SamplingParams
-from posttrain.sample.select import derived_seed
 from posttrain.stage.errors import UsageError
 
 GREEDY = SamplingParams(temperature=0, max_tokens=6)

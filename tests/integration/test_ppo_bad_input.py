@@ -127,7 +127,7 @@ def test_a_reward_that_is_not_finite_ends_the_run_with_its_counts(bench: Bench) 
 def test_a_reward_that_is_the_same_for_all_is_warned_of_and_trained_with(bench: Bench) -> None:
     code, log = bench.run(None, {"rewards": python(always_one)})
     assert code == 0
-    assert "WARNING posttrain.train.rewards: reward python: all 8 answers got 1, which teaches nothing" in log
+    assert "WARNING posttrain.train.rewards.weighted: reward python: all 8 answers got 1, which teaches nothing" in log
 
 
 def test_a_reward_model_of_another_vocabulary_serves_with_its_own_template(bench: Bench) -> None:

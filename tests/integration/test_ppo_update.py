@@ -27,18 +27,15 @@ from posttrain.stage.entry import Context
 from posttrain.stage.schema import build, to_dict
 from posttrain.stage.spec import Distributed, StageSpec, Tracking
 from posttrain.stage.tracking import NullTracker
-from posttrain.train.arguments import training_arguments
-from posttrain.train.dataset import read_prompts
-from posttrain.train.episodes import Episode
-from posttrain.train.fit import fit
-from posttrain.train.phase_plan import plan_phases
+from posttrain.train.config.ppo import PpoConfig
+from posttrain.train.engine.arguments import training_arguments
+from posttrain.train.engine.fit import fit
+from posttrain.train.methods.ppo_episodes import finish_episodes
+from posttrain.train.methods.ppo_trainer import PpoTrainer
 from posttrain.train.ppo import actor_critic
-from posttrain.train.ppo_config import PpoConfig
-from posttrain.train.ppo_episodes import finish_episodes
-from posttrain.train.ppo_trainer import PpoTrainer
-from posttrain.train.reference_model import reference_of
-from posttrain.train.reward_terms import build_rewards
-from posttrain.train.rollout import Rollout, RolloutWorker
+from posttrain.train.rollouts.collect import Rollout
+from posttrain.train.rollouts.episodes import Episode
+from posttrain.train.rollouts.opening import collector_of, prepare
 
 EPOCHS, MINI_BATCHES = 3, 2
 KNOBS: dict[str, Any] = {
@@ -133,19 +130,24 @@ def train(inputs: Inputs, config: PpoConfig, work: Path) -> RecordingTrainer:
     work.mkdir(parents=True)
     context = Context(spec, inputs.paths(), work, work, NullTracker(), True)
     tokenizer = load_tokenizer(inputs.model)
-    prompts: Any = read_prompts(inputs.prompts, "train")
-    reference = reference_of(inputs.model, config, torch.device("cpu"))
-    reference.model.double()
+    prepared = prepare(config, context, tokenizer, config.ppo_epochs, "train.ppo")
+    assert prepared.reference is not None
+    prepared.reference.model.double()
     model = actor_critic(config, context).double()
-    plan = plan_phases(config, config.ppo_epochs, len(prompts), context)
-    arguments = TrainingArguments(**training_arguments(config, plan, context), ignore_data_skip=True)
-    trainer = RecordingTrainer(model=model, args=arguments, train_dataset=prompts, processing_class=tokenizer)
-    trainer.attach(plan, context, config.keep_checkpoints)
-    rewards = build_rewards(config.rewards, inputs.reward, tokenizer, torch.device("cpu"), 4096, "train.ppo")
-    frozen = reference.for_policy(model.policy)
-    samples = work / "samples.jsonl"
-    worker = RolloutWorker(config, tokenizer, list(prompts), frozen, rewards, spec.seed, 0, 1, samples)
-    trainer.prepare(config, worker, tokenizer.pad_token_id, None)
+    trainer = RecordingTrainer(
+        config=config,
+        collector=collector_of(prepared, config, model.policy, spec.seed, rank=0),
+        samples=prepared.samples,
+        pad_token_id=tokenizer.pad_token_id,
+        copy=None,
+        plan=prepared.plan,
+        context=context,
+        keep_checkpoints=config.keep_checkpoints,
+        model=model,
+        args=TrainingArguments(**training_arguments(config, prepared.plan, context), ignore_data_skip=True),
+        train_dataset=prepared.prompts,
+        processing_class=tokenizer,
+    )
     fit(trainer, context)
     return trainer
 

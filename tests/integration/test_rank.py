@@ -12,26 +12,27 @@ import pytest
 from build_artifacts import build_model, commit_artifact
 
 from posttrain.data import openings
-from posttrain.data.chat import load_tokenizer, response_text
-from posttrain.data.config import CurateConfig, OpeningsConfig, TokenizeConfig
+from posttrain.data.chat import encode_prompts, load_tokenizer, response_text
+from posttrain.data.checks.scorers import ranks, score
+from posttrain.data.config.curate import CurateConfig
+from posttrain.data.config.openings import OpeningsConfig
+from posttrain.data.config.tokenize import TokenizeConfig
 from posttrain.data.curate import run as curate
 from posttrain.data.records import Comparison, EvaluationItem, Message, Prompt, Record, read_records, write_dataset
-from posttrain.data.scorers import ranks, score
 from posttrain.data.tokenize import run as tokenize
+from posttrain.models.load import load_policy
 from posttrain.sample import rank
-from posttrain.sample.config import RankConfig
-from posttrain.sample.generate import encode_prompts
-from posttrain.sample.models import load_policy
-from posttrain.sample.sampler import Sampler
+from posttrain.sample.choose.select import derived_seed
+from posttrain.sample.config.rank import RankConfig
+from posttrain.sample.engine.sampler import Sampler
 from posttrain.sample.sampling import SamplingParams
-from posttrain.sample.select import derived_seed
 from posttrain.stage.entry import Context, StageResult
 from posttrain.stage.errors import PosttrainError, UsageError
 from posttrain.stage.schema import build
 from posttrain.stage.spec import Distributed, StageSpec, Tracking
 from posttrain.stage.tracking import NullTracker
 from posttrain.train import base
-from posttrain.train.config import BaseConfig
+from posttrain.train.config.base import BaseConfig
 
 STORIES = Path(__file__).resolve().parents[2].parent / "shared" / "models" / "stories260k"
 KNOBS: dict[str, Any] = {"num_samples": 4, "max_new_tokens": 6, "batch_size": 16}

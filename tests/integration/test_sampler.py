@@ -33,10 +33,10 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from posttrain.sample.constraint import Bitmask
-from posttrain.sample.llama_step import llama_forward
-from posttrain.sample.sampler import Sampler
+from posttrain.sample.engine.llama_step import llama_forward
+from posttrain.sample.engine.sampler import Sampler
 from posttrain.sample.sampling import Sample, SamplingParams
+from posttrain.sample.structured.constraint import Bitmask
 from posttrain.stage.errors import UsageError
 
 STORIES = Path(__file__).resolve().parents[2].parent / "shared" / "models" / "stories260k"

@@ -23,11 +23,11 @@ from build_artifacts import ENVIRONMENT, build_model, build_prompts, commit_arti
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from posttrain.data.chat import load_tokenizer
-from posttrain.sample.models import load_policy
-from posttrain.sample.sampler import Sampler
+from posttrain.models.load import load_policy
+from posttrain.sample.backends.server import ServerSampler
+from posttrain.sample.choose.select import best_of_n, by_logprob, first_valid
+from posttrain.sample.engine.sampler import Sampler
 from posttrain.sample.sampling import SamplingParams
-from posttrain.sample.select import best_of_n, by_logprob, first_valid
-from posttrain.sample.server import ServerSampler
 from posttrain.stage.errors import PosttrainError, UsageError
 from posttrain.train.export import export
 

@@ -11,13 +11,13 @@ from structured_data import SHARED, all_schemas, json_tokenizer
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from posttrain.data.chat import prepare_tokenizer
-from posttrain.sample.closing import Vocabulary
-from posttrain.sample.grammar import json_schema_grammar
-from posttrain.sample.json_schema import Validator
-from posttrain.sample.repair import parse_json
-from posttrain.sample.sampler import Sampler
+from posttrain.sample.engine.sampler import Sampler
 from posttrain.sample.sampling import Sample, SamplingParams
-from posttrain.sample.structured import Example, Task, climb, ladder_table, schema_prompt
+from posttrain.sample.structured.closing import Vocabulary
+from posttrain.sample.structured.grammar import json_schema_grammar
+from posttrain.sample.structured.json_schema import Validator
+from posttrain.sample.structured.ladder import Example, Task, climb, ladder_table, schema_prompt
+from posttrain.sample.structured.repair import parse_json
 from posttrain.stage.errors import UsageError
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from posttrain.data.chat import load_tokenizer
-from posttrain.sample.models import load_policy, load_reward_model
+from posttrain.models.load import load_policy, load_reward_model
 from posttrain.stage.artifact import read_manifest
 from posttrain.train.export import export
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from cluster import SlurmCluster, poll
 
-from posttrain.pipeline.attempts import Attempt, Ledger
-from posttrain.pipeline.rundir import RunDirectory, read_jobs, signs_of_life
+from posttrain.pipeline.runs.rundir import RunDirectory, read_jobs, signs_of_life
+from posttrain.pipeline.slurm.attempts import Attempt, Ledger
 from posttrain.stage.artifact import Manifest, read_manifest
 from posttrain.stage.heartbeat import RankBeat, read_beats
 from posttrain.stage.spec import StageSpec

@@ -16,8 +16,8 @@ import pytest
 from cluster import SlurmCluster, poll
 from pipelines import BEFORE_SFT, PATIENCE, Pipeline, copy_artifacts, suspended_until_warned
 
-from posttrain.pipeline.attempts import Cause
-from posttrain.pipeline.rundir import signs_of_life
+from posttrain.pipeline.runs.rundir import signs_of_life
+from posttrain.pipeline.slurm.attempts import Cause
 
 SAVE_STEPS = 20  # as conf/recipe/long_sft.yaml says
 STRIKE_STEP = 30

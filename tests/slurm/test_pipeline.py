@@ -9,7 +9,7 @@ from pathlib import Path
 from cluster import poll
 from pipelines import BEFORE_SFT, PATIENCE, Pipeline, copy_artifacts
 
-from posttrain.pipeline.attempts import Cause
+from posttrain.pipeline.slurm.attempts import Cause
 from posttrain.stage.artifact import verify
 from posttrain.stage.spec import StageSpec
 

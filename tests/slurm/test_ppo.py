@@ -10,7 +10,7 @@ from pathlib import Path
 from cluster import SlurmCluster, poll
 from pipelines import PATIENCE, Pipeline, copy_artifacts, suspended_until_warned
 
-from posttrain.pipeline.attempts import Cause
+from posttrain.pipeline.slurm.attempts import Cause
 from posttrain.stage.heartbeat import RankBeat
 
 BEFORE_PPO = (

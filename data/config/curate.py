@@ -1,0 +1,101 @@
+"""Knobs of curation."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from posttrain.stage.schema import external, schema
+
+RecordType = Literal["demonstration", "comparison", "prompt", "evaluation"]
+AdapterName = Literal[
+    "auto",
+    "oasst",
+    "oasst_ranked",
+    "ranked",
+    "verdicts",
+    "hh",
+    "preference",
+    "evaluation",
+    "question_answer",
+    "messages",
+    "sharegpt",
+    "alpaca",
+    "prompt_completion",
+    "text",
+    "prompt",
+]
+
+
+@schema
+class SourceConfig:
+    """One source of records. Give exactly one of `path`, `file` and `dataset`.
+
+    A row's own `license`, `language` and `task` columns win over the values given here.
+    """
+
+    name: str = Field(min_length=1)
+    """Stands in the ids and the accounting of its rows."""
+    path: str | None = external()
+    """A file outside the store: .jsonl, .json, .csv or .parquet, plain or .gz."""
+    file: str | None = None
+    """A file of the input artifact ``sources``."""
+    dataset: str | None = None
+    """A Hugging Face `datasets` name."""
+    subset: str | None = None
+    """Configuration of the `datasets` name."""
+    dataset_split: str = "train"
+    """Split of the `datasets` name."""
+    revision: str | None = None
+    """Commit or tag of the `datasets` name; None takes the newest."""
+    adapter: AdapterName = "auto"
+    """Shape of the rows (`posttrain.data.sources.adapters`); ``auto`` recognises it from the first row's columns."""
+    license: str = "unknown"
+    """SPDX name of the licence of rows that do not state theirs."""
+    language: str = "und"
+    """BCP-47 tag."""
+    task: str = "general"
+    """What the rows are about; figures are given by task."""
+    split: Literal["auto", "train", "eval"] = "auto"
+    """``auto`` splits by prompt cluster, and sends evaluation items to eval; otherwise every row goes there."""
+    limit: int | None = Field(default=None, ge=1)
+    """Take at most this many rows, in file order."""
+    scorer: str | None = None
+    """Scorer of evaluation items whose rows do not name one; None lets the adapter choose, else takes ``exact``."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> SourceConfig:
+        given = [name for name in ("path", "file", "dataset") if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = ", ".join(given) or "none"
+            raise ValueError(f"source {self.name!r}: give exactly one of path, file and dataset (given: {found})")
+        return self
+
+
+@schema
+class CurateConfig:
+    """Turns sources into one dataset of one record type."""
+
+    record_type: RecordType
+    """What the dataset holds."""
+    sources: list[SourceConfig] = Field(min_length=1)
+    """Where its rows come from; of duplicates the first stays."""
+    eval_fraction: float = Field(default=0.05, ge=0, lt=1)
+    """Share of prompt clusters held out."""
+    split_seed: int = 0
+    """The same seed and `eval_fraction` send the same prompt to the same side in every dataset."""
+    dedup: bool = True
+    """Drop exact duplicates: the first one, in the order of the sources, stays."""
+    on_bad_row: Literal["error", "quarantine"] = "error"
+    """``quarantine`` writes bad rows to quarantine.jsonl and counts them; a file that breaks off is always an error."""
+
+    @model_validator(mode="after")
+    def _distinct_names(self) -> CurateConfig:
+        names = [source.name for source in self.sources]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(
+                f"source name {twice[0]!r} stands twice; names are part of record ids, so give each its own"
+            )
+        return self

@@ -1,0 +1,30 @@
+"""Knobs of tokenization."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from posttrain.stage.schema import schema, speed
+
+DEFAULT_LENGTH = 4096
+"""Most tokens of a row where the configuration does not say; longer models need it said."""
+
+
+@schema
+class TokenizeConfig:
+    """Turns a dataset into token ids under a model's own tokenizer and chat template."""
+
+    max_length: int | None = Field(default=None, ge=8)
+    """Tokens of prompt and response together; None takes as many as the model does, but no more than 4096."""
+    overlong: Literal["drop", "truncate", "error"] = "drop"
+    """``truncate`` cuts the end of the response and keeps rows that still have a trained token."""
+    loss_on: Literal["completion", "assistant", "all"] = "completion"
+    """Demonstrations: train on the last assistant turn, on every assistant turn, or on every token."""
+    on_control_tokens: Literal["drop", "error"] = "error"
+    """What to do with a row whose text holds a special token of the tokenizer, such as ``<|im_end|>``."""
+    prompts_only: bool = False
+    """Keep only the prompts of demonstrations or comparisons, for rollouts."""
+    num_workers: int = speed(1, ge=1)
+    """Processes that encode."""

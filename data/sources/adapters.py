@@ -1,0 +1,164 @@
+"""Adapters by name, how they are recognised, and what they make.
+
+An adapter maps one row to the payload of a record. `detect` chooses by the columns of the first row; a source can name
+its adapter instead. Columns that the adapter does not read are left out, and the curation says which and how often:
+published datasets carry many (labels, scores, annotator ids), and refusing them would only make people strip files.
+
+| adapter             | columns                                      | makes                        |
+|---------------------|----------------------------------------------|------------------------------|
+| `oasst`             | message_id, parent_id, role, text            | demonstrations, comparisons  |
+| `oasst_ranked`      | messages, ranked [, ranks, lang]             | comparisons                  |
+| `ranked`            | prompt, responses, ranks [, ended]           | comparisons                  |
+| `verdicts`          | prompt, outputs [, lang]                     | comparisons                  |
+| `hh`                | chosen, rejected (transcripts)               | comparisons                  |
+| `preference`        | chosen, rejected [, prompt]                  | comparisons                  |
+| `evaluation`        | prompt, reference [, scorer, ideal]          | evaluation items             |
+| `question_answer`   | question, answer                             | demonstrations, evaluation   |
+| `messages`          | messages                                     | demonstrations               |
+| `sharegpt`          | conversations                                | demonstrations               |
+| `alpaca`            | instruction, output [, input]                | demonstrations               |
+| `prompt_completion` | prompt, completion                           | demonstrations               |
+| `text`              | text                                         | demonstrations               |
+| `prompt`            | prompt [, reference]                         | prompts                      |
+
+Every adapter but `text` also makes prompt records, by leaving the answers out. Any row may carry id, license, language
+and task; rows of comparisons may carry annotator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from posttrain.data.config.curate import RecordType
+from posttrain.data.sources import adapters_comparisons as comparisons
+from posttrain.data.sources import adapters_demonstrations as demonstrations
+from posttrain.data.sources import adapters_trees as trees
+from posttrain.data.sources.readers import BadRow, Row
+from posttrain.data.sources.row_values import Drop, Payload, RowError, Values
+from posttrain.stage.errors import UsageError, did_you_mean
+
+PROVENANCE = ("id", "license", "language", "task")
+"""Columns of any row that win over what the source says."""
+
+Convert = Callable[[Values], Payload | Drop]
+Expand = Callable[[Iterable[Row | BadRow]], Iterator[Row | BadRow]]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One shape of rows: its columns, and a function per record type that it can make."""
+
+    name: str
+    columns: frozenset[str]
+    makes: dict[RecordType, Convert]
+    optional: frozenset[str] = frozenset()
+    fits: Callable[[Values], bool] = lambda values: True
+    """A further condition on the first row, where columns do not tell shapes apart."""
+    expand: dict[RecordType, Expand] = field(default_factory=dict)
+    """Turns the file's rows into the units to convert, for shapes that spread a record over rows."""
+
+    def converter(self, record_type: RecordType) -> Convert:
+        """Return the function that makes records of a type.
+
+        Raises UsageError when the shape does not hold what the type needs.
+        """
+        if record_type in self.makes:
+            return self.makes[record_type]
+        if record_type == "prompt" and self.name != "text":
+            return _prompts_of(next(iter(self.makes.values())))
+        raise UsageError(
+            f"adapter {self.name!r} makes {' or '.join(self.makes)} records, not {record_type} records; "
+            "change record_type or leave the source out"
+        )
+
+    def units(self, rows: Iterable[Row | BadRow], record_type: RecordType) -> Iterator[Row | BadRow]:
+        """Yield the rows to convert, which are the file's own for all shapes but trees."""
+        expand = self.expand.get(record_type) or next(iter(self.expand.values()), iter)
+        return expand(rows)
+
+    def check(self, row: Values) -> None:
+        """Raise RowError when the file's row lacks a column; the first row had them all, others may not."""
+        for name in self.columns:
+            if name not in row:
+                raise RowError(f"no column {name!r}{did_you_mean(name, row)}; adapter {self.name!r} needs {self.needs}")
+
+    @property
+    def needs(self) -> str:
+        """The required columns as a phrase."""
+        return ", ".join(sorted(self.columns))
+
+    def ignored(self, row: Values, record_type: RecordType) -> set[str]:
+        """Return the columns of a unit that nobody reads."""
+        read = self.columns | self.optional | set(PROVENANCE)
+        return set(row) - read - ({"annotator"} if record_type == "comparison" else set())
+
+
+def _prompts_of(convert: Convert) -> Convert:
+    def prompts(row: Values) -> Payload | Drop:
+        made = convert(row)
+        if isinstance(made, Drop):
+            return made
+        return {name: value for name, value in made.items() if name in ("prompt", "reference", "language")}
+
+    return prompts
+
+
+def _columns(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_ALL = (
+    Adapter(
+        "oasst",
+        _columns("message_id parent_id role text"),
+        {"demonstration": trees.demonstration, "comparison": trees.comparison},
+        expand={"demonstration": trees.answers, "comparison": trees.ranked_groups},
+    ),
+    Adapter(
+        "oasst_ranked", _columns("messages ranked"), {"comparison": comparisons.oasst_ranked}, _columns("ranks lang")
+    ),
+    Adapter("ranked", _columns("prompt responses ranks"), {"comparison": comparisons.ranked}, _columns("ended")),
+    Adapter("verdicts", _columns("prompt outputs"), {"comparison": comparisons.verdicts}, _columns("lang")),
+    Adapter(
+        "hh",
+        _columns("chosen rejected"),
+        {"comparison": comparisons.hh},
+        fits=lambda row: row.get("prompt") is None and isinstance(row["chosen"], str),
+    ),
+    Adapter("preference", _columns("chosen rejected"), {"comparison": comparisons.preference}, _columns("prompt")),
+    Adapter(
+        "evaluation", _columns("prompt reference"), {"evaluation": demonstrations.evaluation}, _columns("scorer ideal")
+    ),
+    Adapter(
+        "question_answer",
+        _columns("question answer"),
+        {"evaluation": demonstrations.question_item, "demonstration": demonstrations.question_answer},
+    ),
+    Adapter("messages", _columns("messages"), {"demonstration": demonstrations.messages_row}),
+    Adapter("sharegpt", _columns("conversations"), {"demonstration": demonstrations.sharegpt}),
+    Adapter("alpaca", _columns("instruction output"), {"demonstration": demonstrations.alpaca}, _columns("input")),
+    Adapter("prompt_completion", _columns("prompt completion"), {"demonstration": demonstrations.prompt_completion}),
+    Adapter("text", _columns("text"), {"demonstration": demonstrations.plain_text}),
+    Adapter("prompt", _columns("prompt"), {"prompt": demonstrations.bare_prompt}, _columns("reference")),
+)
+ADAPTERS: dict[str, Adapter] = {adapter.name: adapter for adapter in _ALL}
+"""In the order in which `detect` tries them: the shape with the most telling columns first."""
+
+
+def detect(row: Values, record_type: RecordType) -> Adapter:
+    """Return the first adapter that fits the columns of a row and makes the record type.
+
+    Raises UsageError when none fits, or those that fit make other records.
+    """
+    fitting = [adapter for adapter in ADAPTERS.values() if adapter.columns <= row.keys() and adapter.fits(row)]
+    for adapter in fitting:
+        if record_type in adapter.makes or (record_type == "prompt" and adapter.name != "text"):
+            return adapter
+    if fitting:
+        fitting[0].converter(record_type)
+    shapes = "; ".join(f"{adapter.name}: {adapter.needs}" for adapter in ADAPTERS.values())
+    raise UsageError(
+        f"columns {', '.join(sorted(row))} fit no adapter; rename them to those of one of ({shapes}), "
+        "or name the adapter if only this row is wrong"
+    )

@@ -1,0 +1,153 @@
+"""Adapters whose rows hold several answers to one prompt. Each maps columns to the fields of a comparison.
+
+An empty response passes: a model may have said nothing. Curation takes it out of its group and counts it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from posttrain.data.sources.row_values import (
+    Drop,
+    Messages,
+    Payload,
+    RowError,
+    Values,
+    any_text,
+    assistant,
+    checked_messages,
+    checked_text,
+    prompt_messages,
+    show,
+    user,
+)
+
+_TURN = re.compile(r"\n\n(Human|Assistant):")
+
+
+def preference(row: Values) -> Payload | Drop:
+    """``chosen, rejected`` and maybe ``prompt``: texts, answers as message lists, or whole conversations."""
+    given = row.get("prompt")
+    prompt = prompt_messages(given, "prompt") if given is not None else []
+    chosen, rejected = (_with_prompt(row[name], name, prompt) for name in ("chosen", "rejected"))
+    return pair(chosen, rejected)
+
+
+def _with_prompt(value: Any, where: str, prompt: Messages) -> Messages:
+    if not isinstance(value, list):
+        if not prompt:
+            raise RowError(f"{where} {show(value)}: a text without a column prompt; give the prompt")
+        return [*prompt, assistant(any_text(value, where))]
+    messages = checked_messages(value, where)
+    return [*prompt, *messages] if messages[0]["role"] == "assistant" else messages
+
+
+def pair(chosen: Messages, rejected: Messages) -> Payload | Drop:
+    """Return the comparison of two conversations that differ in their last turn, the assistant's."""
+    for name, messages in (("chosen", chosen), ("rejected", rejected)):
+        if len(messages) < 2 or messages[-1]["role"] != "assistant":
+            raise RowError(f"{name} {show(messages[-1]['content'])}: must be an assistant's turn after a prompt")
+    if chosen[:-1] != rejected[:-1]:
+        return Drop("prompts_differ")
+    responses = [chosen[-1]["content"], rejected[-1]["content"]]
+    return {"prompt": chosen[:-1], "responses": responses, "ranks": [1, 2]}
+
+
+def hh(row: Values) -> Payload | Drop:
+    r"""``chosen, rejected``: transcripts ``\n\nHuman: … \n\nAssistant: …`` that share all but the last turn.
+
+    Transcripts whose turns do not alternate, or whose prompts differ, are dropped and counted: the format has no way
+    to quote its own markers, so real files hold some.
+    """
+    chosen, rejected = (_transcript(any_text(row[name], name), name) for name in ("chosen", "rejected"))
+    for messages in (chosen, rejected):
+        roles = [message["role"] for message in messages]
+        if roles != ["user", "assistant"] * (len(roles) // 2):
+            return Drop("turns_do_not_alternate")
+        if any(not message["content"] for message in messages[:-1]):
+            return Drop("empty_turn")
+    return pair(chosen, rejected)
+
+
+def _transcript(text: str, where: str) -> Messages:
+    before, *parts = _TURN.split(text)
+    if before.strip() or not parts:
+        raise RowError(f"{where} {show(text)}: must begin with '\\n\\nHuman:'; choose another adapter")
+    speakers = {"Human": user, "Assistant": assistant}
+    return [speakers[name](content.strip()) for name, content in zip(parts[::2], parts[1::2], strict=True)]
+
+
+def ranked(row: Values) -> Payload:
+    """``prompt, responses, ranks``: K texts and their ranks; 1 is best, equal ranks are ties.
+
+    A column ``ended`` says of each response whether it came to its end; one that was cut is not trained to end there.
+    """
+    payload: Payload = {
+        "prompt": prompt_messages(row["prompt"], "prompt"),
+        "responses": _texts(row["responses"], "responses"),
+        "ranks": _ranks(row["ranks"], "ranks"),
+    }
+    if row.get("ended") is not None:
+        payload["ended"] = _verdicts(row["ended"], "ended")
+    return payload
+
+
+def oasst_ranked(row: Values) -> Payload:
+    """``messages, ranked``: K answers, best first; a column ``ranks`` counts from 0, ``lang`` is the language."""
+    responses = _texts(row["ranked"], "ranked")
+    ranks = _ranks(row["ranks"], "ranks") if row.get("ranks") is not None else list(range(len(responses)))
+    if ranks != sorted(ranks):
+        raise RowError(f"ranks {show(ranks)}: must not fall, since ranked is best first; sort the row")
+    payload: Payload = {
+        "prompt": checked_messages(row["messages"], "messages"),
+        "responses": responses,
+        "ranks": [rank + 1 for rank in ranks],
+    }
+    if row.get("lang") is not None:
+        payload["language"] = checked_text(row["lang"], "lang")
+    return payload
+
+
+def verdicts(row: Values) -> Payload:
+    """``prompt, outputs``: each output has a ``response`` and ``follow_list``, one verdict per instruction.
+
+    Outputs that follow equally many instructions tie; those that follow the most get rank 1.
+    """
+    outputs = row["outputs"]
+    if not isinstance(outputs, list):
+        raise RowError(f"outputs {show(outputs)}: must be a list of objects with response and follow_list")
+    responses, followed = [], []
+    for index, output in enumerate(outputs):
+        where = f"outputs[{index}]"
+        if not isinstance(output, dict) or not {"response", "follow_list"} <= output.keys():
+            raise RowError(f"{where} {show(output)}: must be an object with response and follow_list")
+        response = output["response"]
+        responses.append("" if response is None else any_text(response, f"{where}.response"))
+        followed.append(sum(_verdicts(output["follow_list"], f"{where}.follow_list")))
+    payload: Payload = {
+        "prompt": prompt_messages(row["prompt"], "prompt"),
+        "responses": responses,
+        "ranks": [1 + sum(other > count for other in set(followed)) for count in followed],
+    }
+    if row.get("lang") is not None:
+        payload["language"] = checked_text(row["lang"], "lang")
+    return payload
+
+
+def _texts(value: Any, where: str) -> list[str]:
+    if not isinstance(value, list) or len(value) < 2:
+        raise RowError(f"{where} {show(value)}: must be a list of at least two texts")
+    return [any_text(item, f"{where}[{index}]") for index, item in enumerate(value)]
+
+
+def _ranks(value: Any, where: str) -> list[int]:
+    if not isinstance(value, list) or not all(type(item) is int for item in value):
+        raise RowError(f"{where} {show(value)}: must be a list of whole numbers, one per response")
+    return value
+
+
+def _verdicts(value: Any, where: str) -> list[bool]:
+    if not isinstance(value, list) or not all(type(item) is bool for item in value):
+        raise RowError(f"{where} {show(value)}: must be a list of true and false")
+    return value

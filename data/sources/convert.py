@@ -1,0 +1,133 @@
+"""From a row to a valid record: adapter, provenance, cleaning of comparison groups, and validation."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from pydantic import ValidationError
+
+from posttrain.data.checks.scorers import SCORERS, check_reference
+from posttrain.data.config.curate import RecordType
+from posttrain.data.records import RECORD_TYPES, Record
+from posttrain.data.rows.identity import content_digest, nfc
+from posttrain.data.sources.adapters import Adapter
+from posttrain.data.sources.readers import BadRow, Row
+from posttrain.data.sources.row_values import Drop, Payload, RowError, Values, checked_text, show
+from posttrain.stage.errors import UsageError, did_you_mean
+
+
+class RecordMaker:
+    """Makes the records of one source, and counts what it leaves out of rows that it keeps."""
+
+    def __init__(
+        self, adapter: Adapter, record_type: RecordType, source: str, defaults: dict[str, str], scorer: str | None
+    ) -> None:
+        self.adapter = adapter
+        self.record_type: RecordType = record_type
+        self.source = source
+        self.defaults = defaults
+        """License, language and task of rows that do not name their own."""
+        self.scorer = scorer
+        self.ignored_columns: Counter[str] = Counter()
+        self.responses_removed: Counter[str] = Counter()
+        self._convert = adapter.converter(record_type)
+        self._model = RECORD_TYPES[record_type]
+
+    def make(self, unit: Row | BadRow) -> Record | Drop:
+        """Return the record of a row, or why it is dropped. Raises RowError for a malformed row."""
+        if isinstance(unit, BadRow):
+            raise RowError(unit.reason)
+        if not self.adapter.expand:
+            self.adapter.check(unit.values)
+            self.ignored_columns.update(self.adapter.ignored(unit.values, self.record_type))
+        payload = self._convert(unit.values)
+        if isinstance(payload, Drop):
+            return payload
+        if self.record_type == "comparison":
+            group = clean_group(payload)
+            if isinstance(group, Drop):
+                return group
+            payload, removed = group
+            self.responses_removed.update(removed)
+        return self._validated(payload | self._provenance(unit.values, payload))
+
+    def _provenance(self, row: Values, payload: Payload) -> Payload:
+        names = ["annotator"] if self.record_type == "comparison" else []
+        own = {name: row[name] for name in ("license", "language", "task", *names) if row.get(name) is not None}
+        found = {"source": self.source, **self.defaults, **_only(payload, "language"), **own}
+        if self.record_type == "evaluation":
+            found["scorer"] = self._scorer(row, payload)
+        found["id"] = f"{self.source}/{own_id(row) or ''}"
+        return found
+
+    def _scorer(self, row: Values, payload: Payload) -> str:
+        name = str(row.get("scorer") or self.scorer or payload.get("scorer", "exact"))
+        if name not in SCORERS:
+            raise RowError(f"scorer {name!r}: must be one of {', '.join(SCORERS)}{did_you_mean(name, SCORERS)}")
+        try:
+            check_reference(name, str(payload.get("reference")))
+        except UsageError as error:
+            raise RowError(str(error)) from None
+        return name
+
+    def _validated(self, fields: Payload) -> Record:
+        try:
+            record = self._model.model_validate(fields)
+        except ValidationError as error:
+            raise RowError(explain(error)) from None
+        if record.id == f"{self.source}/":
+            record.id += content_digest(record)
+        return record
+
+
+def own_id(row: Values) -> str | None:
+    """Return the id that a row brings, if any. Raises RowError when it is neither a text nor a whole number."""
+    value = row.get("id")
+    if value is None:
+        return None
+    return str(value) if type(value) is int else checked_text(value, "id")
+
+
+def clean_group(payload: Payload) -> tuple[Payload, Counter[str]] | Drop:
+    """Return a comparison without empty and repeated responses, and how many of either were removed.
+
+    Of a repeated response (equal in NFC but for surrounding space) the first stays, with the best of its ranks. The
+    group drops when fewer than two responses are left, or when all ranks are equal.
+    """
+    responses, given = payload["responses"], payload["ranks"]
+    for name in ("ranks", "ended"):
+        if name in payload and len(payload[name]) != len(responses):
+            raise RowError(f"{len(responses)} responses but {len(payload[name])} {name}; give one each")
+    places: dict[str, int] = {}
+    best: dict[str, int] = {}
+    removed: Counter[str] = Counter()
+    for place, (response, rank) in enumerate(zip(responses, given, strict=True)):
+        text = nfc(response).strip()
+        if not text:
+            removed["empty"] += 1
+            continue
+        removed["repeated"] += text in places
+        places.setdefault(text, place)
+        best[text] = min(best.get(text, rank), rank)
+    if len(best) < 2:
+        return Drop("identical_responses" if removed["repeated"] else "empty_response")
+    if len(set(best.values())) == 1:
+        return Drop("all_tied")
+    kept = {
+        name: [payload[name][place] for place in places.values()] for name in ("responses", "ended") if name in payload
+    }
+    return payload | kept | {"ranks": list(best.values())}, +removed
+
+
+def explain(error: ValidationError) -> str:
+    """Return the first fault of a record in one phrase: place in the record, value, requirement."""
+    fault = error.errors(include_url=False)[0]
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).lstrip(".")
+    message = fault["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    return f"{where} {show(fault['input'])}: {message}" if where else message
+
+
+def _only(values: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: values[name] for name in names if name in values}

@@ -1,0 +1,21 @@
+"""Knobs of the evaluation of a reward model."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from posttrain.stage.schema import schema, speed
+
+
+@schema
+class RewardEvaluationConfig:
+    """Scores one reward model on held-out comparisons."""
+
+    batch_size: int = speed(64, ge=1)
+    """Responses that run at once."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the model."""
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    """Of the intervals."""

@@ -1,0 +1,108 @@
+"""Scored responses to evaluation items: their Parquet file, and figures per task and language."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from posttrain.data.checks.scorers import preference_score, score
+from posttrain.data.records import EvaluationItem, Message
+from posttrain.evaluate.measure.statistics import Interval, mean_interval, proportion
+
+ITEMS_FILE = "items.parquet"
+
+_SCHEMA = pa.schema(
+    [
+        *(
+            (name, pa.string())
+            for name in ("id", "task", "language", "prompt", "response", "reference", "ideal", "scorer")
+        ),
+        ("correct", pa.float64()),
+        ("preference", pa.float64()),
+        ("ended", pa.bool_()),
+    ]
+)
+
+
+class ScoredItem(NamedTuple):
+    """One response with its scores."""
+
+    id: str
+    task: str
+    language: str
+    prompt: str
+    response: str
+    reference: str
+    ideal: str | None
+    scorer: str
+    correct: float
+    """0 to 1; 1 is fully correct."""
+    preference: float | None
+    """Likeness to the ideal response; None for items that have none."""
+    ended: bool
+    """Whether the model ended its turn within the limit of tokens."""
+
+
+def scores_of(item: EvaluationItem, response: str) -> tuple[float, float | None]:
+    """Return what an item's scorer says of a response, and its true preference; None where there is no ideal one."""
+    preference = None
+    if item.ideal is not None:
+        preference = preference_score(response, item.reference, item.scorer, item.ideal)
+    return score(item.scorer, response, item.reference), preference
+
+
+def write_items(directory: Path, items: Iterable[ScoredItem]) -> None:
+    """Write scored items into a scores artifact."""
+    pq.write_table(pa.Table.from_pylist([item._asdict() for item in items], schema=_SCHEMA), directory / ITEMS_FILE)
+
+
+def read_items(directory: Path) -> list[ScoredItem]:
+    """Return the scored items of a policy's scores artifact; empty when it was scored on held-out loss alone."""
+    path = directory / ITEMS_FILE
+    return [ScoredItem(**row) for row in pq.read_table(path).to_pylist()] if path.exists() else []
+
+
+def summarise_items(items: Sequence[ScoredItem], confidence: float = 0.95) -> dict[str, Any]:
+    """Return exact match, preference and share of ended responses over all items, per task, per language and per both.
+
+    Each figure is an `Interval` as a dictionary: Wilson's for exact match, Student's t for preference.
+    """
+    by_both: dict[str, dict[str, Any]] = defaultdict(dict)
+    for (task, language), group in _grouped(items, lambda item: (item.task, item.language)):
+        by_both[task][language] = _figures(group, confidence)
+    return {
+        "overall": _figures(items, confidence),
+        "by_task": {key: _figures(group, confidence) for key, group in _grouped(items, lambda item: item.task)},
+        "by_language": {key: _figures(group, confidence) for key, group in _grouped(items, lambda item: item.language)},
+        "by_task_and_language": dict(by_both),
+    }
+
+
+def _grouped(items: Sequence[ScoredItem], key: Callable[[ScoredItem], Any]) -> list[tuple[Any, list[ScoredItem]]]:
+    groups: dict[Any, list[ScoredItem]] = defaultdict(list)
+    for item in items:
+        groups[key(item)].append(item)
+    return sorted(groups.items())
+
+
+def _figures(items: Sequence[ScoredItem], confidence: float) -> dict[str, Any]:
+    preferences = [item.preference for item in items if item.preference is not None]
+    preference: Interval | None = mean_interval(preferences, confidence) if preferences else None
+    return {
+        "n": len(items),
+        "exact_match": proportion([item.correct for item in items], confidence).as_dict(),
+        "preference": preference.as_dict() if preference is not None else None,
+        "ended": sum(item.ended for item in items) / len(items),
+    }
+
+
+def prompt_text(messages: Sequence[Message]) -> str:
+    """Return a prompt for people to read: one message as it is, several with their roles."""
+    if len(messages) == 1:
+        return messages[0].content
+    return "\n\n".join(f"{message.role}: {message.content}" for message in messages)

@@ -1,0 +1,142 @@
+"""Policies side by side: their order, their figures, and paired comparisons on the same items."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from itertools import chain, zip_longest
+from typing import Any
+
+from posttrain.evaluate.measure.item_scores import ScoredItem, read_items, summarise_items
+from posttrain.evaluate.measure.statistics import mcnemar_exact, paired_bootstrap
+from posttrain.evaluate.page.lineage import PARENT_MODEL, Lineage
+
+METRICS: dict[str, Callable[[ScoredItem], float | None]] = {
+    "exact_match": lambda item: item.correct,
+    "preference": lambda item: item.preference,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """One evaluated policy."""
+
+    label: str
+    model: str
+    """Node id of the model."""
+    items: list[ScoredItem]
+    figures: dict[str, Any] | None
+    """`summarise_items` of the items; None without items."""
+    loss: dict[str, Any] | None
+    """`summarise_losses` of the held-out rows; None without them."""
+    too_long: int
+    """Items left out because the model's context had no room for a response."""
+
+
+def policies_of(lineage: Lineage, confidence: float) -> list[Policy]:
+    """Return the policies that the scores of a lineage are about, in the order in which they descend."""
+    labels = lineage.labels()
+    scores = [node for node in lineage.of_kind("scores") if _scored_kind(lineage, node.parents) == "model"]
+    models = [node.parents[PARENT_MODEL] for node in scores]
+    found = []
+    for node, model in zip(scores, models, strict=True):
+        assert node.directory is not None
+        items = read_items(node.directory)
+        summary = json.loads((node.directory / "summary.json").read_text(encoding="utf-8"))
+        label = labels[model] if models.count(model) == 1 else f"{labels[model]} ({labels[node.id]})"
+        figures = summarise_items(items, confidence) if items else None
+        found.append(Policy(label, model, items, figures, summary["loss"], len(summary["too_long"])))
+    return sorted(found, key=lambda policy: (lineage.depth[policy.model], policy.label))
+
+
+def reward_models_of(lineage: Lineage) -> dict[str, dict[str, Any]]:
+    """Return the summary of each scored reward model, by label."""
+    labels = lineage.labels()
+    found: dict[str, dict[str, Any]] = {}
+    for node in lineage.of_kind("scores"):
+        if node.directory is not None and _scored_kind(lineage, node.parents) == "reward_model":
+            label = labels[node.parents[PARENT_MODEL]]
+            label = label if label not in found else f"{label} ({labels[node.id]})"
+            found[label] = json.loads((node.directory / "summary.json").read_text(encoding="utf-8"))
+    return found
+
+
+def _scored_kind(lineage: Lineage, parents: dict[str, str]) -> str | None:
+    return lineage.nodes[parents[PARENT_MODEL]].kind if PARENT_MODEL in parents else None
+
+
+def consecutive(lineage: Lineage, policies: Sequence[Policy]) -> list[tuple[Policy, Policy]]:
+    """Return (before, after) for each policy with items but the first.
+
+    Before is the nearest evaluated model that a policy descends from; where there is none, the one listed before it.
+    """
+    with_items = [policy for policy in policies if policy.items]
+    pairs = []
+    for index, after in enumerate(with_items[1:], start=1):
+        earlier = {policy.model: policy for policy in reversed(with_items[:index])}
+        ancestor = next((model for model in lineage.model_ancestors(after.model) if model in earlier), None)
+        pairs.append((earlier[ancestor] if ancestor is not None else with_items[index - 1], after))
+    return pairs
+
+
+def compare(
+    before: Policy, after: Policy, confidence: float, resamples: int, seed: int, **group: str
+) -> list[dict[str, Any]]:
+    """Return one row per metric on the items that both policies answered: difference, interval and n.
+
+    The rows of exact match also have McNemar's counts and p-value. ``group`` narrows the items, such as
+    ``task="arithmetic"``, and is part of the rows.
+    """
+    earlier = {item.id: item for item in before.items}
+    shared = [
+        (earlier[item.id], item)
+        for item in after.items
+        if item.id in earlier and all(getattr(item, name) == value for name, value in group.items())
+    ]
+    rows = []
+    for metric, read in METRICS.items():
+        scores = [(x, y) for x, y in ((read(one), read(other)) for one, other in shared) if None not in (x, y)]
+        if not scores:
+            continue
+        x_N, y_N = zip(*scores, strict=True)
+        interval = paired_bootstrap(x_N, y_N, confidence, resamples, seed)
+        row: dict[str, Any] = {"before": before.label, "after": after.label, "metric": metric, **group}
+        row |= {"difference": interval.value, "low": interval.low, "high": interval.high, "n": interval.n}
+        if metric == "exact_match":
+            row["lost"], row["won"], row["p_value"] = mcnemar_exact([x == 1 for x in x_N], [y == 1 for y in y_N])
+        rows.append(row)
+    return rows
+
+
+def compare_groups(
+    before: Policy, after: Policy, group: str, confidence: float, resamples: int, seed: int
+) -> list[dict[str, Any]]:
+    """Return the rows of `compare` for each task (``group="task"``) or language that both policies answered."""
+    values = {getattr(item, group) for item in before.items} & {getattr(item, group) for item in after.items}
+    rows = []
+    for value in sorted(values):
+        rows += compare(before, after, confidence, resamples, seed, **{group: value})
+    return rows
+
+
+def select_samples(policies: Sequence[Policy], count: int, seed: int) -> list[list[ScoredItem]]:
+    """Return ``count`` items that every policy answered, each with the policies' responses in their order.
+
+    Drawn at random, in turns from each task and language, and listed by task and language.
+    """
+    answers = [{item.id: item for item in policy.items} for policy in policies if policy.items]
+    if not answers:
+        return []
+    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for item_id in sorted(set.intersection(*(set(answer) for answer in answers))):
+        item = answers[0][item_id]
+        groups[item.task, item.language].append(item_id)
+    rng = random.Random(seed)
+    queues = [rng.sample(ids, len(ids)) for ids in groups.values()]
+    rng.shuffle(queues)
+    drawn = [item_id for item_id in chain.from_iterable(zip_longest(*queues)) if item_id is not None][:count]
+    drawn.sort(key=lambda item_id: (answers[0][item_id].task, answers[0][item_id].language, item_id))
+    return [[answer[item_id] for answer in answers] for item_id in drawn]

@@ -1,0 +1,73 @@
+"""`posttrain run launcher=slurm`: submit, say what was submitted, and wait where that is wanted."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+
+from rich.table import Table
+
+from posttrain.pipeline.runs.rundir import read_jobs
+from posttrain.pipeline.runs.state import run_status
+from posttrain.pipeline.runs.variants import Point
+from posttrain.pipeline.slurm import queue
+from posttrain.pipeline.slurm.queue import read_queue
+from posttrain.pipeline.slurm.submit import Planned, Submission
+from posttrain.pipeline.watch.progress import console_for_tables, version_warnings
+from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
+
+POLL_SECONDS = 2.0
+
+
+def submit_pipelines(points: dict[str, Point]) -> int:
+    """Submit the jobs of all points, print a line per stage, and return the exit code."""
+    submission = Submission(list(points.values()))
+    submission.submit()
+    for label, point in points.items():
+        print(f"run {point.run.name}{f' ({label})' if label else ''} → {point.run.path}")
+    for line in version_warnings({s.variant.stage.name: s.made.manifest for s in submission.stages() if s.made}):
+        print(line, file=sys.stderr)
+    console_for_tables().print(_table(submission.stages(), several=len(points) > 1))
+    if not any(point.config.launcher.slurm.wait for point in points.values()):
+        first = next(iter(points.values())).run.name
+        print(f"posttrain status {first} shows how far it is, posttrain cancel {first} ends it")
+        return EXIT_DONE
+    return max(_wait(point) for point in points.values())
+
+
+def print_submission(points: dict[str, Point]) -> int:
+    """Print every batch script and the line that would submit it; write nothing and submit nothing."""
+    submission = Submission(list(points.values()))
+    plans = submission.plan()
+    for planned in submission.stages():
+        if planned.made is not None:
+            print(f"# {planned.variant.stage.name}: cached  {planned.made.directory.name}")
+    for group, script, path in plans:
+        print(f"\n# {shlex.join(queue.submit_command(path, group.dependencies))}\n{script}", end="")
+    return EXIT_DONE
+
+
+def _table(planned: list[Planned], several: bool) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("stage", "job", "waits for", *(["runs"] if several else [])):
+        table.add_column(heading, overflow="fold")
+    has_job = {id(item.variant): bool(item.job) for item in planned}
+    for item in planned:
+        state = "cached" if item.made is not None else item.job if item.is_new else f"{item.job} (in the queue)"
+        waits = [parent.stage.name for parent in item.variant.parents if has_job[id(parent)] and item.job]
+        runs = ", ".join(point.run.name for point in item.variant.points)
+        table.add_row(item.variant.stage.name, state, ", ".join(waits), *([runs] if several else []))
+    return table
+
+
+def _wait(point: Point) -> int:
+    """Return the exit code of a run once none of its jobs is left in the queue."""
+    while queue.live_jobs(read_jobs(point.run).values()):
+        time.sleep(POLL_SECONDS)
+    states = run_status(point.run, read_queue(point.run))
+    for status in states:
+        print(f"{status.stage:<22} {status.state:<10} {status.detail}")
+    if any(status.state == "failed" for status in states):
+        return EXIT_FAILED
+    return EXIT_DONE if all(status.state in ("done", "cached") for status in states) else EXIT_REQUEUE

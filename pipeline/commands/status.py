@@ -1,0 +1,44 @@
+"""`posttrain status`: how far a run is, read from its folder and from Slurm's queue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from posttrain.pipeline.runs.rundir import RunDirectory, find_run
+from posttrain.pipeline.runs.state import Queue, run_status
+from posttrain.pipeline.slurm.queue import read_queue
+from posttrain.pipeline.watch.progress import console_for_tables
+from posttrain.stage.errors import EXIT_DONE
+from posttrain.stage.lease import holder
+
+
+def print_status(root: Path, name: str) -> int:
+    """Print the state of every stage of a run, errors first."""
+    run = find_run(root, name)
+    queue = read_queue(run)
+    statuses = run_status(run, queue)
+    console = console_for_tables()
+    for status in statuses:
+        if status.state == "failed":
+            console.print(f"error: {escape(status.stage)}: {escape(status.detail)}", style="red", soft_wrap=True)
+            if attempts := run.attempts(status.stage):
+                console.print(f"log: {attempts[-1]}", highlight=False, soft_wrap=True)
+    if queue.silent:
+        console.print(f"Slurm's queue is not known: {escape(queue.silent)}", style="yellow", soft_wrap=True)
+    table = Table(title=f"run {run.name}: {_launched_by(run, queue)}", box=None, title_justify="left")
+    for heading in ("stage", "status", *(["job"] if queue.jobs else []), "attempt", "detail"):
+        table.add_column(heading, overflow="fold")
+    for status in statuses:
+        job = [status.job] if queue.jobs else []
+        table.add_row(escape(status.stage), status.state, *job, status.attempt, escape(status.detail))
+    console.print(table)
+    return EXIT_DONE
+
+
+def _launched_by(run: RunDirectory, queue: Queue) -> str:
+    if (launcher := holder(run.lease)) is not None:
+        return f"launched by {launcher}"
+    return f"{len(queue.live)} jobs in the queue" if queue.jobs else "no launcher runs"

@@ -1,0 +1,183 @@
+"""The configuration of a whole pipeline: its graph, the knobs of its stages, and how it is launched."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from posttrain.pipeline.config.slurm import SlurmConfig
+from posttrain.sample.config.sampling import SamplingConfig
+from posttrain.stage.schema import schema
+
+
+@schema
+class DistributedConfig:
+    """How one training stage is spread over processes."""
+
+    kind: Literal["single", "ddp", "deepspeed", "fsdp"] = "single"
+    """One process; a copy on each (DDP); or weights in parts, as DeepSpeed or FSDP2 spread them."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto`` takes the NVIDIA GPUs where there are any."""
+    num_processes: int | None = Field(default=None, ge=1)
+    """Processes per training stage; None is one per GPU, and one on CPU."""
+    deepspeed: dict[str, Any] | None = None
+    """DeepSpeed's own configuration, for ``kind: deepspeed``."""
+    fsdp: dict[str, Any] | None = None
+    """`fsdp_config` of `transformers.TrainingArguments`, for ``kind: fsdp``."""
+    timeout_seconds: float = Field(default=1800.0, gt=0)
+    """How long a process may stand still before all of them are ended, with a stack dump of each."""
+
+    @model_validator(mode="after")
+    def _kinds_agree(self) -> DistributedConfig:
+        for name in ("deepspeed", "fsdp"):
+            if (self.kind == name) != (getattr(self, name) is not None):
+                raise ValueError(f"give {name} a configuration with kind={name}, and only then")
+        if self.kind == "single" and self.num_processes not in (None, 1):
+            raise ValueError(f"num_processes={self.num_processes} needs distributed=ddp; kind=single is one process")
+        return self
+
+
+@schema
+class StageNode:
+    """One stage of the graph."""
+
+    run: str
+    """Stage type, such as ``train.sft``."""
+    inputs: dict[str, str | None] = Field(default_factory=dict)
+    """Input name → the stage that makes it; null takes away what a graph shape gave."""
+    overrides: dict[str, Any] = Field(default_factory=dict, alias="with")
+    """Knobs that differ from those of the stage type's node."""
+    distributed: DistributedConfig | None = None
+    """How this stage is spread over processes; None is as the pipeline's other training stages."""
+    slurm: dict[str, Any] = Field(default_factory=dict)
+    """What this stage's job asks for that differs from `launcher.slurm`, such as ``{nodes: 2}``."""
+
+
+@schema
+class DataNodes:
+    """Knobs of the data stages, by stage type; each is checked by the stage's own schema."""
+
+    demo: dict[str, Any] = Field(default_factory=dict)
+    """Generated data of the demo."""
+    openings: dict[str, Any] = Field(default_factory=dict)
+    """Openings of stories to continue."""
+    curate: dict[str, Any] = Field(default_factory=dict)
+    """From sources to a dataset."""
+    tokenize: dict[str, Any] = Field(default_factory=dict)
+    """From a dataset to token ids."""
+
+
+@schema
+class SampleNodes:
+    """Knobs of the sampling stages, by stage type."""
+
+    rank: dict[str, Any] = Field(default_factory=dict)
+    """Comparisons of a model's own samples."""
+
+
+@schema
+class TrainNodes:
+    """Knobs of the training stages, by stage type."""
+
+    base: dict[str, Any] = Field(default_factory=dict)
+    """The base model."""
+    sft: dict[str, Any] = Field(default_factory=dict)
+    """Supervised finetuning."""
+    reward: dict[str, Any] = Field(default_factory=dict)
+    """The reward model."""
+    reference: dict[str, Any] = Field(default_factory=dict)
+    """The reference's log-probabilities."""
+    dpo: dict[str, Any] = Field(default_factory=dict)
+    """Direct preference optimisation."""
+    ppo: dict[str, Any] = Field(default_factory=dict)
+    """Proximal policy optimisation."""
+    rloo: dict[str, Any] = Field(default_factory=dict)
+    """REINFORCE with a leave-one-out baseline."""
+    grpo: dict[str, Any] = Field(default_factory=dict)
+    """Group relative policy optimisation."""
+
+
+@schema
+class EvaluateNodes:
+    """Knobs of the evaluation stages, by stage type."""
+
+    policy: dict[str, Any] = Field(default_factory=dict)
+    """Scores of a policy."""
+    reward: dict[str, Any] = Field(default_factory=dict)
+    """Scores of a reward model."""
+    best_of_n: dict[str, Any] = Field(default_factory=dict)
+    """What choosing among N samples buys."""
+    drift: dict[str, Any] = Field(default_factory=dict)
+    """Fresh samples and their distance from a reference."""
+    report: dict[str, Any] = Field(default_factory=dict)
+    """The page about it all."""
+
+
+@schema
+class LauncherConfig:
+    """How stages are started: as processes of this machine, or as jobs of a Slurm cluster."""
+
+    kind: Literal["local", "slurm"] = "local"
+    """Processes of this machine, or jobs of a cluster."""
+    max_parallel: int = Field(default=2, ge=1)
+    """Stages that run at once on this machine."""
+    max_parallel_on_device: int | None = Field(default=None, ge=1)
+    """Stages that compute on the device among them (sampling, training, evaluation); None is one on GPUs, whose memory
+    they share, and no limit on CPU."""
+    threads_per_process: int | None = Field(default=None, ge=1)
+    """CPU threads of each process; None shares the cores among the processes that may run at once."""
+    lease_wait_seconds: float = Field(default=0.0, ge=0)
+    """How long to wait for another pipeline that is writing the same artifact, before exit code 75."""
+    slurm: SlurmConfig = Field(default_factory=SlurmConfig)
+    """How stages become jobs."""
+
+
+@schema
+class TrackingConfig:
+    """Where numbers go beside each stage's `metrics.jsonl`."""
+
+    wandb: Literal["offline", "online", "disabled"] = "offline"
+    """Keep what W&B gets in files until `posttrain sync`, send it at once, or do without."""
+    project: str = "posttrain"
+    """Of W&B, in which each pipeline is a group of runs."""
+
+
+@schema
+class PipelineConfig:
+    """Everything that `posttrain run` needs to know."""
+
+    name: str = Field(default="posttrain", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """Begins the names of the pipeline's runs."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Of everything that is drawn in any stage."""
+    root: str = "outputs"
+    """Folder of all artifacts, runs and caches."""
+    run_name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """Folder of this run below ``<root>/runs``; None derives it from the name and what the pipeline makes."""
+    paths: dict[str, str] = Field(default_factory=dict)
+    """Folders that a recipe's own values refer to, as ``${paths.NAME}``."""
+    stages: dict[str, StageNode | None] = Field(min_length=1)
+    """Stage name → node; null takes away a stage of a graph shape."""
+    data: DataNodes = Field(default_factory=DataNodes)
+    """Knobs of the data stages."""
+    sample: SampleNodes = Field(default_factory=SampleNodes)
+    """Knobs of the sampling stages."""
+    train: TrainNodes = Field(default_factory=TrainNodes)
+    """Knobs of the training stages."""
+    evaluate: EvaluateNodes = Field(default_factory=EvaluateNodes)
+    """Knobs of the evaluation stages."""
+    sampling: SamplingConfig = Field(default_factory=SamplingConfig)
+    """How responses are drawn; the knobs of stages refer to it, as ``${sampling}`` or ``${sampling.temperature}``."""
+    launcher: LauncherConfig = Field(default_factory=LauncherConfig)
+    """How stages are started."""
+    distributed: DistributedConfig = Field(default_factory=DistributedConfig)
+    """How training stages are spread over processes."""
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+    """Where numbers go."""
+
+    def node(self, run: str) -> dict[str, Any]:
+        """Return the knobs given for a stage type, such as ``train.sft``."""
+        folder, _, name = run.partition(".")
+        knobs: dict[str, Any] = getattr(getattr(self, folder), name)
+        return knobs

@@ -1,0 +1,146 @@
+"""The stage graph: nodes with their checked configurations, in an order that lets each find its inputs made."""
+
+from __future__ import annotations
+
+import dataclasses
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
+
+from posttrain.pipeline.config.pipeline import DistributedConfig, PipelineConfig, StageNode
+from posttrain.pipeline.config.slurm import SlurmConfig, SlurmResources
+from posttrain.pipeline.graph.registry import STAGE_TYPES, Input, StageType
+from posttrain.stage.errors import UsageError, did_you_mean
+from posttrain.stage.schema import build, to_dict
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage of a pipeline, ready to be given a key."""
+
+    name: str
+    type: StageType
+    inputs: dict[str, str]
+    """Input name → name of the stage that makes it."""
+    config: Any
+    """Instance of the stage type's schema."""
+    overrides: dict[str, Any]
+    """What the graph sets for this stage alone."""
+    distributed: DistributedConfig
+    """How a training stage is spread over processes; other stages are one process."""
+    slurm: SlurmResources
+    """What its job asks for on a cluster."""
+
+    def label(self, key: str) -> str:
+        """Return where the user gave a knob: ``train.dpo.beta``, or ``stages.dpo.with.beta`` if the graph does."""
+        where = f"stages.{self.name}.with" if key.split(".")[0] in self.overrides else self.type.run
+        return f"{where}.{key}"
+
+
+def build_graph(config: PipelineConfig) -> list[Stage]:
+    """Return the stages in topological order, independent ones in the order of the configuration.
+
+    Raises UsageError for an unknown stage type, input or knob, a missing input, an input of the wrong kind and a cycle.
+    """
+    nodes = {name: node for name, node in config.stages.items() if node is not None}
+    types = {name: _stage_type(name, node) for name, node in nodes.items()}
+    inputs = {name: {key: made for key, made in node.inputs.items() if made} for name, node in nodes.items()}
+    for name in nodes:
+        _check_inputs(name, inputs[name], types)
+    order = _topological_order(inputs)
+    problems: list[str] = []
+    stages = []
+    for name in order:
+        try:
+            stage_config = _stage_config(name, nodes[name], types[name], config.node(types[name].run))
+            distributed = _distributed(name, nodes[name], config.distributed)
+            slurm = _slurm_resources(name, nodes[name], config.launcher.slurm)
+            stages.append(
+                Stage(name, types[name], inputs[name], stage_config, nodes[name].overrides, distributed, slurm)
+            )
+        except UsageError as error:
+            problems += str(error).splitlines()
+    if problems:
+        raise UsageError("\n".join(dict.fromkeys(problems)))
+    return stages
+
+
+def _stage_type(name: str, node: StageNode) -> StageType:
+    if not name.replace("_", "").replace("-", "").isalnum():
+        raise UsageError(f"stages.{name}: a stage's name is a folder's name; use letters, digits, - and _")
+    if node.run not in STAGE_TYPES:
+        hint = did_you_mean(node.run, STAGE_TYPES) or f"; known: {', '.join(STAGE_TYPES)}"
+        raise UsageError(f"stages.{name}.run: {node.run!r}: no such stage type{hint}")
+    return STAGE_TYPES[node.run]
+
+
+def _check_inputs(name: str, inputs: dict[str, str], types: dict[str, StageType]) -> None:
+    own = types[name]
+    for key, made_by in inputs.items():
+        where = f"stages.{name}.inputs.{key}"
+        if key not in own.inputs and not own.any_inputs:
+            raise UsageError(f"{where}: {own.run} has no such input{did_you_mean(key, own.inputs)}")
+        if made_by not in types:
+            raise UsageError(f"{where}: {made_by!r}: no such stage{did_you_mean(made_by, types)}")
+        kinds = own.inputs.get(key, Input(own.any_inputs)).kinds
+        if types[made_by].kind not in kinds:
+            raise UsageError(
+                f"{where}: {made_by} makes {types[made_by].kind}, but {own.run} takes {' or '.join(kinds)}"
+            )
+    for key, wanted in own.inputs.items():
+        if wanted.required and key not in inputs:
+            raise UsageError(f"stages.{name}.inputs.{key}: missing; name the stage that makes the {wanted.kinds[0]}")
+
+
+def _topological_order(inputs: dict[str, dict[str, str]]) -> list[str]:
+    try:
+        return list(TopologicalSorter({name: made.values() for name, made in inputs.items()}).static_order())
+    except CycleError as error:
+        raise UsageError(
+            f"stages: {' → '.join(reversed(error.args[1]))} is a cycle; break one of these inputs"
+        ) from None
+
+
+def _stage_config(name: str, node: StageNode, stage_type: StageType, knobs: dict[str, Any]) -> Any:
+    """Return a stage's configuration: the schema's defaults, then the type's node, then the stage's own overrides."""
+    values = _merged(knobs, node.overrides)
+    try:
+        return build(stage_type.schema(), values, stage_type.run)
+    except UsageError as error:
+        lines = [_relabelled(line, name, node, stage_type.run, knobs) for line in str(error).splitlines()]
+        raise UsageError("\n".join(lines)) from None
+
+
+def _relabelled(line: str, name: str, node: StageNode, run: str, knobs: dict[str, Any]) -> str:
+    """Point a message at the place where the user wrote the knob, or would write the missing one."""
+    path, colon, text = line.partition(":")
+    knob = path.removeprefix(f"{run}.").split(".")[0]
+    if node.overrides and (knob in node.overrides or knob not in knobs):
+        path = f"stages.{name}.with{path.removeprefix(run)}"
+    return path + colon + text
+
+
+def _distributed(name: str, node: StageNode, usual: DistributedConfig) -> DistributedConfig:
+    """Return how a stage is spread over processes; raise UsageError where a stage of one process is told to be."""
+    if STAGE_TYPES[node.run].accelerate:
+        return node.distributed or usual
+    if node.distributed is not None and node.distributed.kind != "single":
+        raise UsageError(
+            f"stages.{name}.distributed: {node.distributed.kind}, but {node.run} runs as one process; leave it out"
+        )
+    return DistributedConfig(device=usual.device, timeout_seconds=usual.timeout_seconds)
+
+
+def _slurm_resources(name: str, node: StageNode, usual: SlurmConfig) -> SlurmResources:
+    of_folder: SlurmResources = getattr(usual, node.run.partition(".")[0])
+    if not node.slurm:
+        return of_folder
+    resources: SlurmResources = build(SlurmResources, _merged(to_dict(of_folder), node.slurm), f"stages.{name}.slurm")
+    return resources
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if nested else value
+    return merged

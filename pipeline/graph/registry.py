@@ -1,0 +1,113 @@
+"""The stage types: which module runs each, what it consumes and what it makes."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """One named input of a stage type."""
+
+    kinds: tuple[str, ...]
+    required: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class StageType:
+    """What the engine must know of a stage before it imports its module."""
+
+    run: str
+    """Name in the configuration, such as ``train.sft``; the module is ``posttrain.<run>``."""
+    config_class: str
+    """Schema, in the module of the folder's ``config`` that has the stage's name."""
+    kind: str
+    """Kind of the artifact that it makes."""
+    inputs: dict[str, Input] = dataclasses.field(default_factory=dict)
+    any_inputs: tuple[str, ...] = ()
+    """Kinds that it takes under names of the user's choice."""
+    accelerate: bool = False
+    """Whether `accelerate launch` starts it, on one or many processes."""
+    device: bool = False
+    """Whether it computes on the accelerator, and so shares it with other such stages."""
+
+    @property
+    def module(self) -> str:
+        """Dotted name of the module that runs the stage."""
+        return f"posttrain.{self.run}"
+
+    def schema(self) -> type[Any]:
+        """Return the configuration class; importing it imports no torch."""
+        folder, _, name = self.run.partition(".")
+        schema: type[Any] = getattr(importlib.import_module(f"posttrain.{folder}.config.{name}"), self.config_class)
+        return schema
+
+
+def _trained(run: str, config_class: str, kind: str, **more: Input) -> StageType:
+    inputs = {"model": Input(("model",)), "data": Input(("tokens",)), **more}
+    return StageType(run, config_class, kind, inputs, accelerate=True, device=True)
+
+
+_TYPES = (
+    StageType("data.demo", "DemoConfig", "sources"),
+    StageType("data.openings", "OpeningsConfig", "sources"),
+    StageType("data.curate", "CurateConfig", "dataset", {"sources": Input(("sources",), required=False)}),
+    StageType("data.tokenize", "TokenizeConfig", "tokens", {"data": Input(("dataset",)), "model": Input(("model",))}),
+    StageType(
+        "sample.rank",
+        "RankConfig",
+        "sources",
+        {"model": Input(("model",)), "prompts": Input(("dataset",))},
+        device=True,
+    ),
+    StageType("train.base", "BaseConfig", "model", {"data": Input(("dataset",), required=False)}),
+    _trained("train.sft", "SftConfig", "model"),
+    _trained("train.reward", "RewardConfig", "reward_model"),
+    _trained("train.reference", "ReferenceConfig", "reference_logps"),
+    _trained("train.dpo", "DpoConfig", "model", reference=Input(("reference_logps",))),
+    _trained("train.ppo", "PpoConfig", "model", reward=Input(("reward_model",), required=False)),
+    _trained("train.rloo", "RlooConfig", "model", reward=Input(("reward_model",), required=False)),
+    _trained("train.grpo", "GrpoConfig", "model", reward=Input(("reward_model",), required=False)),
+    StageType(
+        "evaluate.policy",
+        "PolicyEvaluationConfig",
+        "scores",
+        {
+            "model": Input(("model",)),
+            "data": Input(("tokens",), required=False),
+            "items": Input(("dataset",), required=False),
+        },
+        device=True,
+    ),
+    StageType(
+        "evaluate.reward",
+        "RewardEvaluationConfig",
+        "scores",
+        {"model": Input(("reward_model",)), "data": Input(("tokens",))},
+        device=True,
+    ),
+    StageType(
+        "evaluate.best_of_n",
+        "BestOfNConfig",
+        "selection",
+        {"model": Input(("model",)), "reward_model": Input(("reward_model",)), "items": Input(("dataset",))},
+        device=True,
+    ),
+    StageType(
+        "evaluate.drift",
+        "DriftConfig",
+        "drift",
+        {"model": Input(("model",)), "reference": Input(("model",)), "items": Input(("dataset",))},
+        device=True,
+    ),
+    StageType(
+        "evaluate.report",
+        "ReportConfig",
+        "report",
+        any_inputs=("scores", "drift", "selection", "model", "reward_model", "dataset", "tokens"),
+    ),
+)
+
+STAGE_TYPES: dict[str, StageType] = {stage_type.run: stage_type for stage_type in _TYPES}

@@ -1,0 +1,122 @@
+"""Command lines: how each stage process is started on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+from posttrain.pipeline.config.pipeline import PipelineConfig
+from posttrain.pipeline.graph.environment import inherited_environment, stage_environment
+from posttrain.pipeline.graph.graph import Stage
+from posttrain.stage.errors import UsageError
+from posttrain.stage.leash import VARIABLE as LEASH
+from posttrain.stage.spec import Distributed
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """One command line with the environment variables that it needs besides the launcher's own."""
+
+    arguments: list[str]
+    environment: dict[str, str]
+
+    def shell(self) -> str:
+        """Return a line that a shell runs as it stands."""
+        variables = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items() if name != LEASH]
+        return " ".join([*variables, shlex.join(self.arguments)])
+
+    def full_environment(self) -> dict[str, str]:
+        """Return the environment of the process: ours without foreign launchers' traces, and the command's own."""
+        return {**inherited_environment(), **self.environment}
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalLauncher:
+    """Starts stages on this machine; a training stage through `accelerate launch`."""
+
+    gpus: int
+    """GPUs that stages may use; 0 is the CPU."""
+    max_parallel: int
+    max_on_device: int
+    """Stages that may compute on the device at once."""
+    threads: int | None
+    """CPU threads per process; None shares the cores."""
+
+    def distributed(self, stage: Stage) -> Distributed:
+        """Return how the processes of a stage work together here."""
+        wanted = stage.distributed
+        num_processes = wanted.num_processes or (1 if wanted.kind == "single" else max(self.gpus, 1))
+        return Distributed(wanted.kind, num_processes, wanted.deepspeed, wanted.fsdp, wanted.timeout_seconds)
+
+    def command(self, stage: Stage, spec: Path) -> Command:
+        """Return the command that runs the stage of a spec file."""
+        target = ["-m", stage.type.module, "--spec", str(spec)]
+        num_processes = self.distributed(stage).num_processes
+        threads = self._threads(stage, num_processes)
+        environment = stage_environment(stage, threads, on_gpu=self.gpus > 0) | {LEASH: "stdin"}
+        if not stage.type.accelerate:
+            return Command([sys.executable, *target], environment)
+        launch = [sys.executable, "-m", "accelerate.commands.launch"]
+        return Command([*launch, *self._accelerate_options(num_processes, threads), *target], environment)
+
+    def _accelerate_options(self, num_processes: int, threads: int) -> list[str]:
+        """Spell out every option, or accelerate warns, or takes it from the user's own default configuration.
+
+        DeepSpeed and FSDP come from the work order, so that a stage is the same however its ranks were started. On
+        CPU, ``--cpu`` is one process whatever ``--num_processes`` says; gloo ranks need ``--multi_gpu`` without it.
+        """
+        alone = ["--cpu"] if not self.gpus else []
+        options = {
+            "config_file": str(resources.files("posttrain.conf") / "accelerate.json"),
+            "num_machines": "1",
+            "num_processes": str(num_processes),
+            "main_process_port": "0",
+            "mixed_precision": "no",
+            "dynamo_backend": "no",
+            "num_cpu_threads_per_process": str(threads),
+        }
+        mode = ["--multi_gpu"] if num_processes > 1 else alone
+        return [*mode, *(part for name, value in options.items() for part in (f"--{name}", value))]
+
+    def _threads(self, stage: Stage, num_processes: int) -> int:
+        at_once = self.max_on_device if stage.type.device else self.max_parallel
+        return self.threads or max(1, len(os.sched_getaffinity(0)) // (at_once * num_processes))
+
+
+def local_launcher(config: PipelineConfig, stages: list[Stage]) -> LocalLauncher:
+    """Return the launcher of this machine; raise UsageError when it lacks the devices that are asked for."""
+    limits = config.launcher
+    gpus = 0 if config.distributed.device == "cpu" else visible_gpus()
+    for stage in stages:
+        if stage.distributed.device == "cuda" and not gpus:
+            raise UsageError(
+                "distributed.device: 'cuda', but this machine shows no NVIDIA GPU; give distributed.device=cpu"
+            )
+        if gpus and (stage.distributed.num_processes or 1) > gpus:
+            raise UsageError(
+                f"distributed.num_processes: {stage.distributed.num_processes}, but there are {gpus} GPUs; "
+                "give at most as many"
+            )
+    on_device = limits.max_parallel_on_device or (1 if gpus else limits.max_parallel)
+    return LocalLauncher(gpus, limits.max_parallel, min(limits.max_parallel, on_device), limits.threads_per_process)
+
+
+@functools.cache
+def visible_gpus() -> int:
+    """Return the number of NVIDIA GPUs that a child process will see, found without loading torch."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is not None:
+        return len([entry for entry in listed.split(",") if entry.strip() not in ("", "-1")])
+    if devices := list(Path("/dev").glob("nvidia[0-9]*")):
+        return len(devices)
+    if (program := shutil.which("nvidia-smi")) is None:
+        return 0
+    answer = subprocess.run([program, "-L"], capture_output=True, text=True, check=False)
+    return answer.stdout.count("GPU ") if answer.returncode == 0 else 0

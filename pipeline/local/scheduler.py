@@ -1,0 +1,210 @@
+"""Runs the stages of a graph: each as soon as its inputs are made and there is room, none that is made already."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import time
+from pathlib import Path
+
+from posttrain.pipeline.config.pipeline import LauncherConfig
+from posttrain.pipeline.graph.graph import Stage
+from posttrain.pipeline.local.launch import LocalLauncher
+from posttrain.pipeline.local.process import StageProcess
+from posttrain.pipeline.runs.resolve import Made, Resolver, committed
+from posttrain.pipeline.runs.rundir import RunDirectory
+from posttrain.pipeline.watch.progress import Display
+from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
+from posttrain.stage.lease import holder
+from posttrain.stage.spec import StageSpec
+from posttrain.stage.wording import duration
+
+POLL_SECONDS = 0.05
+
+
+class State(enum.StrEnum):
+    """What became of a stage in this run."""
+
+    PENDING = "not run"
+    CACHED = "cached"
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+@dataclasses.dataclass
+class Task:
+    """One stage and how far it is."""
+
+    stage: Stage
+    state: State = State.PENDING
+    spec: StageSpec | None = None
+    made: Made | None = None
+    process: StageProcess | None = None
+    waiting_since: float = 0.0
+    code: int = EXIT_DONE
+    message: str = ""
+
+    @property
+    def open(self) -> bool:
+        """Whether there is still something to do for it."""
+        return self.state in (State.PENDING, State.WAITING)
+
+
+class Scheduler:
+    """The state of one run; `run` drives it to the end."""
+
+    def __init__(
+        self,
+        stages: list[Stage],
+        resolver: Resolver,
+        run: RunDirectory,
+        launcher: LocalLauncher,
+        limits: LauncherConfig,
+        display: Display,
+    ) -> None:
+        self.tasks = {stage.name: Task(stage) for stage in stages}
+        self._resolver = resolver
+        self._run = run
+        self._launcher = launcher
+        self._limits = limits
+        self._display = display
+        self._stop_requests: list[str] = []
+        self._stops_obeyed = 0
+
+    def request_stop(self, why: str) -> None:
+        """Ask the running stages to save and exit; asked again, end them at once. Safe in a signal handler."""
+        self._stop_requests.append(why)
+
+    def run(self) -> None:
+        """Return when every stage is made, or nothing runs any more after a failure or a stop."""
+        for task in self.tasks.values():
+            if task.state is State.CACHED:
+                self._announce_cached(task)
+        try:
+            while self._advance():
+                time.sleep(POLL_SECONDS)
+        finally:
+            for task in self._running():
+                assert task.process is not None
+                task.process.kill()
+
+    def nothing_to_do(self) -> bool:
+        """Mark what is made already; return whether that is everything, and the run's folder knows of it."""
+        for task in self.tasks.values():
+            if self._resolve(task) and task.made is not None:
+                task.state = State.CACHED
+        return all(task.state is State.CACHED and self._run.knows(task.spec) for task in self.tasks.values())
+
+    def _advance(self) -> bool:
+        """Take every step that is possible now; return whether there is anything left to wait for."""
+        self._obey_stop_requests()
+        for task in self._running():
+            self._check(task)
+        if self._stop_requests or any(task.code for task in self.tasks.values()):
+            for task in self.tasks.values():
+                task.state = State.PENDING if task.open else task.state
+            return bool(self._running())
+        for task in self.tasks.values():
+            if task.open and self._resolve(task):
+                self._start_if_possible(task)
+        return any(task.open or task.state is State.RUNNING for task in self.tasks.values())
+
+    def _obey_stop_requests(self) -> None:
+        for why in self._stop_requests[self._stops_obeyed :]:
+            self._stops_obeyed += 1
+            first = self._stops_obeyed == 1
+            consequence = "stages save and stop; once more to kill them" if first else "stages are killed"
+            self._display.say("pipeline", f"{why}: {consequence}")
+            for task in self._running():
+                assert task.process is not None
+                if first:
+                    task.process.stop()
+                else:
+                    task.process.kill()
+
+    def _running(self) -> list[Task]:
+        return [task for task in self.tasks.values() if task.state is State.RUNNING]
+
+    def _resolve(self, task: Task) -> bool:
+        """Give a stage its work order once its inputs are made; return whether it has one."""
+        made = {parent: self.tasks[parent].made for parent in task.stage.inputs.values()}
+        present = {parent: artifact for parent, artifact in made.items() if artifact is not None}
+        if len(present) < len(made):
+            return False
+        if task.spec is None:
+            task.spec = self._resolver.spec(task.stage, present)
+            self._resolver.files.save()
+        task.made = committed(task.spec)
+        return True
+
+    def _start_if_possible(self, task: Task) -> None:
+        assert task.spec is not None
+        if task.made is not None:
+            task.state = State.CACHED
+            self._announce_cached(task)
+        elif self._has_room(task.stage) and self._lease_is_free(task, task.spec) and self._is_current(task):
+            self._start(task, task.spec)
+
+    def _announce_cached(self, task: Task) -> None:
+        assert task.spec is not None
+        self._run.write_spec(task.spec)
+        self._display.say(task.stage.name, f"cached   {Path(task.spec.output).name}")
+
+    def _has_room(self, stage: Stage) -> bool:
+        running = [task.stage for task in self._running()]
+        on_device = sum(other.type.device for other in running)
+        if stage.type.device and on_device >= self._launcher.max_on_device:
+            return False
+        return len(running) < self._limits.max_parallel
+
+    def _lease_is_free(self, task: Task, spec: StageSpec) -> bool:
+        """Return whether nobody else is making this artifact; after the wait that the user allows, give up."""
+        who = holder(Path(spec.work) / "lease")
+        if who is None:
+            return True
+        if task.state is State.PENDING:
+            task.state, task.waiting_since = State.WAITING, time.monotonic()
+            if self._limits.lease_wait_seconds:
+                self._display.say(task.stage.name, f"waiting for {who}")
+        if time.monotonic() - task.waiting_since >= self._limits.lease_wait_seconds:
+            fix = "run the same command again when it is done, or wait with launcher.lease_wait_seconds=N"
+            task.state, task.code = State.STOPPED, EXIT_REQUEUE
+            task.message = f"{Path(spec.output).name} is being made by {who}; {fix}"
+        return False
+
+    def _is_current(self, task: Task) -> bool:
+        """Return whether code and outside files are still those of the work order, which may have waited for long."""
+        before, task.spec = task.spec, None
+        return self._resolve(task) and task.spec == before and task.made is None
+
+    def _start(self, task: Task, spec: StageSpec) -> None:
+        self._run.write_spec(spec)
+        log = self._run.new_log(spec.stage)
+        command = self._launcher.command(task.stage, self._run.spec(spec.stage))
+        task.process = StageProcess(command, Path(spec.outcome), log, spec.distributed.timeout_seconds)
+        task.state = State.RUNNING
+        self._display.started(spec.stage, f"started  {Path(spec.output).name}  log {log}")
+
+    def _check(self, task: Task) -> None:
+        assert task.process is not None and task.spec is not None
+        if not task.process.finished():
+            self._display.update(task.stage.name, Path(task.spec.work) / "metrics.jsonl")
+            return
+        outcome = task.process.result()
+        task.code, task.message = outcome.code, outcome.message
+        task.made = committed(task.spec)
+        if task.code == EXIT_DONE and task.made is None:
+            task.code, task.message = EXIT_FAILED, f"reported success, but {task.spec.output} is not an artifact"
+        if task.code == EXIT_DONE and task.made is not None:
+            task.state = State.DONE
+            text = f"done     {duration(task.process.seconds)}  {task.made.manifest.headline}"
+        elif task.code == EXIT_REQUEUE:
+            task.state = State.STOPPED
+            text = f"stopped  {task.message}"
+        else:
+            task.state = State.FAILED
+            text = f"failed   {task.message}"
+        self._display.ended(task.stage.name, text.rstrip())

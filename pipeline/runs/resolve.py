@@ -1,0 +1,108 @@
+"""From a stage whose inputs are made to its work order: key, directories and parents."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from posttrain.pipeline.config.pipeline import PipelineConfig
+from posttrain.pipeline.graph.code import code_digest
+from posttrain.pipeline.graph.graph import Stage
+from posttrain.pipeline.graph.keys import FileHashes, stage_key
+from posttrain.pipeline.runs.rundir import RunDirectory
+from posttrain.stage.artifact import Manifest, Parent, artifact_name, is_artifact, read_manifest
+from posttrain.stage.errors import UsageError
+from posttrain.stage.record import find_records, read_record, records_of
+from posttrain.stage.schema import to_dict
+from posttrain.stage.spec import Distributed, StageSpec, Tracking
+
+ACCEPT = "accept"
+"""The kind of record that lets an artifact of older code stand for what the present code would make."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """A committed artifact."""
+
+    directory: Path
+    manifest: Manifest
+
+    def parent(self) -> Parent:
+        """Return what a child's manifest says of it."""
+        return Parent(self.manifest.kind, self.manifest.digest, self.directory.name)
+
+
+class Resolver:
+    """Gives stages of one run their work orders."""
+
+    def __init__(self, config: PipelineConfig, run: RunDirectory, distributed: Callable[[Stage], Distributed]) -> None:
+        """``distributed`` is what a launcher makes of how a stage is to be spread over processes."""
+        self._config = config
+        self._run = run
+        self._distributed = distributed
+        self.files = FileHashes(run.root / "cache" / "hashes.json")
+
+    def key(self, stage: Stage, made: dict[str, Made], code: str) -> str:
+        """Return the key that a stage has with some code; ``made`` holds the artifact of each stage that it needs."""
+        digests = {name: made[parent].manifest.digest for name, parent in stage.inputs.items()}
+        return stage_key(stage, digests, code, self._config.seed, self.files)
+
+    def spec(self, stage: Stage, made: dict[str, Made]) -> StageSpec:
+        """Return the work order of a stage; ``made`` holds the artifact of each stage that it needs."""
+        inputs = {name: made[parent] for name, parent in stage.inputs.items()}
+        code = code_digest(stage.type.module)
+        key = self.key(stage, made, code)
+        tracking = self._config.tracking
+        return StageSpec(
+            stage=stage.name,
+            run=stage.type.run,
+            pipeline=self._run.name,
+            key=key,
+            code_digest=code,
+            config=to_dict(stage.config),
+            inputs={name: str(parent.directory) for name, parent in inputs.items()},
+            parents={name: parent.parent() for name, parent in inputs.items()},
+            output=str(accepted(self._run.root, key) or _place(self._run.root / "artifacts", stage.name, key)),
+            work=str(_place(self._run.root / "work", stage.name, key)),
+            outcome=str(self._run.outcome(stage.name)),
+            seed=self._config.seed,
+            distributed=self._distributed(stage),
+            tracking=Tracking(wandb=tracking.wandb, project=tracking.project, group=self._run.name),
+            lease_wait_seconds=self._config.launcher.lease_wait_seconds,
+        )
+
+
+def _place(folder: Path, stage: str, key: str) -> Path:
+    """Return where a stage's artifact or work is, or will be: a stage that was renamed finds that of its old name."""
+    own = folder / artifact_name(stage, key)
+    return own if own.exists() else next(iter(sorted(folder.glob(f"[!.]*-{key[:16]}"))), own)
+
+
+def accepted(root: Path, key: str) -> Path | None:
+    """Return the artifact of older code that `posttrain accept` lets stand for a key."""
+    for path in find_records(root, ACCEPT, key):
+        directory: Path = root / "artifacts" / read_record(path)["artifact"]
+        if is_artifact(directory) and _accepts(directory, read_manifest(directory), key):
+            return directory
+    return None
+
+
+def committed(spec: StageSpec) -> Made | None:
+    """Return the artifact that a work order asks for, if it is there already.
+
+    Raises UsageError when a record that lets another artifact stand for it was damaged.
+    """
+    directory = Path(spec.output)
+    try:
+        manifest = read_manifest(directory)
+    except UsageError:
+        return None
+    if manifest.key != spec.key and not _accepts(directory, manifest, spec.key):
+        return None
+    return Made(directory, manifest)
+
+
+def _accepts(directory: Path, manifest: Manifest, key: str) -> bool:
+    records = [read_record(path) for path in records_of(directory) if path.name.startswith(ACCEPT)]
+    return any(record["key"] == key and record["digest"] == manifest.digest for record in records)

@@ -1,0 +1,231 @@
+"""Sampling through an OpenAI-compatible server, behind the interface of `Sampler`.
+
+Two dialects of `/v1/completions` are spoken. ``vllm`` takes and returns token ids, gives log-probabilities, and knows
+every knob. ``transformers`` (`transformers serve`) takes text and gives text alone: its samples have no
+log-probabilities, and the ids of their text encoded anew. Its seed is one for the whole server, so requests go one by
+one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx2
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from posttrain.sample.sampling import Accept, FinishReason, Prompts, Sample, SamplingParams
+from posttrain.sample.structured.constraint import ConstraintFactory
+from posttrain.stage.errors import PosttrainError, UsageError
+
+Dialect = Literal["vllm", "transformers"]
+PROBE = "The weights of the server are those of"
+PROBE_TOKENS = 16
+LARGEST_GAP = {torch.float32: 1e-3}
+"""Largest difference between the server's log-probabilities and ours that passes for rounding, by dtype."""
+LARGEST_GAP_ELSE = 0.1
+
+
+class ServerSampler:
+    """Samples from a model that a server runs."""
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        tokenizer: PreTrainedTokenizerBase,
+        dialect: Dialect = "vllm",
+        *,
+        max_concurrent: int = 64,
+        timeout_seconds: float = 600.0,
+    ) -> None:
+        """``url`` is the server's root, without ``/v1``, and ``model`` the name that it serves the model by."""
+        self.url, self.model, self.tokenizer, self.dialect = url.rstrip("/"), model, tokenizer, dialect
+        self._max_concurrent = max_concurrent if dialect == "vllm" else 1
+        self._timeout = timeout_seconds
+
+    def generate(
+        self,
+        prompts: Prompts,
+        params: SamplingParams | Sequence[SamplingParams],
+        *,
+        constraints: Sequence[ConstraintFactory | None] | None = None,
+        accept: Accept | None = None,
+    ) -> list[list[Sample]]:
+        """Return the samples of each prompt; the n-th of a prompt has the seed ``seed + n``.
+
+        A seed gives the same tokens as far as the server keeps its word. A cancelled sample has no tokens here,
+        whatever the server had made of it. Servers give the log-probabilities of the model; those of the distribution
+        drawn from are known, and given, only at temperature 0 and where no knob is turned. Raises UsageError where the
+        server cannot do what is asked, and PosttrainError when it fails.
+        """
+        each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
+        for own in each:
+            self._check(own)
+        if any(constraint is not None for constraint in constraints or ()):
+            raise UsageError(
+                f"{self.url}: a server cannot run our constraints; sample with Sampler, or check afterwards"
+            )
+        bodies = [self._body(prompt, own) for prompt, own in zip(prompts, each, strict=True)]
+        try:
+            return asyncio.run(self._generate(bodies, each, accept))
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
+
+    async def _generate(
+        self, bodies: list[dict[str, Any]], params: list[SamplingParams], accept: Accept | None
+    ) -> list[list[Sample]]:
+        started = time.perf_counter()
+        slots = asyncio.Semaphore(self._max_concurrent)
+        tasks: list[list[asyncio.Task[Sample]]] = [[] for _ in bodies]
+
+        async def one(client: httpx2.AsyncClient, prompt: int, number: int) -> Sample:
+            async with slots:
+                sample = await self._sample(client, bodies[prompt], params[prompt], number)
+            if accept is not None and accept(prompt, sample):
+                for other in tasks[prompt]:
+                    if other is not asyncio.current_task():
+                        other.cancel()  # closes its connection, at which the server stops
+            return sample
+
+        async with httpx2.AsyncClient(base_url=self.url, timeout=self._timeout) as client, asyncio.TaskGroup() as group:
+            for prompt, own in enumerate(params):
+                for number in range(own.num_samples):
+                    tasks[prompt].append(group.create_task(one(client, prompt, number)))
+        cancelled = Sample([], [], [], "aborted", "", time.perf_counter() - started)
+        return [[cancelled if task.cancelled() else task.result() for task in own] for own in tasks]
+
+    async def _sample(
+        self, client: httpx2.AsyncClient, body: dict[str, Any], params: SamplingParams, number: int
+    ) -> Sample:
+        started = time.perf_counter()
+        try:
+            response = await client.post("/v1/completions", json=body | {"seed": params.seed + number})
+        except httpx2.ConnectError:
+            raise UsageError(f"{self.url}: no server answers; start one as docs/serving.md says") from None
+        except httpx2.TimeoutException:
+            raise PosttrainError(f"{self.url}: no answer within {self._timeout:g} s") from None
+        choice = _checked(response)["choices"][0]
+        reason: FinishReason = "length" if choice["finish_reason"] == "length" else "stop"
+        seconds = time.perf_counter() - started
+        if self.dialect == "transformers":
+            ids = self.tokenizer(choice["text"], add_special_tokens=False).input_ids
+            return Sample(ids, [], [], reason, choice["text"], seconds)
+        logprobs = choice["logprobs"]["token_logprobs"]
+        return Sample(
+            choice["token_ids"], logprobs, _sampling_logprobs(logprobs, params), reason, choice["text"], seconds
+        )
+
+    def _check(self, params: SamplingParams) -> None:
+        if params.num_beams > 1:
+            raise UsageError(f"num_beams={params.num_beams}: no beam search through a server; sample with Sampler")
+        if self.dialect == "transformers" and params.logit_bias:
+            raise UsageError("logit_bias: transformers serve passes over it in silence; use vllm or Sampler")
+
+    def _body(self, prompt: Sequence[int], params: SamplingParams) -> dict[str, Any]:
+        if self.dialect == "transformers":
+            return self._transformers_body(prompt, params)
+        return {
+            "model": self.model,
+            "prompt": list(prompt),
+            "max_tokens": params.max_tokens,
+            "temperature": params.temperature,
+            "top_k": params.top_k,
+            "top_p": params.top_p,
+            "min_p": params.min_p,
+            "repetition_penalty": params.repetition_penalty,
+            "logit_bias": {str(token): bias for token, bias in params.logit_bias.items()} or None,
+            "stop": list(params.stop),
+            "stop_token_ids": list(params.stop_token_ids),
+            "logprobs": 0,
+            "return_token_ids": True,
+        }
+
+    def _transformers_body(self, prompt: Sequence[int], params: SamplingParams) -> dict[str, Any]:
+        knobs: dict[str, Any] = {"do_sample": False}
+        if params.temperature > 0:
+            knobs = {
+                "do_sample": True,
+                "temperature": params.temperature,
+                "top_k": params.top_k,
+                "top_p": params.top_p,
+                "min_p": params.min_p or None,
+            }
+        knobs |= {
+            "max_new_tokens": params.max_tokens,
+            "repetition_penalty": params.repetition_penalty,
+            "eos_token_id": [self.tokenizer.eos_token_id, *params.stop_token_ids],
+            "pad_token_id": self.tokenizer.pad_token_id,
+        }
+        body = {"model": self.model, "prompt": self._as_text(prompt), "generation_config": json.dumps(knobs)}
+        return body | ({"stop": list(params.stop)} if params.stop else {})
+
+    def _as_text(self, prompt: Sequence[int]) -> str:
+        """Return a text that the server encodes as exactly these token ids.
+
+        Raises UsageError when there is none: a BOS token is left to the server, which adds one, but no more.
+        """
+        for skipped in (0, 1):
+            text: str = self.tokenizer.decode(list(prompt)[skipped:])
+            if self.tokenizer(text).input_ids == list(prompt):
+                return text
+        raise UsageError(
+            "a prompt that does not survive decoding and encoding; use a server that takes token ids (vllm)"
+        )
+
+    def update_weights(self, directory: Path, model: PreTrainedModel) -> float:
+        """Make a vLLM server take the weights of a Hugging Face folder, and check that it did.
+
+        The server must run with ``VLLM_SERVER_DEV_MODE=1`` and see the folder under the same path; requests that run
+        are waited for. ``model`` has the same weights: a greedy sample of the server is compared with it. Returns the
+        largest difference in log-probability. Raises PosttrainError when that is more than rounding, as happens where
+        the server keeps a copy of old weights, and UsageError for a server that cannot update.
+        """
+        if self.dialect != "vllm":
+            raise UsageError("transformers serve cannot change a model's weights; restart it on the new folder")
+        with httpx2.Client(base_url=self.url, timeout=self._timeout) as client:
+            if client.post("/pause", params={"mode": "wait"}).status_code == httpx2.codes.NOT_FOUND:
+                raise UsageError(f"{self.url}: does not update weights; start vLLM with VLLM_SERVER_DEV_MODE=1")
+            try:
+                kwargs = {"weights_path": str(directory.resolve())}
+                _checked(client.post("/collective_rpc", json={"method": "reload_weights", "kwargs": kwargs}))
+                client.post("/reset_prefix_cache").raise_for_status()
+            finally:
+                client.post("/resume")
+        gap = self._logprob_gap(model)
+        if gap > LARGEST_GAP.get(model.dtype, LARGEST_GAP_ELSE):
+            raise PosttrainError(
+                f"{self.url}: log-probabilities still differ by {gap:.3g} after the update from {directory}, so old "
+                "weights are in use; restart the server on the new folder (docs/serving.md)"
+            )
+        return gap
+
+    @torch.inference_mode()
+    def _logprob_gap(self, model: PreTrainedModel) -> float:
+        prompt: list[int] = self.tokenizer(PROBE).input_ids
+        ((sample,),) = self.generate([prompt], SamplingParams(max_tokens=PROBE_TOKENS, temperature=0))
+        ids = torch.tensor([prompt + sample.token_ids], device=model.device)
+        logprobs_TV = model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
+        ours = logprobs_TV.gather(1, ids[0, len(prompt) :, None])[:, 0].cpu()
+        return float((ours - torch.tensor(sample.logprobs)).abs().max())
+
+
+def _checked(response: httpx2.Response) -> dict[str, Any]:
+    if response.status_code != httpx2.codes.OK:
+        raise PosttrainError(f"{response.url}: HTTP {response.status_code}: {' '.join(response.text.split())[:300]}")
+    body: dict[str, Any] = response.json()
+    return body
+
+
+def _sampling_logprobs(logprobs: list[float], params: SamplingParams) -> list[float]:
+    """Return the log-probabilities under the distribution that was drawn from, where they can be known."""
+    if params.temperature == 0:
+        return [0.0] * len(logprobs)
+    limits = {name: getattr(params, name) for name in ("max_tokens", "stop", "stop_token_ids", "num_samples", "seed")}
+    return logprobs if params == dataclasses.replace(SamplingParams(), **limits) else []

@@ -1,0 +1,123 @@
+"""Log-probabilities, entropies and their gradients against log_softmax and autograd in float64."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import Gemma2Config, LlamaConfig
+
+from posttrain.models import token_log_probs
+from posttrain.models.token_log_probs import head_log_probs
+
+N, V, H = 37, 53, 8
+
+
+@pytest.fixture(autouse=True)
+def several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make 37 rows of logits parts of 15, 15 and 7 rows, worked on 4 rows at a time."""
+    monkeypatch.setattr(token_log_probs, "_ROWS", 15)
+    monkeypatch.setattr(token_log_probs, "_BLOCK", 4 * V)
+
+
+class Model:
+    """All that is asked of a model here is its configuration."""
+
+    def __init__(self, config: LlamaConfig | Gemma2Config) -> None:
+        self.config = config
+
+
+LLAMA = Model(LlamaConfig())
+CAPPED = Model(Gemma2Config(final_logit_softcapping=2.0))
+
+
+def case(dtype: torch.dtype = torch.float64) -> tuple[nn.Linear, Tensor, Tensor]:
+    torch.manual_seed(0)
+    head = nn.Linear(H, V, bias=False, dtype=torch.float64)
+    hidden = torch.randn(N, H, dtype=torch.float64) * 2
+    targets = torch.randint(0, V, (N,))
+    return head.to(dtype), hidden.to(dtype).requires_grad_(), targets
+
+
+def naive(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    log_probs = logits.log_softmax(-1)
+    return log_probs[torch.arange(len(targets)), targets], -(log_probs.exp() * log_probs).sum(-1)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 2.0])
+@pytest.mark.parametrize("entropy_weight", [0.0, 0.3])
+def test_values_and_gradients(temperature: float, entropy_weight: float) -> None:
+    weights = torch.linspace(-1, 2, N, dtype=torch.float64)
+    gradients = []
+    values = []
+    for ours in (True, False):
+        head, hidden, targets = case()
+        if ours:
+            logps, entropies = head_log_probs(LLAMA, head, hidden, targets, temperature)
+        else:
+            logps, entropies = naive(head(hidden) / temperature, targets)
+        loss = (weights * logps).sum()
+        if entropy_weight:
+            loss = loss + entropy_weight * (weights.flip(0) * entropies).sum()
+        loss.backward()
+        values.append((logps.detach(), entropies.detach()))
+        gradients.append((hidden.grad, head.weight.grad))
+    for found, expected in zip([*values[0], *gradients[0]], [*values[1], *gradients[1]], strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-10)
+
+
+def test_entropy_alone_has_its_gradient() -> None:
+    gradients = []
+    for ours in (True, False):
+        head, hidden, targets = case()
+        _, entropies = head_log_probs(LLAMA, head, hidden, targets) if ours else naive(head(hidden), targets)
+        entropies.sum().backward()
+        gradients.append(hidden.grad)
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-12, rtol=1e-10)
+
+
+def test_capped_logits_are_capped_before_the_temperature() -> None:
+    gradients = []
+    for ours in (True, False):
+        head, hidden, targets = case()
+        if ours:
+            logps, _ = head_log_probs(CAPPED, head, hidden, targets, 0.5)
+        else:
+            logps, _ = naive(2.0 * torch.tanh(head(hidden) / 2.0) / 0.5, targets)
+        logps.sum().backward()
+        gradients.append(hidden.grad)
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-12, rtol=1e-10)
+
+
+def test_a_certain_token_has_no_entropy_and_no_nan() -> None:
+    head = nn.Linear(1, 3, bias=False)
+    with torch.no_grad():
+        head.weight.copy_(torch.tensor([[0.0], [500.0], [-500.0]]))
+    hidden = torch.ones(1, 1, requires_grad=True)
+    logps, entropies = head_log_probs(LLAMA, head, hidden, torch.tensor([1]))
+    (logps + entropies).sum().backward()
+    assert logps.item() == 0.0 and entropies.item() == 0.0
+    assert hidden.grad is not None and hidden.grad.item() == 0.0
+
+
+def test_half_precision_is_summed_in_single_precision() -> None:
+    head, hidden, targets = case(torch.bfloat16)
+    logps, entropies = head_log_probs(LLAMA, head, hidden, targets)
+    expected = naive(head(hidden).double(), targets)
+    assert logps.dtype == entropies.dtype == torch.float32
+    torch.testing.assert_close(logps.double(), expected[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(entropies.double(), expected[1], atol=1e-5, rtol=1e-5)
+
+
+def test_without_gradients_the_logits_are_left_as_they_were() -> None:
+    head, hidden, targets = case()
+    with torch.no_grad():
+        first = head_log_probs(LLAMA, head, hidden, targets)
+        again = head_log_probs(LLAMA, head, hidden, targets)
+    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
+
+
+def test_a_second_backward_pass_is_refused_rather_than_wrong() -> None:
+    head, hidden, targets = case()
+    logps, _ = head_log_probs(LLAMA, head, hidden, targets)
+    logps.sum().backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        logps.sum().backward()

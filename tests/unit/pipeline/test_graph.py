@@ -1,0 +1,128 @@
+"""The stage graph: order, kinds, and messages that name the place to mend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from posttrain.pipeline.config.pipeline import PipelineConfig
+from posttrain.pipeline.graph.graph import build_graph
+from posttrain.stage.errors import UsageError
+from posttrain.stage.schema import build
+
+SOURCES = [{"name": "mine", "path": "rows.jsonl"}]
+
+
+def chain(**changes: Any) -> dict[str, Any]:
+    """A valid SFT pipeline, as the configuration states it, with stages replaced or added."""
+    stages: dict[str, Any] = {
+        "sft": {"run": "train.sft", "inputs": {"model": "base", "data": "tokens"}},
+        "tokens": {"run": "data.tokenize", "inputs": {"data": "rows", "model": "base"}},
+        "rows": {"run": "data.curate", "with": {"record_type": "demonstration", "sources": SOURCES}},
+        "base": {"run": "train.base", "with": {"path": "model"}},
+    }
+    return {"stages": {**stages, **changes}}
+
+
+def graph_of(values: dict[str, Any]) -> list[Any]:
+    return build_graph(build(PipelineConfig, values, ""))
+
+
+def message_of(values: dict[str, Any]) -> str:
+    with pytest.raises(UsageError) as caught:
+        graph_of(values)
+    return str(caught.value)
+
+
+def test_each_stage_stands_after_those_it_needs() -> None:
+    names = [stage.name for stage in graph_of(chain())]
+    assert sorted(names) == ["base", "rows", "sft", "tokens"]
+    assert names.index("tokens") > max(names.index("rows"), names.index("base"))
+    assert names[-1] == "sft"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"sft": {"run": "train.stf", "inputs": {"model": "base", "data": "tokens"}}},
+            "stages.sft.run: 'train.stf': no such stage type; did you mean 'train.sft'?",
+        ),
+        (
+            {"sft": {"run": "train.sft", "inputs": {"model": "base", "data": "tokes"}}},
+            "stages.sft.inputs.data: 'tokes': no such stage; did you mean 'tokens'?",
+        ),
+        (
+            {"sft": {"run": "train.sft", "inputs": {"modle": "base", "data": "tokens"}}},
+            "stages.sft.inputs.modle: train.sft has no such input; did you mean 'model'?",
+        ),
+        (
+            {"sft": {"run": "train.sft", "inputs": {"model": "base"}}},
+            "stages.sft.inputs.data: missing; name the stage that makes the tokens",
+        ),
+        (
+            {"sft": {"run": "train.sft", "inputs": {"model": "rows", "data": "tokens"}}},
+            "stages.sft.inputs.model: rows makes dataset, but train.sft takes model",
+        ),
+        (
+            {"report": {"run": "evaluate.report", "inputs": {"anything": "demo"}}, "demo": {"run": "data.demo"}},
+            "stages.report.inputs.anything: demo makes sources, but evaluate.report takes scores or drift or "
+            "selection or model or reward_model or dataset or tokens",
+        ),
+        (
+            {"base": {"run": "train.base", "inputs": {"data": "base"}, "with": {"path": "model"}}},
+            "stages.base.inputs.data: base makes model, but train.base takes dataset",
+        ),
+        ({"a/b": {"run": "data.demo"}}, "stages.a/b: a stage's name is a folder's name; use letters, digits, - and _"),
+    ],
+)
+def test_a_wrong_graph_is_one_line(changes: dict[str, Any], message: str) -> None:
+    assert message_of(chain(**changes)) == message
+
+
+def test_a_cycle_is_shown_as_one() -> None:
+    looped = chain(
+        base={"run": "train.sft", "inputs": {"model": "sft", "data": "tokens"}},
+    )
+    message = message_of(looped)
+    assert "is a cycle" in message
+    assert "base" in message and "sft" in message
+
+
+def test_null_takes_away_what_a_graph_shape_gave() -> None:
+    values = chain(sft=None, tokens=None)
+    values["stages"]["evaluate"] = {"run": "evaluate.policy", "inputs": {"model": "base", "items": None}}
+    stages = {stage.name: stage for stage in graph_of(values)}
+    assert set(stages) == {"rows", "base", "evaluate"}
+    assert stages["evaluate"].inputs == {"model": "base"}
+
+
+def test_a_stage_takes_the_defaults_then_its_node_then_its_own_overrides() -> None:
+    values = chain()
+    values["train"] = {"sft": {"epochs": 3, "optimizer": {"learning_rate": 0.5, "weight_decay": 0.1}}}
+    values["stages"]["sft"]["with"] = {"optimizer": {"learning_rate": 0.25}}
+    sft = graph_of(values)[-1].config
+    assert (sft.epochs, sft.optimizer.learning_rate, sft.optimizer.weight_decay) == (3, 0.25, 0.1)
+    assert sft.global_batch_size == 64
+
+
+def test_messages_name_the_place_where_the_knob_was_given() -> None:
+    values = chain()
+    values["train"] = {"sft": {"epocs": 3}}
+    values["stages"]["sft"]["with"] = {"global_batch_size": "many", "optimizer": {"learnin_rate": 1}}
+    values["data"] = {"tokenize": {"max_length": 1}}
+    assert sorted(message_of(values).splitlines()) == [
+        "data.tokenize.max_length: 1: input should be greater than or equal to 8",
+        "stages.sft.with.global_batch_size: 'many': input should be a valid integer, unable to parse string as an "
+        "integer",
+        "stages.sft.with.optimizer.learnin_rate: unknown key; did you mean 'learning_rate'?",
+        "train.sft.epocs: unknown key; did you mean 'epochs'?",
+    ]
+
+
+def test_a_knob_deep_in_a_list_is_named_with_the_nearest_one() -> None:
+    values = chain(
+        rows={"run": "data.curate", "with": {"record_type": "prompt", "sources": [{"name": "a", "paht": "x"}]}}
+    )
+    assert "stages.rows.with.sources.0.paht: unknown key; did you mean 'path'?" in message_of(values).splitlines()

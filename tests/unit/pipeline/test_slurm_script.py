@@ -1,0 +1,165 @@
+"""Batch scripts: what they ask Slurm for, and that no value of a configuration can say more than it should."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from posttrain.pipeline.config.compose import compose_config
+from posttrain.pipeline.config.pipeline import PipelineConfig
+from posttrain.pipeline.graph.graph import Stage, build_graph
+from posttrain.pipeline.slurm.script import SlurmLauncher, batch_script
+from posttrain.stage.errors import UsageError
+
+GPUS = ["recipe=smoke", "launcher=slurm", "distributed=zero3", "launcher.slurm.train.nodes=2"]
+NASTY = "a b;$(touch hurt) `touch hurt` 'x' \"y\" \\ $HOME\n#SBATCH --uid=0"
+
+
+def stage_of(name: str, *overrides: str) -> tuple[PipelineConfig, Stage]:
+    config = compose_config([*overrides])
+    return config, next(stage for stage in build_graph(config) if stage.name == name)
+
+
+def script_of(name: str, *overrides: str, elements: int = 1, directory: Path = Path("/store/runs/r/slurm")) -> str:
+    config, stage = stage_of(name, *overrides)
+    return batch_script(config, stage, "r", directory / f"{name}.json", directory / name, elements)
+
+
+def directives(script: str) -> list[str]:
+    return [line.removeprefix("#SBATCH ") for line in script.splitlines() if line.startswith("#SBATCH ")]
+
+
+def test_a_training_stage_asks_for_nodes_and_gpus() -> None:
+    script = script_of("sft", *GPUS, "launcher.slurm.train.partition=gpu", "stages.sft.slurm.time_limit='1-12:00:00'")
+    assert directives(script) == [
+        "--job-name=r/sft",
+        "--output=/store/runs/r/slurm/sft-%j.out",
+        "--open-mode=append",
+        "--partition=gpu",
+        "--nodes=2",
+        "--ntasks-per-node=8",
+        "--cpus-per-task=8",
+        "--gpus-per-node=8",
+        "--time=1-12:00:00",
+        "--signal=B:USR1@180",
+        "--requeue",
+    ]
+    assert script.startswith("#!/bin/bash\n")
+    command = [sys.executable, "-m", "posttrain.pipeline.slurm.job", "/store/runs/r/slurm/sft.json"]
+    assert script.splitlines()[-1] == f"exec {shlex.join(command)}"
+
+
+def test_stages_of_one_process_ask_for_one_node() -> None:
+    for name, gpus in (("untrained", False), ("evaluate_sft", True), ("demonstration_tokens", False)):
+        found = directives(script_of(name, *GPUS))
+        assert ("--nodes=1" in found, "--ntasks-per-node=1" in found) == (True, True), name
+        assert ("--gpus-per-node=1" in found) == gpus, name
+    single = directives(script_of("sft", *GPUS, "stages.sft.distributed=single"))
+    assert {"--nodes=1", "--ntasks-per-node=1", "--gpus-per-node=1"} <= set(single)
+
+
+def test_a_job_array_numbers_its_elements() -> None:
+    found = directives(script_of("dpo", *GPUS, elements=3))
+    assert found[1] == "--output=/store/runs/r/slurm/dpo-%A_%a.out"
+    assert "--array=0-2" in found
+
+
+def test_numbers_are_as_good_as_words() -> None:
+    overrides = ["launcher.slurm.train.memory_per_node=0", "launcher.slurm.train.account=17"]
+    script = script_of("sft", *GPUS, *overrides, "launcher.slurm.environment.NCCL_IB_DISABLE=1")
+    assert {"--mem=0", "--account=17"} <= set(directives(script))
+    assert "export NCCL_IB_DISABLE=1" in script.splitlines()
+
+
+def test_further_options_have_the_last_word() -> None:
+    options = "{constraint: a100, exclusive: true, requeue: false, nice: 5, nodes: 4}"
+    found = directives(script_of("sft", *GPUS, f"launcher.slurm.train.options={options}"))
+    assert {"--constraint=a100", "--exclusive", "--nice=5", "--nodes=4"} <= set(found)
+    assert not any(line.startswith(("--requeue", "--nodes=2")) for line in found)
+
+
+def test_values_of_variables_reach_the_command_as_they_stand(tmp_path: Path) -> None:
+    config, stage = stage_of("sft", *GPUS)
+    config.launcher.slurm.environment.update({"NASTY": NASTY, "PLAIN": "ib0"})
+    script = batch_script(config, stage, "r", tmp_path / "o.json", tmp_path / "log", 1)
+    *before, last = script.splitlines()
+    assert last.startswith("exec ")
+    assert directives("\n".join(before[: before.index("")])) == directives("\n".join(before[:14]))
+    probe = "\n".join([*before, "exec printenv -0 NASTY PLAIN"])
+    done = subprocess.run(["bash", "-eu"], input=probe, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout == f"{NASTY}\0ib0\0"
+    assert not (tmp_path / "hurt").exists()
+
+
+def test_setup_lines_are_shell_and_run_before_the_command(tmp_path: Path) -> None:
+    script = script_of("sft", *GPUS, "launcher.slurm.setup=['export A=$((1+1))','export B=$A.0']")
+    probe = "\n".join([*script.splitlines()[:-1], 'echo "$A $B"'])
+    assert subprocess.run(["bash"], input=probe, capture_output=True, text=True, check=True).stdout == "2 2.0\n"
+
+
+def test_paths_with_spaces_and_percents_are_kept_whole() -> None:
+    script = script_of("sft", *GPUS, directory=Path("/my store/100%j/$(x)"))
+    assert '--output="/my store/100%%j/$(x)/sft-%j.out"' in directives(script)
+    assert script.splitlines()[-1].endswith(" '/my store/100%j/$(x)/sft.json'")
+
+
+@pytest.mark.parametrize("name", ['say "so"', "two\nlines"])
+def test_a_path_that_no_directive_can_hold_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=r"^root: .*a path with quotes or line ends"):
+        script_of("sft", *GPUS, directory=Path("/store") / name)
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("launcher.slurm.train.partition='a;b'", "launcher.slurm.train.partition"),
+        ("launcher.slurm.train.account='$(id)'", "launcher.slurm.train.account"),
+        ("launcher.slurm.train.qos='high low'", "launcher.slurm.train.qos"),
+        ("launcher.slurm.train.memory_per_node='\"1G\"'", "launcher.slurm.train.memory_per_node"),
+        ("launcher.slurm.train.time_limit='1 day'", "launcher.slurm.train.time_limit"),
+        ("launcher.slurm.train.time_limit=90", "launcher.slurm.train.time_limit"),
+        ("launcher.slurm.train.nodes=0", "launcher.slurm.train.nodes"),
+        ("launcher.slurm.environment={A-B: x}", "launcher.slurm.environment"),
+        ("launcher.slurm.train.options={'exclusive;id': true}", "launcher.slurm.train.options"),
+        ("launcher.slurm.train.options={comment: 'a b'}", "launcher.slurm.train.options"),
+        ("launcher.slurm.srun_options={mpi: '$(id)'}", "launcher.slurm.srun_options"),
+        ("stages.sft.slurm.partition='a;b'", "stages.sft.slurm.partition"),
+        ("run_name='a b'", "run_name"),
+        ("run_name='../elsewhere'", "run_name"),
+    ],
+)
+def test_what_is_no_name_is_refused_by_its_key(override: str, key: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        stage_of("sft", *GPUS, override)
+    assert str(caught.value).startswith(key), str(caught.value)
+
+
+def test_the_ranks_of_a_job_are_tasks_of_srun() -> None:
+    config, stage = stage_of("sft", *GPUS, "launcher.slurm.srun_options={cpu-bind: cores, unbuffered: false}")
+    command = SlurmLauncher(config).srun(stage, Path("/store/spec.json"))
+    assert command == [
+        "srun",
+        "--nodes=2",
+        "--ntasks=16",
+        "--ntasks-per-node=8",
+        "--cpus-per-task=8",
+        "--kill-on-bad-exit=1",
+        "--cpu-bind=cores",
+        sys.executable,
+        "-m",
+        "posttrain.train.sft",
+        "--spec",
+        "/store/spec.json",
+    ]
+
+
+def test_a_stage_has_as_many_processes_as_its_job() -> None:
+    config, stage = stage_of("sft", *GPUS)
+    assert SlurmLauncher(config).distributed(stage).num_processes == 16
+    config, stage = stage_of("sft", *GPUS, "distributed.num_processes=4")
+    with pytest.raises(UsageError, match=r"^distributed\.num_processes: 4, but the job of sft has 16 "):
+        SlurmLauncher(config).distributed(stage)

@@ -1,0 +1,18 @@
+"""Knobs of the reward model."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from posttrain.stage.schema import schema
+from posttrain.train.config.common import TrainingConfig
+
+
+@schema
+class RewardConfig(TrainingConfig):
+    """Pairwise reward model on K-ranked groups: all pairs of a group, each weighted 1 / C(K, 2)."""
+
+    margin_per_rank: float = Field(default=0.0, ge=0)
+    """Margin demanded per step of rank difference."""
+    centering_coefficient: float = Field(default=0.01, ge=0)
+    """Weight of the squared mean reward of a pair, which keeps rewards near zero."""

@@ -1,0 +1,22 @@
+"""Knobs of supervised finetuning."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from posttrain.stage.schema import schema
+from posttrain.train.config.common import TrainingConfig
+
+
+@schema
+class SftConfig(TrainingConfig):
+    """Supervised finetuning."""
+
+    packing: bool = False
+    """Pack rows into sequences of `pack_length` tokens without letting them see each other."""
+    pack_length: int = Field(default=1024, ge=16)
+    """Tokens of a pack."""
+    loss: Literal["nll", "dft"] = "nll"
+    """Negative log-likelihood, or dynamic finetuning (Wu et al. 2025), which weighs a token by its probability."""

@@ -1,0 +1,111 @@
+"""Run a trainer to its end: announce, resume, train, evaluate, save what the artifact holds."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
+
+from posttrain.models.load import BASE_FILE, is_adapter, read_base
+from posttrain.stage import heartbeat
+from posttrain.stage.artifact import read_manifest
+from posttrain.stage.engine import engine_asked_for
+from posttrain.stage.entry import Context
+from posttrain.stage.errors import PosttrainError, StoppedError
+from posttrain.stage.files import write_json_atomic
+from posttrain.train.checkpoints.elastic import for_processes
+from posttrain.train.checkpoints.protocol import CHECKPOINTS, newest_valid_checkpoint
+from posttrain.train.checkpoints.whole_weights import save_whole_model
+from posttrain.train.config.common import TrainingConfig
+from posttrain.train.engine.batching import BatchPlan, plan_batches
+from posttrain.train.engine.trainer import GO_ON, StageTrainer
+
+log = logging.getLogger(__name__)
+
+
+def plan_steps(config: TrainingConfig, num_rows: int, num_processes: int) -> BatchPlan:
+    """Return how a stage's rows are laid out in global batches, micro-batches and steps."""
+    return plan_batches(
+        num_rows,
+        config.global_batch_size,
+        config.micro_batch_size,
+        num_processes,
+        config.epochs,
+        config.max_steps,
+    )
+
+
+def fit(trainer: StageTrainer, context: Context) -> dict[str, float]:
+    """Train from the newest valid checkpoint, or from the start, to the last step; returns the final metrics.
+
+    Raises StoppedError when a signal ended the training early; its state is saved.
+    """
+    checkpoint = _agree_on_checkpoint(context)
+    if checkpoint is not None:
+        log.info("resuming from %s, the newest valid checkpoint", checkpoint.name)
+        trainer.load_state(checkpoint)
+    else:
+        trainer.tracker.rewind(0)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    step, last = trainer.state.global_step, trainer.plan.max_steps
+    if trainer.stop.stopped:
+        raise StoppedError(f"stopped on request at step {step} of {last}; {GO_ON}")
+    if step != last:
+        raise PosttrainError(f"training ended at step {step} of {last}; this is a bug in the data order")
+    metrics = {"steps": step, "tokens": trainer.tokens_seen}
+    if trainer.eval_dataset is not None:
+        evaluation = trainer.evaluate()
+        metrics |= {name: value for name, value in evaluation.items() if not name.endswith(("_runtime", "_per_second"))}
+    metrics.pop("epoch", None)
+    trainer.stop.release()
+    return metrics
+
+
+def _agree_on_checkpoint(context: Context) -> Path | None:
+    """Return the checkpoint that the first rank found, on every rank; raise what kept it from being used."""
+    found: list[Path | PosttrainError | None] = [_find_checkpoint(context) if context.main_process else None]
+    if torch.distributed.is_initialized():
+        torch.distributed.broadcast_object_list(found, src=0)
+    if isinstance(found[0], PosttrainError):
+        raise found[0]
+    return found[0]
+
+
+def _find_checkpoint(context: Context) -> Path | PosttrainError | None:
+    checkpoint = newest_valid_checkpoint(context.work / CHECKPOINTS)
+    if checkpoint is None:
+        return None
+    asked = context.spec.distributed
+    try:
+        return for_processes(checkpoint, engine_asked_for(asked), asked.num_processes)
+    except PosttrainError as error:
+        return error
+
+
+def save_model(
+    model: Any, context: Context, tokenizer: PreTrainedTokenizerBase, extra: dict[str, Any] | None = None
+) -> None:
+    """Write a trained model as an artifact's files: safetensors, configuration, tokenizer and its chat template.
+
+    An adapter is written alone, with `base.json` naming the artifact that holds its backbone; ``extra`` is added there.
+    All ranks must call this: sharded weights are gathered.
+    """
+    heartbeat.beat("saving the model")
+    save_whole_model(model, context.output, context.main_process)
+    if not context.main_process:
+        return
+    tokenizer.save_pretrained(str(context.output))
+    (context.output / "README.md").unlink(missing_ok=True)
+    if isinstance(model, PeftModel):
+        write_json_atomic(context.output / BASE_FILE, _base_of(context.inputs["model"]) | (extra or {}))
+
+
+def _base_of(model: Path) -> dict[str, Any]:
+    if is_adapter(model):
+        base = read_base(model)
+        return {"base": base["base"], "digest": base["digest"]}
+    return {"base": model.name, "digest": read_manifest(model).digest}

@@ -1,0 +1,65 @@
+"""The policy as a stage trains it: loaded, given its adapter, without dropout where a method compares policies."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from transformers.integrations import deepspeed as hf_deepspeed
+
+from posttrain.models.adapters import make_trainable, weights_dtype, without_dropout
+from posttrain.models.load import is_adapter, load_policy
+from posttrain.stage.engine import zero_stage
+from posttrain.stage.spec import Distributed
+from posttrain.train.config.common import AdapterConfig, Attention, Dtype
+
+
+def trainable_policy(
+    source: Path,
+    adapter: AdapterConfig,
+    dtype: Dtype,
+    attention: Attention,
+    distributed: Distributed,
+    where: str,
+    *,
+    dropout: bool = False,
+    whole: bool = False,
+) -> Any:
+    """Return the policy of ``source``, ready to train.
+
+    ``dtype`` is the precision of the forward pass, ``where`` the stage's configuration path. Dropout stays on with
+    ``dropout`` alone. ``whole`` loads the weights whole also under ZeRO-3, as an adapter's always are.
+    """
+    four_bit = adapter.kind == "qlora"
+    loaded_in = weights_dtype(adapter.kind, dtype)
+    with loaded_whole(whole or is_adapter(source)):
+        policy = load_policy(source, loaded_in, attention, trainable_adapter=True, four_bit=four_bit)
+        policy = trained_as(adapter, policy, distributed, where)
+    return policy if dropout else without_dropout(policy)
+
+
+def trained_as(
+    adapter: AdapterConfig, model: Any, distributed: Distributed, where: str, *, classifier: bool = False
+) -> Any:
+    """Return a model with what of it is trained, as `models.adapters.make_trainable` does."""
+    one_dtype = zero_stage(distributed) == 3
+    knobs: dict[str, Any] = dataclasses.asdict(adapter)
+    return make_trainable(model, **knobs, where=where, classifier=classifier, one_dtype=one_dtype)
+
+
+@contextmanager
+def loaded_whole(wanted: bool = True) -> Iterator[None]:
+    """Load models whole inside, also under ZeRO-3, which would take each weight apart as it comes.
+
+    Adapters cannot be put onto, or merged into, a backbone in parts; DeepSpeed takes the model apart later.
+    """
+    spreading = hf_deepspeed._hf_deepspeed_config_weak_ref
+    if wanted:
+        hf_deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        hf_deepspeed._hf_deepspeed_config_weak_ref = spreading

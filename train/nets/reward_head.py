@@ -1,0 +1,80 @@
+"""A reward model built from a policy: its trunk under a new score head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, set_seed
+from trl.trainer.reward_trainer import suppress_seqcls_warning
+
+from posttrain.models.adapters import weights_dtype, without_dropout
+from posttrain.models.load import backbone_directory, four_bit_config, is_adapter, load_policy, trusts_remote_code
+from posttrain.stage.errors import UsageError
+from posttrain.stage.spec import Distributed
+from posttrain.train.config.common import AdapterConfig, Attention, Dtype
+from posttrain.train.nets.policy import loaded_whole, trained_as
+
+
+def classifier_from_policy(
+    source: Path,
+    adapter: AdapterConfig,
+    dtype: Dtype,
+    attention: Attention,
+    distributed: Distributed,
+    pad_token_id: int,
+    seed: int,
+) -> Any:
+    """Return a sequence classifier with one output, ready to train: the policy's trunk under a new score head.
+
+    The head is drawn from the seed. A policy that is an adapter is merged for full finetuning; for a reward adapter,
+    its weights are where the new adapter starts, on the same backbone.
+    """
+    set_seed(seed)
+    with loaded_whole(is_adapter(source)):
+        if is_adapter(source) and adapter.kind == "full":
+            model = _classifier_from_merged(source, attention, pad_token_id)
+        else:
+            with suppress_seqcls_warning():  # the head is new on purpose
+                model = AutoModelForSequenceClassification.from_pretrained(
+                    backbone_directory(source),
+                    num_labels=1,
+                    pad_token_id=pad_token_id,
+                    attn_implementation=attention,
+                    dtype=getattr(torch, weights_dtype(adapter.kind, dtype)),
+                    quantization_config=four_bit_config() if adapter.kind == "qlora" else None,
+                    trust_remote_code=trusts_remote_code(backbone_directory(source)),
+                )
+        model = trained_as(adapter, model, distributed, "train.reward", classifier=True)
+        if is_adapter(source) and adapter.kind != "full":
+            _start_from_adapter(model, source)
+    return without_dropout(model)
+
+
+def _classifier_from_merged(source: Path, attention: Attention, pad_token_id: int) -> PreTrainedModel:
+    merged = load_policy(source).merge_and_unload()
+    merged.config.num_labels, merged.config.pad_token_id = 1, pad_token_id
+    model: PreTrainedModel = AutoModelForSequenceClassification.from_config(
+        merged.config, attn_implementation=attention
+    )
+    trunk = model.base_model_prefix
+    getattr(model, trunk).load_state_dict(getattr(merged, trunk).state_dict())
+    return model
+
+
+@torch.no_grad()
+def _start_from_adapter(model: PeftModel, source: Path) -> None:
+    """Copy a policy's adapter into the reward model's; raise UsageError where the two do not have the same weights."""
+    saved = load_file(source / "adapter_model.safetensors")
+    own = {n.replace(".default.", "."): p for n, p in model.named_parameters() if ".lora_" in n}
+    different = {n for n in {*saved, *own} if n not in saved or n not in own or saved[n].shape != own[n].shape}
+    if different:
+        raise UsageError(
+            f"train.reward.adapter: it does not fit the adapter of {source.name} that it starts from "
+            f"({min(different)}); use the same rank and target_modules, or adapter.kind=full to merge it first"
+        )
+    for name, parameter in own.items():
+        parameter.copy_(saved[name])

@@ -1,0 +1,95 @@
+"""Score answers with a reward model, under its own chat template and tokenizer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from posttrain.data.chat import (
+    control_tokens,
+    encode_texts,
+    load_tokenizer,
+    render,
+    template_digest,
+    tokenizer_digest,
+)
+from posttrain.models.adapters import merged
+from posttrain.models.batching import by_tokens
+from posttrain.models.load import load_reward_model, reward_moments
+from posttrain.models.reward_scores import score_sequences
+from posttrain.stage.errors import UsageError
+from posttrain.train.rewards.weighted import Answer
+
+
+class RewardModelScore:
+    """Callable that returns the reward of each answer; a frozen copy of the model on the device."""
+
+    def __init__(
+        self,
+        directory: Path,
+        policy_tokenizer: PreTrainedTokenizerBase,
+        device: torch.device,
+        scoring_tokens: int,
+        normalize: bool,
+    ) -> None:
+        self.tokenizer = reward_tokenizer(directory)
+        model = load_reward_model(directory)
+        self.model = merged(model).to(device).eval().requires_grad_(False)
+        self.scoring_tokens = scoring_tokens
+        self.mean, self.std = reward_moments(model) if normalize else (0.0, 1.0)
+        self.name = directory.name
+        self.context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.same_tokens = all(
+            digest(self.tokenizer) == digest(policy_tokenizer) for digest in (template_digest, tokenizer_digest)
+        )
+
+    def __call__(self, answers: Sequence[Answer]) -> list[float]:
+        """Return the score at the last token of each answer, with the model's mean and deviation taken out.
+
+        Raises UsageError when answers with their prompts do not fit the model's context.
+        """
+        sequences = self._sequences(answers)
+        lengths = [len(ids) for ids in sequences]
+        self._require_room(lengths)
+        batches = by_tokens(lengths, self.scoring_tokens)
+        scores = score_sequences(self.model, sequences, self.tokenizer.pad_token_id, batches)
+        return [(score - self.mean) / self.std for score in scores]
+
+    def _require_room(self, lengths: list[int]) -> None:
+        if self.context is not None and (long := [length for length in lengths if length > self.context]):
+            raise UsageError(
+                f"inputs.reward: {len(long)} of {len(lengths)} answers with their prompts are up to {max(long)} tokens "
+                f"long for {self.name}, whose context is {self.context}; lower max_new_tokens, or tokenize "
+                "prompts with a lower max_length"
+            )
+
+    def _sequences(self, answers: Sequence[Answer]) -> list[list[int]]:
+        """Return the tokens that the model reads: the policy's where it would make the same, else its own."""
+        if self.same_tokens:
+            return [[*answer.prompt_ids, *answer.response_ids] for answer in answers]
+        control = re.compile("|".join(map(re.escape, control_tokens(self.tokenizer))))
+        texts = []
+        for answer in answers:
+            content = control.sub(" ", answer.text)  # or a policy could learn to spell this model's end of turn
+            texts.append(render(self.tokenizer, [*answer.messages, {"role": "assistant", "content": content}])[0])
+        encoded = encode_texts(self.tokenizer, texts)
+        end = self.tokenizer.eos_token_id
+        return [_up_to_end(ids, end, answer.ended) for ids, answer in zip(encoded, answers, strict=True)]
+
+
+def reward_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """Return a reward model's tokenizer; raise UsageError where it or its chat template cannot be used."""
+    try:
+        return load_tokenizer(directory)
+    except UsageError as error:
+        raise UsageError(f"inputs.reward ({directory.name}): {error}") from None
+
+
+def _up_to_end(ids: list[int], end: int, ended: bool) -> list[int]:
+    """Return tokens up to the end of the last turn, where reward models read; a response that did not end has none."""
+    behind = len(ids) - ids[::-1].index(end)
+    return ids[:behind] if ended else ids[: behind - 1]

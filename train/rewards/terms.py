@@ -1,0 +1,161 @@
+"""Build the components of a reward from their configuration; whatever is wrong with one is said before a rollout."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from posttrain.data.checks.scorers import RATINGS, SCORERS, check_reference, require_scorer, score, scoring_function
+from posttrain.sample.choose.grounding import grounded_share
+from posttrain.sample.structured.json_schema import Validator
+from posttrain.stage.errors import UsageError, did_you_mean
+from posttrain.train.config.rollout import RewardTerm
+from posttrain.train.rewards.model_score import RewardModelScore
+from posttrain.train.rewards.weighted import Answer, Component, Reward, Rewards
+from posttrain.train.rows.dataset import Row
+
+
+def build_rewards(
+    terms: Sequence[RewardTerm],
+    reward_model: Path | None,
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device,
+    scoring_tokens: int,
+    where: str,
+) -> Rewards:
+    """Return the reward of a stage; ``where`` is its configuration path, for messages.
+
+    Raises UsageError for a term that cannot be built, or two of the same name.
+    """
+    names = [term.name or term.kind for term in terms]
+    if doubled := next((name for name in names if names.count(name) > 1), None):
+        raise UsageError(f"{where}.rewards: two terms are called {doubled!r}; give them names")
+    components = []
+    for number, (name, term) in enumerate(zip(names, terms, strict=True)):
+        path = f"{where}.rewards.{number}"
+        if term.kind == "reward_model":
+            if reward_model is None:
+                raise UsageError(f"{path}.kind: 'reward_model', but there is no inputs.reward; give one")
+            reward: Reward = RewardModelScore(reward_model, tokenizer, device, scoring_tokens, term.normalize)
+        else:
+            reward = _BUILDERS[term.kind](term, path)
+        components.append(Component(name, term.weight, term.clip, reward, is_penalty=term.kind == "length"))
+    return Rewards(components)
+
+
+def require_references(terms: Sequence[RewardTerm], prompts: Iterable[Row], where: str) -> None:
+    """Check that prompts have what the terms judge by; raise UsageError that names the first that has not."""
+    judging = [(n, term) for n, term in enumerate(terms) if term.kind in ("scorer", "constraints")]
+    for prompt in prompts if judging else ():
+        for number, term in judging:
+            path = f"{where}.rewards.{number}"
+            scorer = _scorer_of(term, prompt["scorer"])
+            if scorer is None or (prompt["reference"] is None and scorer not in RATINGS):
+                raise UsageError(
+                    f"{path}: prompt {prompt['id']} has no {'scorer' if scorer is None else 'reference'}; use "
+                    "evaluation records as prompts, or name a scorer and give references"
+                )
+            try:
+                require_scorer(scorer)
+                check_reference(scorer, prompt["reference"] or "")
+            except UsageError as error:
+                raise UsageError(f"{path}: prompt {prompt['id']}: {error}") from None
+
+
+def _scorer_of(term: RewardTerm, own: str | None) -> str | None:
+    return "constraints" if term.kind == "constraints" else term.scorer or own
+
+
+def _scorer(term: RewardTerm, path: str) -> Reward:
+    if term.scorer is not None and term.scorer not in SCORERS:
+        raise UsageError(f"{path}.scorer: {term.scorer!r}: unknown{did_you_mean(term.scorer, SCORERS)}")
+
+    def one(answer: Answer) -> float:
+        scorer = _scorer_of(term, answer.scorer)
+        assert scorer is not None  # see require_references
+        return score(scorer, answer.text, answer.reference or "")
+
+    return _each(one)
+
+
+def _regex(term: RewardTerm, path: str) -> Reward:
+    assert term.pattern is not None
+    try:
+        pattern = re.compile(term.pattern)
+    except re.error as error:
+        raise UsageError(f"{path}.pattern: {term.pattern!r}: {error}; mend the expression") from None
+    return _each(lambda answer: float(pattern.search(answer.text) is not None))
+
+
+def _json_schema(term: RewardTerm, path: str) -> Reward:
+    """Return 1 for a response that is one JSON document, of that schema, and nothing else.
+
+    White space around it does not matter; a code fence, a word before it or ``NaN`` does, since a program that reads
+    the response would stumble over them.
+    """
+    assert term.schema_file is not None
+    try:
+        schema = json.loads(Path(term.schema_file).read_text(encoding="utf-8"))
+        validator = Validator(schema if isinstance(schema, dict) else _no_schema())
+    except (OSError, ValueError, UsageError) as error:
+        raise UsageError(f"{path}.schema_file: {term.schema_file}: {error}; give a JSON Schema") from None
+
+    def one(answer: Answer) -> float:
+        try:
+            document = json.loads(answer.text, parse_constant=_no_number)
+        except (ValueError, RecursionError):
+            return 0.0
+        return float(validator.is_valid(document))
+
+    return _each(one)
+
+
+def _no_schema() -> dict[str, Any]:
+    raise ValueError("not an object")
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _python(term: RewardTerm, path: str) -> Reward:
+    assert term.function is not None
+    function = scoring_function(term.function, f"{path}.function")
+    return _each(lambda answer: function(answer.messages, answer.text, answer.reference))
+
+
+def _grounding(term: RewardTerm, path: str) -> Reward:
+    """Return the share of a response's quotes, numbers and names that stand in its prompt or its reference."""
+
+    def one(answer: Answer) -> float:
+        given = [message["content"] for message in answer.messages if message["role"] != "assistant"]
+        return grounded_share(answer.text, [*given, answer.reference or ""])
+
+    return _each(one)
+
+
+def _length(term: RewardTerm, path: str) -> Reward:
+    assert term.max_tokens is not None
+    free = term.max_tokens
+    return _each(lambda answer: -min(max(len(answer.response_ids) - free, 0) / free, 1.0))
+
+
+def _each(one: Callable[[Answer], float]) -> Reward:
+    return lambda answers: [one(answer) for answer in answers]
+
+
+_BUILDERS: dict[str, Callable[[RewardTerm, str], Reward]] = {
+    "scorer": _scorer,
+    "constraints": _scorer,
+    "regex": _regex,
+    "json_schema": _json_schema,
+    "python": _python,
+    "grounding": _grounding,
+    "length": _length,
+}

@@ -1,0 +1,108 @@
+"""Turn rows into padded tensors.
+
+B rows of a micro-batch, T positions, R responses of all groups of a micro-batch, P pairs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from posttrain.data.records import IGNORED, untied_pairs
+from posttrain.models.batching import pad_rows
+from posttrain.train.rows.dataset import FILLER, Row
+
+Batch = dict[str, Tensor]
+
+
+def collate_sft(rows: list[Row], pad_token_id: int) -> Batch:
+    """Return ``input_ids_BT``, ``labels_BT``, ``attention_mask_BT`` of demonstrations."""
+    ids_BT, mask_BT = pad_rows([row["input_ids"] for row in rows], pad_token_id)
+    labels_BT, _ = pad_rows([_labels(row) for row in rows], IGNORED)
+    return {
+        **_bookkeeping(rows, int(mask_BT.sum())),
+        "input_ids": ids_BT,
+        "labels": labels_BT,
+        "attention_mask": mask_BT,
+    }
+
+
+def collate_packs(rows: list[Row], pad_token_id: int, flatten: bool) -> Batch:
+    """Return ``input_ids_BT``, ``labels_BT``, ``position_ids_BT`` of packs; padding is a sequence of its own.
+
+    ``flatten`` lays all packs end to end in one row (B = 1), as flash attention wants it.
+    """
+    bookkeeping = _bookkeeping(rows, sum(len(row["input_ids"]) for row in rows))
+    if flatten:
+        joined = {
+            name: torch.from_numpy(np.concatenate(values).astype(np.int64))[None]
+            for name, values in (
+                ("input_ids", [row["input_ids"] for row in rows]),
+                ("labels", [_labels(row) for row in rows]),
+                ("position_ids", [row["position_ids"] for row in rows]),
+            )
+        }
+        return {**bookkeeping, **joined}
+    longest = max(len(row["input_ids"]) for row in rows)
+    positions = [[*row["position_ids"], *range(longest - len(row["position_ids"]))] for row in rows]
+    return {
+        **bookkeeping,
+        "input_ids": pad_rows([row["input_ids"] for row in rows], pad_token_id)[0],
+        "labels": pad_rows([_labels(row) for row in rows], IGNORED)[0],
+        "position_ids": pad_rows(positions, 0)[0],
+    }
+
+
+def collate_ranked_groups(rows: list[Row], pad_token_id: int) -> Batch:
+    """Return whole K-ranked groups: every response once, and the untied pairs among them.
+
+    ``input_ids_RT``, ``attention_mask_RT``; ``better_P`` and ``worse_P`` index R; ``rank_gap_P`` ≥ 1; ``weight_P`` is
+    1 / C(K, 2) of the pair's group (Ouyang et al. 2022, eq. 1), so that a group weighs the same whatever its K. Fillers
+    come last: they have responses but no pairs, and are in neither ``num_groups`` nor ``num_responses``.
+    """
+    sequences: list[list[int]] = []
+    better: list[int] = []
+    worse: list[int] = []
+    gap: list[float] = []
+    weight: list[float] = []
+    counted = 0
+    for row in rows:
+        first, ranks = len(sequences), [] if row["row"] == FILLER else row["ranks"]
+        counted += len(ranks)
+        sequences += [[*row["prompt_ids"], *response] for response in row["responses_ids"]]
+        for winner, loser in untied_pairs(ranks):
+            better.append(first + winner)
+            worse.append(first + loser)
+            gap.append(float(ranks[loser] - ranks[winner]))
+            weight.append(1.0 / math.comb(len(ranks), 2))
+    ids_RT, mask_RT = pad_rows(sequences, pad_token_id)
+    return {
+        **_bookkeeping(rows, int(mask_RT.sum())),
+        "input_ids": ids_RT,
+        "attention_mask": mask_RT,
+        "num_groups": torch.tensor(sum(row["row"] != FILLER for row in rows)),
+        "num_responses": torch.tensor(counted),
+        "better": torch.tensor(better, dtype=torch.int64),
+        "worse": torch.tensor(worse, dtype=torch.int64),
+        "rank_gap": torch.tensor(gap),
+        "weight": torch.tensor(weight),
+    }
+
+
+def collate_pairs(rows: list[Row], collate: Callable[[list[Row]], Batch]) -> Batch:
+    """Return what TRL's preference collator makes of pairs, with our bookkeeping."""
+    batch = collate(rows)
+    return {**_bookkeeping(rows, int(batch["attention_mask"].sum())), **batch}
+
+
+def _labels(row: Row) -> list[int]:
+    return [IGNORED] * len(row["labels"]) if row["row"] == FILLER else row["labels"]
+
+
+def _bookkeeping(rows: list[Row], num_tokens: int) -> Batch:
+    """Return what the trainer takes out of a batch before the model sees it: row indices and the real tokens."""
+    return {"row": torch.tensor([row["row"] for row in rows]), "num_tokens": torch.tensor(num_tokens)}
