@@ -16,7 +16,6 @@ from posttrain.models.token_log_probs import backbone_and_head
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError
 from posttrain.train.config.ppo import PpoConfig
-from posttrain.train.engine.arguments import training_arguments
 from posttrain.train.engine.opening import begin
 from posttrain.train.methods.ppo_trainer import PpoTrainer
 from posttrain.train.nets.actor_critic import ActorCritic, Critic, critic_from_reward_model, fresh_head
@@ -32,7 +31,7 @@ def run(config: PpoConfig, context: Context) -> StageResult:
     tokenizer = begin(context, "prompt")
     require_critic(config.critic.kind, context, tokenizer)
     prepared = prepare(config, context, tokenizer, config.ppo_epochs, "train.ppo")
-    arguments = TrainingArguments(**training_arguments(config, prepared.plan, context), ignore_data_skip=True)
+    arguments = TrainingArguments(**prepared.arguments, ignore_data_skip=True)
     copy = whole_copy(partial(actor_critic, config, context), config.dtype, context.spec.distributed)
     model = actor_critic(config, context)
     server = policy_server(config.server, context, tokenizer) if config.backend == "vllm" else None

@@ -73,6 +73,7 @@ def run(config: RewardConfig, context: Context) -> StageResult:
     rows, held_out = (read_groups(context.inputs["data"], split) for split in ("train", "eval"))
     distributed, pad = context.spec.distributed, tokenizer.pad_token_id
     plan = plan_steps(config, len(rows), distributed.num_processes)
+    arguments = trl.RewardConfig(**training_arguments(config, plan, context), max_length=None)
     model = classifier_from_policy(
         context.inputs["model"],
         config.adapter,
@@ -89,7 +90,7 @@ def run(config: RewardConfig, context: Context) -> StageResult:
         context=context,
         keep_checkpoints=config.keep_checkpoints,
         model=model,
-        args=trl.RewardConfig(**training_arguments(config, plan, context), max_length=None),
+        args=arguments,
         data_collator=partial(collate_ranked_groups, pad_token_id=pad),
         train_dataset=rows,
         eval_dataset=fill_up(held_out, plan.evaluation_multiple) if len(held_out) else None,

@@ -55,6 +55,7 @@ def run(config: SftConfig, context: Context) -> StageResult:
         rows, held_out = (pack_demonstrations(split, config.pack_length) for split in (rows, held_out))
     source, distributed = context.inputs["model"], context.spec.distributed
     plan = plan_steps(config, len(rows), distributed.num_processes)
+    arguments = trl.SFTConfig(**training_arguments(config, plan, context), loss_type=config.loss, max_length=None)
     policy = trainable_policy(
         source, config.adapter, config.dtype, config.attention, distributed, "train.sft", dropout=True
     )
@@ -65,7 +66,7 @@ def run(config: SftConfig, context: Context) -> StageResult:
         context=context,
         keep_checkpoints=config.keep_checkpoints,
         model=policy,
-        args=trl.SFTConfig(**training_arguments(config, plan, context), loss_type=config.loss, max_length=None),
+        args=arguments,
         data_collator=partial(collate, pad_token_id=tokenizer.pad_token_id),
         train_dataset=rows,
         eval_dataset=fill_up(held_out, plan.evaluation_multiple) if len(held_out) else None,

@@ -93,7 +93,7 @@ def test_a_stopped_rank_is_found_and_the_next_run_ends_the_same(scene: Scene) ->
     assert ", stopped) stood still for 10 s (training, step " in hung[-1]
     stacks = watchdog.dump(partial(send_to, children))
     waiting, stopped = (path.read_text() for path in stacks)
-    assert "/train/fit.py" in waiting
+    assert "/train/engine/fit.py" in waiting
     assert "/torch/" in waiting
     assert "in training_step" in stopped
     send_to(children, signal.SIGKILL)
@@ -122,7 +122,7 @@ def test_the_local_launcher_ends_a_hung_launch(scene: Scene) -> None:
     assert outcome.message.startswith(f"hung: rank 1 (pid {pids[1]} on ")
     assert outcome.message.endswith("the same command goes on from the last checkpoint")
     for rank in (0, 1):
-        assert "/train/fit.py" in (folder / f"rank_{rank}.stack.txt").read_text()
+        assert "/train/engine/fit.py" in (folder / f"rank_{rank}.stack.txt").read_text()
     until(lambda: not any(runs(pid) for pid in [process.pid, *pids]), seconds=5)
 
 

@@ -148,7 +148,7 @@ def test_ranks_that_save_nothing_end_together_without_a_traceback(bench: Bench) 
     def prepare() -> None:
         os.environ.update(ENVIRONMENT)
         if os.environ["RANK"] == "1":
-            signal_in("response_log_probs", 3, signal.SIGTERM)
+            signal_in("head_log_probs", 3, signal.SIGTERM)
 
     codes = ends_of(start_ranks("reference", spec, 2, prepare))
     assert codes == [75, 75], logs_of(spec)[-3000:]
@@ -180,7 +180,7 @@ OTHERS = {
     "data.demo": (lambda bench: ({}, {}), "_write", 2),
     "data.curate": (curation, "drop_duplicates", 1),
     "train.base": (small_base, "record_token_ids", 1),
-    "train.reference": (reference, "response_log_probs", 3),
+    "train.reference": (reference, "head_log_probs", 3),
     "evaluate.policy": (scoring, "_batch_losses", 2),
 }
 

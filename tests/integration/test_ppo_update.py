@@ -28,7 +28,6 @@ from posttrain.stage.schema import build, to_dict
 from posttrain.stage.spec import Distributed, StageSpec, Tracking
 from posttrain.stage.tracking import NullTracker
 from posttrain.train.config.ppo import PpoConfig
-from posttrain.train.engine.arguments import training_arguments
 from posttrain.train.engine.fit import fit
 from posttrain.train.methods.ppo_episodes import finish_episodes
 from posttrain.train.methods.ppo_trainer import PpoTrainer
@@ -144,7 +143,7 @@ def train(inputs: Inputs, config: PpoConfig, work: Path) -> RecordingTrainer:
         context=context,
         keep_checkpoints=config.keep_checkpoints,
         model=model,
-        args=TrainingArguments(**training_arguments(config, prepared.plan, context), ignore_data_skip=True),
+        args=TrainingArguments(**prepared.arguments, ignore_data_skip=True),
         train_dataset=prepared.prompts,
         processing_class=tokenizer,
     )

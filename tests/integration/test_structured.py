@@ -147,7 +147,7 @@ def test_the_ladder_counts_each_rung() -> None:
         - len(tokenizer.apply_chat_template(list(task.prompt), tokenize=True, add_generation_prompt=True).input_ids)
         for messages, task in zip(asked, tasks, strict=True)
     ]
-    assert repair.tokens == prompt.tokens and repair.extra_seconds >= prompt.extra_seconds
+    assert repair.tokens == prompt.tokens
     assert grammar.extra_tokens < sum(added) / len(added) < prompt.extra_tokens + 24
     assert ladder_table(reports).count("\n") == 5
 

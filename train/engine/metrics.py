@@ -10,17 +10,20 @@ from torch import Tensor
 
 
 class RatioSums:
-    """Sums numerators and denominators on the device; `take` reduces them over all ranks in one collective."""
+    """Sums numerators and denominators on one device, wherever they come from; `take` reduces them over all ranks."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self._sums: dict[str, dict[str, Tensor]] = defaultdict(dict)
 
-    def add(self, mode: str, name: str, numerator: Tensor, denominator: Tensor | float) -> None:
+    def add(self, mode: str, name: str, numerator: Tensor | float, denominator: Tensor | float) -> None:
         """Add a term of ``Σ numerator / Σ denominator`` for ``train`` or ``eval``."""
-        bottom = torch.as_tensor(denominator, dtype=torch.float64).to(numerator.device, torch.float64)
-        term = torch.stack([numerator.detach().to(torch.float64), bottom])
+        term = torch.stack([self._here(numerator), self._here(denominator)])
         sums = self._sums[mode]
         sums[name] = sums[name] + term if name in sums else term
+
+    def _here(self, value: Tensor | float) -> Tensor:
+        return torch.as_tensor(value).detach().to(self.device, torch.float64)
 
     def take(self, mode: str) -> dict[str, float]:
         """Return every ratio over all ranks, and start again from nothing."""

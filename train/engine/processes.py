@@ -12,6 +12,8 @@ import logging
 import os
 import socket
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -141,6 +143,13 @@ def device() -> torch.device:
     if local_rank >= visible > 1:
         raise PosttrainError(f"local rank {local_rank}, but this node shows {visible} GPUs; start one process per GPU")
     return torch.device("cuda", local_rank % visible)
+
+
+@contextmanager
+def kept_random_state() -> Iterator[None]:
+    """Put the random states of the CPU and of this process's GPU back afterwards, and no other GPU's."""
+    with torch.random.fork_rng([device()] if torch.cuda.is_available() else [], device_type="cuda"):
+        yield
 
 
 def _backend(engine: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,12 @@ from posttrain.train.checkpoints.elastic import is_universal, seed_rank, separat
 from posttrain.train.checkpoints.protocol import commit_checkpoint, read_commit, rotate_checkpoints, staging_directory
 from posttrain.train.engine.batching import BatchPlan, StepBatchSampler
 from posttrain.train.engine.metrics import RatioSums
-from posttrain.train.engine.processes import engine_in_use, let_accelerate_shard_on_cpu, require_engine
+from posttrain.train.engine.processes import (
+    engine_in_use,
+    kept_random_state,
+    let_accelerate_shard_on_cpu,
+    require_engine,
+)
 from posttrain.train.engine.signals import StopOnSignal
 
 log = logging.getLogger(__name__)
@@ -47,7 +53,7 @@ class StageTrainer(Trainer):
         self.tracker: Tracker = context.tracker
         self.distributed: Distributed = context.spec.distributed
         self.keep_checkpoints = keep_checkpoints
-        self.sums = RatioSums()
+        self.sums = RatioSums(self.args.device)
         self.stop = StopOnSignal()
         self.tokens_seen = 0
         self._run_tokens = 0
@@ -95,6 +101,17 @@ class StageTrainer(Trainer):
             collate_fn=self.data_collator,
             pin_memory=self.args.dataloader_pin_memory,
         )
+
+    def _prepare_input(self, data: Any) -> Any:
+        """Move a part of a batch to the device, as it is: `transformers` would round floats to bfloat16 for DeepSpeed.
+
+        Reference log-probabilities and advantages lose all their digits that way.
+        """
+        if isinstance(data, Mapping):
+            return {name: self._prepare_input(part) for name, part in data.items()}
+        if isinstance(data, (list, tuple)):
+            return [self._prepare_input(part) for part in data]
+        return data.to(self.args.device) if isinstance(data, Tensor) else data
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         rows, num_tokens = inputs.pop("row"), inputs.pop("num_tokens")
@@ -160,8 +177,7 @@ class StageTrainer(Trainer):
 
     def _evaluate_undisturbed(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate and leave the random state as it was, so that it does not matter when that is done."""
-        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-        with torch.random.fork_rng(devices):  # a data loader draws a seed
+        with kept_random_state():  # a data loader draws a seed
             metrics: dict[str, float] = super()._evaluate(*args, **kwargs)
         return metrics
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from posttrain.stage.entry import Context, StageResult
 from posttrain.train.config.group import GroupConfig
-from posttrain.train.engine.arguments import training_arguments
 from posttrain.train.engine.batching import BatchPlan
 from posttrain.train.engine.opening import begin
 from posttrain.train.methods.group_episodes import Advantages
@@ -40,7 +39,7 @@ def run_group(config: GroupConfig, context: Context, method: Method) -> StageRes
     tokenizer = begin(context, "prompt")
     prepared = prepare(config, context, tokenizer, config.num_iterations, method.where, with_reference=config.beta > 0)
     arguments = method.arguments(
-        **training_arguments(config, prepared.plan, context),
+        **prepared.arguments,
         **group_arguments(config, prepared.plan),
         **method.loss_arguments,
     )

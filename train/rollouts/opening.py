@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from posttrain.sample.sampling import SamplingParams
 from posttrain.stage.entry import Context, StageResult
 from posttrain.train.config.rollout import RolloutConfig
+from posttrain.train.engine.arguments import training_arguments
 from posttrain.train.engine.batching import BatchPlan
 from posttrain.train.engine.fit import fit, save_model
 from posttrain.train.engine.opening import announce
@@ -39,6 +40,8 @@ class Prepared:
     rows: list[Row]
     """The same, in memory."""
     plan: BatchPlan
+    arguments: dict[str, Any]
+    """What the arguments of all trainers have in common."""
     reference: Reference | None
     rewards: Rewards
     samples: SampleLog
@@ -64,13 +67,14 @@ def prepare(
     plan = plan_phases(config, passes, len(rows), context.spec.distributed.num_processes)
     require_room(rows, config.max_new_tokens, source)
     require_references(config.rewards, rows, where)
+    arguments = training_arguments(config, plan, context)
     reference = None
     if with_reference:
         reference = reference_of(source, config.adapter.kind, config.dtype, config.attention, device())
     reward_model = context.inputs.get("reward")
     rewards = build_rewards(config.rewards, reward_model, tokenizer, device(), config.scoring_tokens, where)
     samples = SampleLog(context.work / "samples.jsonl", rows, config.sample_rows, context.main_process)
-    return Prepared(source, tokenizer, prompts, rows, plan, reference, rewards, samples)
+    return Prepared(source, tokenizer, prompts, rows, plan, arguments, reference, rewards, samples)
 
 
 def collector_of(

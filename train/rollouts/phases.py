@@ -124,9 +124,8 @@ class PhaseTrainer(StageTrainer):
         self.phase, self.handed_out, self.episodes = self.phase + 1, 0, rollout.episodes
         self.last_rollout = rollout.metrics
         self._moved = torch.zeros_like(self._moved)
-        one = torch.ones((), dtype=torch.float64)
         for name, value in rollout.metrics.items():
-            self.sums.add("train", name, one * value, 1.0)
+            self.sums.add("train", name, value, 1.0)
         self._sound_alarms(rollout.metrics)
         self.samples.show(self.phase, self.state.global_step, rollout.episodes)
 

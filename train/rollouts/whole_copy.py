@@ -14,7 +14,7 @@ from posttrain.stage import heartbeat
 from posttrain.stage.engine import engine_asked_for, spreads_weights
 from posttrain.stage.spec import Distributed
 from posttrain.train.checkpoints.whole_weights import gathered
-from posttrain.train.engine.processes import device
+from posttrain.train.engine.processes import device, kept_random_state
 
 
 def whole_copy(build: Callable[[], Any], dtype: str, distributed: Distributed) -> Any | None:
@@ -24,7 +24,7 @@ def whole_copy(build: Callable[[], Any], dtype: str, distributed: Distributed) -
     """
     if not spreads_weights(engine_asked_for(distributed)):
         return None
-    with torch.random.fork_rng():
+    with kept_random_state():
         copy = build()
     return copy.to(device=device(), dtype=getattr(torch, dtype)).eval()
 
