@@ -1,4 +1,4 @@
-"""What the documents say of the tree: paths and links lead somewhere, and the walks through the code follow its imports."""
+"""What the documents say of the tree: paths and links lead somewhere, and the walks in it follow the imports."""
 
 from __future__ import annotations
 
