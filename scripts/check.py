@@ -19,7 +19,7 @@ MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 MAX_MODULES = 24
 MAX_CONFIG_SHARE = 0.03
-NOT_PACKAGED = ("tests", "scripts")
+NOT_PACKAGED = ("docs", "scripts", "tests")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
