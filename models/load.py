@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,24 +64,25 @@ def trusts_remote_code(directory: Path) -> bool:
 def load_policy(
     directory: Path,
     dtype: str = "float32",
-    attention: str = "sdpa",
+    attention: str = "auto",
     *,
     trainable_adapter: bool = False,
     four_bit: bool = False,
 ) -> PreTrainedModel:
     """Return the causal language model of a model artifact; an adapter comes as a PeftModel on its backbone."""
     backbone = backbone_directory(directory)
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        backbone,
-        dtype=getattr(torch, dtype),
-        attn_implementation=attention,
-        quantization_config=four_bit_config() if four_bit else None,
-        trust_remote_code=trusts_remote_code(backbone),
-    )
+    with known_attention(attention):
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            backbone,
+            dtype=getattr(torch, dtype),
+            attn_implementation=implementation(attention),
+            quantization_config=four_bit_config() if four_bit else None,
+            trust_remote_code=trusts_remote_code(backbone),
+        )
     return _with_adapter(model, directory, trainable_adapter) if is_adapter(directory) else model
 
 
-def load_reward_model(directory: Path, dtype: str = "float32", attention: str = "sdpa") -> PreTrainedModel:
+def load_reward_model(directory: Path, dtype: str = "float32", attention: str = "auto") -> PreTrainedModel:
     """Return the sequence classifier of a reward-model artifact; its `config` has `reward_mean` and `reward_std`."""
     backbone = backbone_directory(directory)
     config = AutoConfig.from_pretrained(backbone, num_labels=1, trust_remote_code=trusts_remote_code(backbone))
@@ -87,10 +90,40 @@ def load_reward_model(directory: Path, dtype: str = "float32", attention: str = 
         base = read_base(directory)
         config.reward_mean, config.reward_std = base["reward_mean"], base["reward_std"]
         config.pad_token_id = base["pad_token_id"]
-    model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
-        backbone, config=config, dtype=getattr(torch, dtype), attn_implementation=attention
-    )
+    with known_attention(attention):
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
+            backbone, config=config, dtype=getattr(torch, dtype), attn_implementation=implementation(attention)
+        )
     return _with_adapter(model, directory, trainable=False) if is_adapter(directory) else model
+
+
+def implementation(attention: str) -> str | None:
+    """Return the name of an implementation of attention for transformers; None where it is to choose."""
+    return None if attention == "auto" else attention
+
+
+@contextlib.contextmanager
+def known_attention(attention: str) -> Iterator[None]:
+    """Say in one line what is wrong with an implementation of attention that a model cannot have."""
+    try:
+        yield
+    except (ValueError, ImportError) as error:
+        if attention == "auto" or "attention" not in str(error).lower():
+            raise
+        reason = " ".join(str(error).split())
+        raise UsageError(f"attention={attention}: {reason[:200]}; use attention=auto") from None
+
+
+@contextlib.contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Put a model in evaluation mode, and afterwards each of its modules back in the mode it was in."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def reward_moments(model: Any) -> tuple[float, float]:

@@ -18,6 +18,7 @@ from posttrain.models.adapters import without_adapter_wrapper
 from posttrain.models.batching import pad_rows
 from posttrain.models.cpu.linear import is_plain, products
 from posttrain.models.cpu.llama_layers import states_at
+from posttrain.models.load import evaluating
 from posttrain.stage.progress import track
 
 _ROWS = 256
@@ -48,21 +49,24 @@ def response_log_probs(
     """Return the log-probability of each token of the responses in ``batches``, in nats, by the response's number.
 
     ``batches`` are the numbers of responses that run together, see `models.batching.by_tokens`. ``temperature`` divides
-    the logits, as in sampling. A model whose logits are more than its output layer's product is asked for them.
+    the logits, as in sampling. The model is in evaluation mode meanwhile, since dropout is no part of a policy. A model
+    whose logits are more than its output layer's product is asked for them.
     """
     trunk, head = backbone_and_head(model)
     device = next(model.parameters()).device
     by_head = head_gives_logits(model)
     found: dict[int, NDArray[np.float32]] = {}
-    for rows in track(batches, sum(map(len, batches)), "log-probabilities"):
-        ids_BT, chosen_BT = (part.to(device) for part in response_batch([(prompts[n], responses[n]) for n in rows]))
-        if by_head:
-            hidden_NH = states_before(trunk, ids_BT, chosen_BT)
-            logps_N, _ = head_log_probs(model, head, hidden_NH, ids_BT[chosen_BT], temperature)
-        else:
-            logits_NV = model(input_ids=ids_BT, use_cache=False).logits[:, :-1][chosen_BT[:, 1:]].float()
-            logps_N = -functional.cross_entropy(logits_NV / temperature, ids_BT[chosen_BT], reduction="none")
-        found.update(zip(rows, split_by_response(logps_N, [responses[n] for n in rows]), strict=True))
+    with evaluating(model):
+        for rows in track(batches, sum(map(len, batches)), "log-probabilities"):
+            batch = response_batch([(prompts[n], responses[n]) for n in rows])
+            ids_BT, chosen_BT = (part.to(device) for part in batch)
+            if by_head:
+                hidden_NH = states_before(trunk, ids_BT, chosen_BT)
+                logps_N, _ = head_log_probs(model, head, hidden_NH, ids_BT[chosen_BT], temperature)
+            else:
+                logits_NV = model(input_ids=ids_BT, use_cache=False).logits[:, :-1][chosen_BT[:, 1:]].float()
+                logps_N = -functional.cross_entropy(logits_NV / temperature, ids_BT[chosen_BT], reduction="none")
+            found.update(zip(rows, split_by_response(logps_N, [responses[n] for n in rows]), strict=True))
     return found
 
 
@@ -135,7 +139,8 @@ def scaled_logits(model: Any, logits_NV: Tensor, temperature: float) -> Tensor:
 class _ChosenLogProbs(torch.autograd.Function):
     """log softmax of the targets and the entropy; the logits' own memory holds weights, then the gradient.
 
-    Weights w are exp(x − max x). With p = w / ∑ w: ∂ log p_t / ∂x = onehot_t − p and ∂H / ∂x = −p (log p + H).
+    Weights w are exp(x − max x). With p = w / ∑ w: ∂ log p_t / ∂x = onehot_t − p and ∂H / ∂x = −p (log p + H). At the
+    target 1 − p is −expm1(log p): the difference of two numbers near 1 would be all rounding in bfloat16.
     """
 
     @staticmethod
@@ -156,12 +161,12 @@ class _ChosenLogProbs(torch.autograd.Function):
             logps_N[rows] = shifted_RV.gather(-1, targets_N[rows, None]).squeeze(-1) - total_R.log()
             entropies_N[rows] = total_R.log() - shifted_RV.mul_(weights_RV).sum(-1) / total_R
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(store_NV, targets_N, entropies_N, totals_N)
+        ctx.save_for_backward(store_NV, targets_N, logps_N, entropies_N, totals_N)
         return logps_N, entropies_N
 
     @staticmethod
     def backward(ctx: Any, logp_gradient_N: Tensor | None, entropy_gradient_N: Tensor | None) -> tuple[Tensor, None]:
-        store_NV, targets_N, entropies_N, totals_N = ctx.saved_tensors
+        store_NV, targets_N, logps_N, entropies_N, totals_N = ctx.saved_tensors
         if logp_gradient_N is None:
             logp_gradient_N = torch.zeros_like(entropies_N)
         for rows in _blocks(store_NV):
@@ -171,7 +176,11 @@ class _ChosenLogProbs(torch.autograd.Function):
                 log_RV = gradient_RV.to(entropies_N.dtype).clamp(min=1e-38).log() - total_R1.log()
                 factor_RV = factor_RV - entropy_gradient_N[rows, None] / total_R1 * (log_RV + entropies_N[rows, None])
             gradient_RV.mul_(factor_RV)
-            gradient_RV.scatter_add_(-1, targets_N[rows, None], own_R1.to(gradient_RV.dtype))
+            of_target_R1 = -torch.expm1(logps_N[rows, None]) * own_R1
+            if entropy_gradient_N is not None:
+                surprise_R1 = logps_N[rows, None] + entropies_N[rows, None]
+                of_target_R1 -= entropy_gradient_N[rows, None] * logps_N[rows, None].exp() * surprise_R1
+            gradient_RV.scatter_(-1, targets_N[rows, None], of_target_R1.to(gradient_RV.dtype))
         return store_NV, None
 
 

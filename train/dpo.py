@@ -16,7 +16,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from posttrain.stage.artifact import read_manifest
 from posttrain.stage.entry import Context, StageResult, stage_main
-from posttrain.stage.errors import UsageError, did_you_mean
+from posttrain.stage.errors import UsageError
 from posttrain.train.config.dpo import DpoConfig
 from posttrain.train.engine.arguments import training_arguments
 from posttrain.train.engine.fit import fit, plan_steps, save_model
@@ -82,16 +82,7 @@ def run(config: DpoConfig, context: Context) -> StageResult:
 
 
 def dpo_arguments(config: DpoConfig, common: dict[str, Any]) -> trl.DPOConfig:
-    """Return TRL's configuration of the loss.
-
-    Raises UsageError on an unknown loss option.
-    """
-    known = {name for name in trl.DPOConfig.__dataclass_fields__ if name not in common}
-    for name in config.loss_options:
-        if name not in known:
-            raise UsageError(
-                f"train.dpo.loss_options.{name}: unknown option of TRL's DPOConfig{did_you_mean(name, known)}"
-            )
+    """Return TRL's configuration of the loss."""
     return trl.DPOConfig(
         **common,
         beta=config.beta,

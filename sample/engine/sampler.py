@@ -8,15 +8,15 @@ Letters of array shapes: B rows of the batch, V tokens of the vocabulary, W word
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from posttrain.models.load import evaluating
 from posttrain.sample.engine.beam import Search, beam_search
 from posttrain.sample.engine.decoder import Decoder
 from posttrain.sample.engine.ending import Ending, end_tokens
@@ -276,18 +276,6 @@ class _Run:
             self.waiting.remove(waiting)
             for index in waiting[1]:
                 self.results[number][index] = Sample([], [], [], "aborted", "", 0.0)
-
-
-@contextlib.contextmanager
-def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Put a model in evaluation mode, and afterwards each of its modules back in the mode it was in."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _prefill_groups(

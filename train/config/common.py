@@ -9,8 +9,6 @@ from pydantic import Field
 from posttrain.stage.schema import schema, speed
 
 Dtype = Literal["float32", "bfloat16"]
-Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"]
-"""Implementations of attention in transformers."""
 
 
 @schema
@@ -67,8 +65,13 @@ class TrainingConfig:
     """What is trained: every weight, or a low-rank adapter."""
     dtype: Dtype = "float32"
     """Precision of the forward pass; master weights stay in float32 with full finetuning."""
-    attention: Attention = speed("sdpa")
-    """Implementation of attention."""
+    attention: str = speed("auto")
+    """Any implementation that transformers knows, such as ``flash_attention_2``; ``auto`` is what it takes for the
+    model, and flex attention for packs on a GPU."""
+    tf32: bool = speed(False)
+    """Let a GPU round the factors of float32 products to 10 bits of mantissa, which is several times as fast."""
+    large_float32: bool = speed(False)
+    """Train more than a billion parameters in float32 on a GPU all the same; bfloat16 takes a fraction of the time."""
     gradient_checkpointing: bool = speed(False)
     """Recompute activations in the backward pass instead of keeping them."""
     save_steps: int = speed(100, ge=1)

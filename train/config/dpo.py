@@ -6,8 +6,20 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from posttrain.stage.errors import did_you_mean
 from posttrain.stage.schema import schema
 from posttrain.train.config.common import TrainingConfig
+
+LOSS_OPTIONS = ("f_divergence_type", "f_alpha_divergence_coef", "discopop_tau", "use_weighting")
+"""Fields of TRL's `DPOConfig` that mean the same where the reference's log-probabilities are sums computed before."""
+REFUSED_OPTIONS = {
+    "ld_alpha": "it weighs the tokens of a response apart, but reference log-probabilities are sums over all of them",
+    "sync_ref_model": "the reference's log-probabilities were computed once; it cannot follow the policy",
+    **{name: f"a knob of its own; set train.dpo.{name}" for name in ("beta", "label_smoothing", "loss_weights")},
+    "loss_type": "a knob of its own; set train.dpo.loss",
+    "max_length": "rows are cut where they are tokenized; set data.tokenize.max_length",
+    "precompute_ref_log_probs": "they always are, by the stage train.reference",
+}
 
 
 @schema
@@ -25,7 +37,19 @@ class DpoConfig(TrainingConfig):
     pairs: Literal["best_worst", "all"] = "best_worst"
     """Pairs made of a K-ranked group."""
     loss_options: dict[str, Any] = Field(default_factory=dict)
-    """Further TRL `DPOConfig` fields of a loss: ``f_divergence_type``, ``discopop_tau``, ``use_weighting`` …"""
+    """TRL `DPOConfig` fields of some losses: those of `LOSS_OPTIONS`."""
+
+    @model_validator(mode="after")
+    def _options_fit_precomputed_references(self) -> DpoConfig:
+        for name in self.loss_options:
+            if name in REFUSED_OPTIONS:
+                raise ValueError(f"loss_options.{name}: {REFUSED_OPTIONS[name]}")
+            if name not in LOSS_OPTIONS:
+                raise ValueError(
+                    f"loss_options.{name}: not an option of a loss{did_you_mean(name, LOSS_OPTIONS)}; "
+                    f"there are {', '.join(LOSS_OPTIONS)}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _weights_match(self) -> DpoConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from posttrain.stage.schema import schema, speed
-from posttrain.train.config.common import Attention, Dtype
+from posttrain.train.config.common import Dtype
 
 
 @schema
@@ -16,5 +16,5 @@ class ReferenceConfig:
     """Precision of the model."""
     four_bit: bool = False
     """Quantise the backbone as QLoRA does, so that the policy and its reference start out equal."""
-    attention: Attention = speed("sdpa")
-    """Implementation of attention."""
+    attention: str = speed("auto")
+    """Any implementation that transformers knows; ``auto`` is what it takes for the model."""

@@ -11,7 +11,7 @@ import torch
 
 from posttrain.models.adapters import AdapterKind
 from posttrain.models.load import is_adapter, load_policy
-from posttrain.train.config.common import Attention, Dtype
+from posttrain.train.config.common import Dtype
 
 _ADAPTER = "reference"
 
@@ -39,9 +39,7 @@ class Reference:
             policy.delete_adapter(_ADAPTER)
 
 
-def reference_of(
-    source: Path, adapter: AdapterKind, dtype: Dtype, attention: Attention, device: torch.device
-) -> Reference:
+def reference_of(source: Path, adapter: AdapterKind, dtype: Dtype, attention: str, device: torch.device) -> Reference:
     """Return the reference of a policy that starts from ``source``: with adapters it needs no weights of its own."""
     if adapter != "full":
         return Reference(source, None)

@@ -14,14 +14,14 @@ from posttrain.models.adapters import make_trainable, weights_dtype, without_dro
 from posttrain.models.load import is_adapter, load_policy
 from posttrain.stage.engine import zero_stage
 from posttrain.stage.spec import Distributed
-from posttrain.train.config.common import AdapterConfig, Attention, Dtype
+from posttrain.train.config.common import AdapterConfig, Dtype
 
 
 def trainable_policy(
     source: Path,
     adapter: AdapterConfig,
     dtype: Dtype,
-    attention: Attention,
+    attention: str,
     distributed: Distributed,
     where: str,
     *,

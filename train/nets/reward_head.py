@@ -12,10 +12,18 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, se
 from trl.trainer.reward_trainer import suppress_seqcls_warning
 
 from posttrain.models.adapters import weights_dtype, without_dropout
-from posttrain.models.load import backbone_directory, four_bit_config, is_adapter, load_policy, trusts_remote_code
+from posttrain.models.load import (
+    backbone_directory,
+    four_bit_config,
+    implementation,
+    is_adapter,
+    known_attention,
+    load_policy,
+    trusts_remote_code,
+)
 from posttrain.stage.errors import UsageError
 from posttrain.stage.spec import Distributed
-from posttrain.train.config.common import AdapterConfig, Attention, Dtype
+from posttrain.train.config.common import AdapterConfig, Dtype
 from posttrain.train.nets.policy import loaded_whole, trained_as
 
 
@@ -23,7 +31,7 @@ def classifier_from_policy(
     source: Path,
     adapter: AdapterConfig,
     dtype: Dtype,
-    attention: Attention,
+    attention: str,
     distributed: Distributed,
     pad_token_id: int,
     seed: int,
@@ -38,12 +46,12 @@ def classifier_from_policy(
         if is_adapter(source) and adapter.kind == "full":
             model = _classifier_from_merged(source, attention, pad_token_id)
         else:
-            with suppress_seqcls_warning():  # the head is new on purpose
+            with suppress_seqcls_warning(), known_attention(attention):  # the head is new on purpose
                 model = AutoModelForSequenceClassification.from_pretrained(
                     backbone_directory(source),
                     num_labels=1,
                     pad_token_id=pad_token_id,
-                    attn_implementation=attention,
+                    attn_implementation=implementation(attention),
                     dtype=getattr(torch, weights_dtype(adapter.kind, dtype)),
                     quantization_config=four_bit_config() if adapter.kind == "qlora" else None,
                     trust_remote_code=trusts_remote_code(backbone_directory(source)),
@@ -54,11 +62,11 @@ def classifier_from_policy(
     return without_dropout(model)
 
 
-def _classifier_from_merged(source: Path, attention: Attention, pad_token_id: int) -> PreTrainedModel:
+def _classifier_from_merged(source: Path, attention: str, pad_token_id: int) -> PreTrainedModel:
     merged = load_policy(source).merge_and_unload()
     merged.config.num_labels, merged.config.pad_token_id = 1, pad_token_id
     model: PreTrainedModel = AutoModelForSequenceClassification.from_config(
-        merged.config, attn_implementation=attention
+        merged.config, attn_implementation=implementation(attention)
     )
     trunk = model.base_model_prefix
     getattr(model, trunk).load_state_dict(getattr(merged, trunk).state_dict())

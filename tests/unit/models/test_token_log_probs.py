@@ -121,3 +121,31 @@ def test_a_second_backward_pass_is_refused_rather_than_wrong() -> None:
     logps.sum().backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         logps.sum().backward()
+
+
+@pytest.mark.parametrize("probability", [0.5, 0.9, 0.99, 0.999, 0.9999])
+def test_a_confident_token_keeps_its_gradient_in_bfloat16(probability: float) -> None:
+    """At p = 0.999 a gradient of 1 − p is all rounding, where it is the difference of two bfloat16 numbers."""
+    torch.manual_seed(0)
+    head = nn.Linear(V, V, bias=False, dtype=torch.bfloat16)
+    target = 7
+    others = torch.randn(V, dtype=torch.float64)
+    others[target] = -torch.inf
+    others[target] = others.logsumexp(-1) + torch.tensor(probability / (1 - probability), dtype=torch.float64).log()
+    with torch.no_grad():
+        head.weight.copy_(torch.eye(V) + 0.1 * torch.randn(V, V))
+    hidden = torch.linalg.solve(head.weight.detach().double(), others).to(torch.bfloat16)[None]
+    found = []
+    for dtype in (torch.bfloat16, torch.float64):
+        states = hidden.detach().to(dtype).requires_grad_()
+        if dtype == torch.bfloat16:
+            logits = head(states).detach()
+            logps, _ = head_log_probs(LLAMA, head, states, torch.tensor([target]))
+        else:  # from the same rounded logits: their rounding is not the gradient's
+            logits_too = (
+                states @ head.weight.detach().double().T + (logits - (states @ head.weight.double().T)).detach()
+            )
+            logps, _ = naive(logits_too, torch.tensor([target]))
+        logps.sum().backward()
+        found.append(states.grad.double())
+    assert ((found[0] - found[1]).norm() / found[1].norm()).item() < 0.01
