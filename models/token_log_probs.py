@@ -125,14 +125,16 @@ def _log_probs(model: Any, logits_NV: Tensor, targets_N: Tensor, temperature: fl
 
 
 def scaled_logits(model: Any, logits_NV: Tensor, temperature: float) -> Tensor:
-    """Return logits divided by the temperature, after the caps and scales that some families put on them."""
+    """Return logits divided by the temperature, after the scales and caps that some families put on them."""
     config = model.config.get_text_config()
-    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
-        logits_NV = torch.tanh(logits_NV / cap) * cap
-    if (scale := getattr(config, "logit_scale", None)) is not None:
-        logits_NV = logits_NV * scale
-    if (divisor := getattr(config, "logits_scaling", None)) is not None:
-        logits_NV = logits_NV / divisor
+    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
+        if (scale := getattr(config, name, None)) is not None:
+            logits_NV = logits_NV * scale
+    if (scaling := getattr(config, "logits_scaling", None)) is not None:
+        logits_NV = logits_NV * scaling if config.model_type == "hyperclovax" else logits_NV / scaling
+    for name in ("final_logit_softcapping", "logits_soft_cap"):
+        if (cap := getattr(config, name, None)) is not None:
+            logits_NV = torch.tanh(logits_NV / cap) * cap
     return logits_NV if temperature == 1 else logits_NV / temperature
 
 

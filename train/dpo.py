@@ -19,16 +19,21 @@ from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError
 from posttrain.train.config.dpo import DpoConfig
 from posttrain.train.engine.arguments import training_arguments
+from posttrain.train.engine.first_step import require_fused_log_probs
 from posttrain.train.engine.fit import fit, plan_steps, save_model
 from posttrain.train.engine.opening import announce, begin, describe_rows, estimated_memory
 from posttrain.train.engine.trainer import StageTrainer
-from posttrain.train.nets.policy import trainable_policy
+from posttrain.train.nets.policy import trainable_policy, wants_mask
 from posttrain.train.rows.collate import collate_pairs
 from posttrain.train.rows.dataset import pair_dataset, read_groups
 
 
 class DpoTrainer(StageTrainer, trl.DPOTrainer):
     """TRL's trainer and losses; the reference log-probabilities come with the rows."""
+
+    def try_model(self, model: Any, inputs: dict[str, Any]) -> None:
+        """Check that the fused output layer is the model's own."""
+        require_fused_log_probs(model, inputs["input_ids"], "train.dpo")
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         return dataset
@@ -68,7 +73,11 @@ def run(config: DpoConfig, context: Context) -> StageResult:
         keep_checkpoints=config.keep_checkpoints,
         model=policy,
         args=arguments,
-        data_collator=partial(collate_pairs, collate=DataCollatorForPreference(tokenizer.pad_token_id)),
+        data_collator=partial(
+            collate_pairs,
+            collate=DataCollatorForPreference(tokenizer.pad_token_id),
+            with_mask=wants_mask(policy),
+        ),
         train_dataset=rows,
         eval_dataset=held_out if len(held_out) else None,
         processing_class=tokenizer,

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from posttrain.data.chat import tokenizer_digest
 from posttrain.models.adapters import merged, without_dropout
 from posttrain.models.load import load_policy, load_reward_model
-from posttrain.models.token_log_probs import backbone_and_head
+from posttrain.models.token_log_probs import backbone_and_head, head_gives_logits
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError
 from posttrain.train.config.ppo import PpoConfig
@@ -34,7 +34,8 @@ def run(config: PpoConfig, context: Context) -> StageResult:
     arguments = TrainingArguments(**prepared.arguments, ignore_data_skip=True)
     copy = whole_copy(partial(actor_critic, config, context), config.dtype, context.spec.distributed)
     model = actor_critic(config, context)
-    server = policy_server(config.server, context, tokenizer) if config.backend == "vllm" else None
+    processed = config.server_logprobs == "processed"
+    server = policy_server(config.server, processed, context, tokenizer) if config.backend == "vllm" else None
     collector = collector_of(
         prepared, config, (copy or model).policy, context.spec.seed, arguments.process_index, server
     )
@@ -55,9 +56,11 @@ def run(config: PpoConfig, context: Context) -> StageResult:
     return train_and_save(trainer, prepared, context)
 
 
-def policy_server(url: str, context: Context, tokenizer: PreTrainedTokenizerBase) -> PolicyServer:
+def policy_server(
+    url: str, processed_logprobs: bool, context: Context, tokenizer: PreTrainedTokenizerBase
+) -> PolicyServer:
     """Return the server that samples in the stage's place."""
-    return PolicyServer(url, tokenizer, context.work / "served", context.main_process)
+    return PolicyServer(url, tokenizer, context.work / "served", context.main_process, processed_logprobs)
 
 
 def require_critic(kind: str, context: Context, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -80,6 +83,11 @@ def actor_critic(config: PpoConfig, context: Context) -> ActorCritic:
     policy = trainable_policy(
         source, config.adapter, config.dtype, config.attention, distributed, "train.ppo", whole=True
     )
+    if not head_gives_logits(policy):
+        raise UsageError(
+            f"train.ppo: the logits of {policy.config.model_type} are more than its output layer's product, which the "
+            "log-probabilities here do not know; use train.rloo or train.grpo, which take the model's own logits"
+        )
     if config.critic.kind == "shared":
         return ActorCritic(policy, Critic(None, fresh_head(policy)))
     with loaded_whole():

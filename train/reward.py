@@ -43,7 +43,7 @@ class RewardTrainer(StageTrainer, trl.RewardTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Tensor | None = None
     ) -> Any:
         """Return the pairwise loss of a micro-batch of groups, and count pair accuracy and margin."""
-        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
+        outputs = model(input_ids=inputs["input_ids"], use_cache=False)
         rewards_R = outputs.logits.squeeze(-1).float()
         better, worse, weight = inputs["better"], inputs["worse"], inputs["weight"]
         groups = inputs["num_groups"]
@@ -120,9 +120,7 @@ def reward_statistics(trainer: Any) -> tuple[float, float]:
         if index == _STATISTICS_BATCHES:
             break
         inputs = trainer._prepare_inputs(batch)
-        outputs = trainer.model_wrapped(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
-        )
+        outputs = trainer.model_wrapped(input_ids=inputs["input_ids"], use_cache=False)
         rewards_R = outputs.logits.squeeze(-1).double()
         sums += torch.stack([torch.ones_like(rewards_R).sum(), rewards_R.sum(), (rewards_R**2).sum()])
     if dist.is_initialized():

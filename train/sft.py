@@ -15,10 +15,11 @@ from torch import Tensor
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.train.config.sft import SftConfig
 from posttrain.train.engine.arguments import training_arguments
+from posttrain.train.engine.first_step import require_fused_log_probs, require_separate_rows
 from posttrain.train.engine.fit import fit, plan_steps, save_model
 from posttrain.train.engine.opening import announce, begin, describe_rows, estimated_memory
 from posttrain.train.engine.trainer import StageTrainer
-from posttrain.train.nets.policy import trainable_policy
+from posttrain.train.nets.policy import trainable_policy, wants_mask
 from posttrain.train.rows.collate import collate_packs, collate_sft
 from posttrain.train.rows.dataset import fill_up, read_demonstrations
 from posttrain.train.rows.packs import pack_demonstrations
@@ -26,6 +27,12 @@ from posttrain.train.rows.packs import pack_demonstrations
 
 class SftTrainer(StageTrainer, trl.SFTTrainer):
     """TRL's trainer and fused LM head, with token-exact losses over micro-batches, ranks and the held-out split."""
+
+    def try_model(self, model: Any, inputs: dict[str, Any]) -> None:
+        """Check that packed rows keep apart, and that the fused output layer is the model's own."""
+        if "position_ids" in inputs:
+            require_separate_rows(model, inputs["input_ids"], inputs["position_ids"], "train.sft")
+        require_fused_log_probs(model, inputs["input_ids"], "train.sft")
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Tensor | None = None
@@ -60,7 +67,10 @@ def run(config: SftConfig, context: Context) -> StageResult:
         source, config.adapter, config.dtype, config.attention, distributed, "train.sft", dropout=True
     )
     flatten = config.attention.startswith("flash")
-    collate = partial(collate_packs, flatten=flatten) if config.packing else collate_sft
+    if config.packing:
+        collate = partial(collate_packs, flatten=flatten)
+    else:
+        collate = partial(collate_sft, with_mask=wants_mask(policy))
     trainer = SftTrainer(
         plan=plan,
         context=context,

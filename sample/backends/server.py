@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,9 +28,9 @@ from posttrain.stage.errors import PosttrainError, UsageError
 Dialect = Literal["vllm", "transformers"]
 PROBE = "The weights of the server are those of"
 PROBE_TOKENS = 16
-LARGEST_GAP = {torch.float32: 1e-3}
-"""Largest difference between the server's log-probabilities and ours that passes for rounding, by dtype."""
-LARGEST_GAP_ELSE = 0.1
+EXACT_GAP, ROUNDED_GAP = 1e-3, 0.1
+"""Largest difference between the server's log-probabilities and ours that passes for rounding: where both compute in
+float32, and where one of them does not."""
 
 
 class ServerSampler:
@@ -44,11 +45,16 @@ class ServerSampler:
         *,
         max_concurrent: int = 64,
         timeout_seconds: float = 600.0,
+        processed_logprobs: bool = False,
     ) -> None:
-        """``url`` is the server's root, without ``/v1``, and ``model`` the name that it serves the model by."""
+        """``url`` is the server's root, without ``/v1``, and ``model`` the name that it serves the model by.
+
+        ``processed_logprobs`` says that the server gives the log-probabilities of what it draws from, after all knobs.
+        """
         self.url, self.model, self.tokenizer, self.dialect = url.rstrip("/"), model, tokenizer, dialect
         self._max_concurrent = max_concurrent if dialect == "vllm" else 1
         self._timeout = timeout_seconds
+        self._processed = processed_logprobs
 
     def generate(
         self,
@@ -119,8 +125,18 @@ class ServerSampler:
             return Sample(ids, [], [], reason, choice["text"], seconds)
         logprobs = choice["logprobs"]["token_logprobs"]
         return Sample(
-            choice["token_ids"], logprobs, _sampling_logprobs(logprobs, params), reason, choice["text"], seconds
+            choice["token_ids"], logprobs, self._sampling_logprobs(logprobs, params), reason, choice["text"], seconds
         )
+
+    def _sampling_logprobs(self, logprobs: list[float], params: SamplingParams) -> list[float]:
+        """Return the log-probabilities under the distribution that was drawn from, where they can be known."""
+        if params.temperature == 0:
+            return [0.0] * len(logprobs)
+        limits = {
+            name: getattr(params, name) for name in ("max_tokens", "stop", "stop_token_ids", "num_samples", "seed")
+        }
+        plain = params == dataclasses.replace(SamplingParams(), **limits)
+        return logprobs if plain or self._processed else []
 
     def _check(self, params: SamplingParams) -> None:
         if params.num_beams > 1:
@@ -198,8 +214,9 @@ class ServerSampler:
                 client.post("/reset_prefix_cache").raise_for_status()
             finally:
                 client.post("/resume")
+            served = served_dtype(client.get("/server_info").text)
         gap = self._logprob_gap(model)
-        if gap > LARGEST_GAP.get(model.dtype, LARGEST_GAP_ELSE):
+        if gap > largest_gap(model.dtype, served):
             raise PosttrainError(
                 f"{self.url}: log-probabilities still differ by {gap:.3g} after the update from {directory}, so old "
                 "weights are in use; restart the server on the new folder (docs/serving.md)"
@@ -223,9 +240,12 @@ def _checked(response: httpx2.Response) -> dict[str, Any]:
     return body
 
 
-def _sampling_logprobs(logprobs: list[float], params: SamplingParams) -> list[float]:
-    """Return the log-probabilities under the distribution that was drawn from, where they can be known."""
-    if params.temperature == 0:
-        return [0.0] * len(logprobs)
-    limits = {name: getattr(params, name) for name in ("max_tokens", "stop", "stop_token_ids", "num_samples", "seed")}
-    return logprobs if params == dataclasses.replace(SamplingParams(), **limits) else []
+def served_dtype(server_info: str) -> str | None:
+    """Return the dtype that a vLLM server computes in, by what its ``/server_info`` says; None where it does not."""
+    found = re.search(r"\bdtype\W+(?:torch\.)?(float32|bfloat16|float16)", server_info)
+    return found[1] if found is not None else None
+
+
+def largest_gap(ours: torch.dtype, served: str | None) -> float:
+    """Return how far log-probabilities may lie apart that one model gets in two places."""
+    return EXACT_GAP if ours == torch.float32 and served == "float32" else ROUNDED_GAP

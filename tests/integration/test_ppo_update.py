@@ -279,24 +279,28 @@ class NaivePpo:
         return torch.maximum(plain, near) / 2
 
     def descend(self, number: int) -> None:
-        """Clip the gradients and take a step of AdamW; the rate warms up linearly, then falls as a cosine."""
-        optimizer, total = self.config.optimizer, EPOCHS * MINI_BATCHES
-        warmup = round(optimizer.warmup_fraction * total)
-        share = (
-            number / warmup if number < warmup else (1 + math.cos(math.pi * (number - warmup) / (total - warmup))) / 2
-        )
+        """Clip the gradients and take a step of AdamW with whoever learns; a policy's own steps begin after the warm-up
+        of the critic, and with them its schedule and its count of updates."""
+        total, alone = EPOCHS * MINI_BATCHES, self.config.critic.warmup_steps
         trained = [p for p in [*self.of_policy.values(), *self.of_critic.values()] if p.grad is not None]
+        optimizer = self.config.optimizer
         norm = math.sqrt(sum(float((p.grad**2).sum()) for p in trained if p.grad is not None))
         cut = min(1.0, optimizer.max_grad_norm / (norm + 1e-6))
-        rates = {
-            "policy": optimizer.learning_rate * (number >= self.config.critic.warmup_steps),
-            "critic": self.config.critic.learning_rate or optimizer.learning_rate,
-        }
-        groups = ((self.of_policy, rates["policy"]), (self.of_critic, rates["critic"]))
-        for parameters, rate in groups:
+        critic_rate = self.config.critic.learning_rate or optimizer.learning_rate
+        learners = [(self.of_critic, critic_rate, number, total)]
+        if number >= alone:
+            learners.append((self.of_policy, optimizer.learning_rate, number - alone, total - alone))
+        for parameters, rate, own_number, own_total in learners:
             for parameter in parameters.values():
                 gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad * cut
-                self.adamw(parameter, gradient, rate * share, number + 1)
+                self.adamw(parameter, gradient, rate * self.share(own_number, own_total), own_number + 1)
+
+    def share(self, number: int, total: int) -> float:
+        """Return what of the rate is left at a step: it warms up linearly, then falls as a cosine."""
+        warmup = round(self.config.optimizer.warmup_fraction * total)
+        if number < warmup:
+            return number / warmup
+        return (1 + math.cos(math.pi * (number - warmup) / (total - warmup))) / 2
 
     @torch.no_grad()
     def adamw(self, parameter: Tensor, gradient: Tensor, rate: float, count: int) -> None:

@@ -56,6 +56,9 @@ class PpoConfig(RolloutConfig):
     """Who samples: the stage itself, or a vLLM server that gets the weights before every rollout (docs/ppo.md)."""
     server: str = speed("http://127.0.0.1:8000")
     """vllm: the root of the server's address."""
+    server_logprobs: Literal["raw", "processed"] = "raw"
+    """vllm: what its log-probabilities are of: the model itself, or, where the server runs with ``--logprobs-mode
+    processed_logprobs``, what a token was drawn from. Temperatures other than 1 need the latter."""
     importance_cap: float = Field(default=2.0, ge=1)
     """vllm: largest weight of a token for what its log-probabilities differ between server and trainer."""
     ppo_epochs: int = Field(default=4, ge=1)
@@ -81,9 +84,10 @@ class PpoConfig(RolloutConfig):
 
     @model_validator(mode="after")
     def _server_says_what_it_drew_from(self) -> PpoConfig:
-        if self.backend == "vllm" and self.temperature != 1:
+        if self.backend == "vllm" and self.temperature != 1 and self.server_logprobs == "raw":
             raise ValueError(
-                f"temperature={self.temperature}: a vLLM server gives the log-probabilities of temperature 1 alone; "
-                "set temperature=1, or backend=transformers"
+                f"temperature={self.temperature}: a vLLM server gives the log-probabilities of temperature 1 unless it "
+                "runs with --logprobs-mode processed_logprobs; start it so and set server_logprobs=processed, or set "
+                "temperature=1"
             )
         return self

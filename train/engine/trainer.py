@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback
 
+from posttrain.models.load import evaluating
 from posttrain.stage import heartbeat
 from posttrain.stage.entry import Context
 from posttrain.stage.errors import NonFiniteLossError, StoppedError
@@ -61,6 +62,7 @@ class StageTrainer(Trainer):
         self._run_seconds = 0.0
         self._losses: list[Tensor] = []
         self._rows: list[Tensor] = []
+        self._tried = False
         self.remove_callback(PrinterCallback)
         self.add_callback(self.stop)
         if isinstance(self.model, PeftModel) and "ref" in self.model.peft_config:
@@ -123,13 +125,20 @@ class StageTrainer(Trainer):
 
     # Steps: a loss that is not finite ends the run before it reaches the weights.
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+    def try_model(self, model: Any, inputs: dict[str, Any]) -> None:
+        """Check before the first step, on all ranks, that the model computes what the stage counts on."""
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """Run one micro-batch and remember its loss for the check at the step's end."""
+        if not self._tried:
+            self._tried = True
+            with evaluating(model), self.accelerator.autocast():
+                self.try_model(model, self._prepare_input(inputs))
         if self.stop.evaluation_owed:
             self._evaluate_undisturbed(None, None)  # stopped once more, it is still owed: the checkpoint says so
             self.stop.evaluation_owed = False
         started = time.monotonic()
-        loss: Tensor = super().training_step(*args, **kwargs)
+        loss: Tensor = super().training_step(model, inputs, *args, **kwargs)
         self._losses.append(loss)
         self._run_seconds += time.monotonic() - started
         heartbeat.beat("training", self.state.global_step, self.plan.max_steps)

@@ -6,7 +6,7 @@ N response tokens of a micro-batch.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -119,23 +119,32 @@ class PpoTrainer(PhaseTrainer):
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """Return the schedule; the policy's rate is zero while the critic warms up."""
+        """Return the schedule: the policy's begins when the critic has warmed up, and its rate is zero until then."""
         if getattr(self, "lr_scheduler", None) is None:
             optimizer = self.optimizer if optimizer is None else optimizer
-            usual = get_scheduler(
-                self.args.lr_scheduler_type,
-                optimizer,
-                self.args.get_warmup_steps(num_training_steps),
-                num_training_steps,
-            ).lr_lambdas[0]
-            warmup = self.config.critic.warmup_steps
+            alone = min(self.config.critic.warmup_steps, num_training_steps)
+            of_critic = self._schedule(optimizer, num_training_steps)
+            of_policy = self._schedule(optimizer, num_training_steps - alone)
 
-            def of_policy(step: int) -> float:
-                return usual(step) if step >= warmup else 0.0
+            def after_warmup(step: int) -> float:
+                return of_policy(step - alone) if step >= alone else 0.0
 
-            rates = [usual if group["is_critic"] else of_policy for group in optimizer.param_groups]
+            rates = [of_critic if group["is_critic"] else after_warmup for group in optimizer.param_groups]
             self.lr_scheduler = LambdaLR(optimizer, rates)
         return self.lr_scheduler
+
+    def _schedule(self, optimizer: Any, steps: int) -> Callable[[int], float]:
+        """Return the configured schedule over so many steps, as a factor of the rate by step."""
+        warmup = round(self.config.optimizer.warmup_fraction * steps)
+        scheduler = get_scheduler(self.args.lr_scheduler_type, optimizer, warmup, max(steps, 1))
+        factor: Callable[[int], float] = scheduler.lr_lambdas[0]
+        return factor
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        """Run one micro-batch; the first in which the policy learns finds its optimizer as new."""
+        if self.state.global_step == self.config.critic.warmup_steps > 0:
+            forget_steps(self.optimizer, lambda group: not group["is_critic"])
+        return super().training_step(model, inputs, *args, **kwargs)
 
     # Checkpoints: the weights that are trained, and where the algorithm stands.
 
@@ -164,6 +173,24 @@ class PpoTrainer(PhaseTrainer):
         """Stand where `phase_state` said."""
         super().take_up(state)
         self.kl_coef = state["kl_coef"]
+
+
+def forget_steps(optimizer: Any, of_group: Callable[[dict[str, Any]], bool]) -> None:
+    """Let Adam begin anew for some parameter groups whose gradients were all zero so far.
+
+    Its moments are zero then, but each step made their bias corrections weaker: the first real updates would be as
+    large as several times the rate (Kingma and Ba 2015, sec. 3).
+    """
+    while not isinstance(optimizer, torch.optim.Optimizer) or hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer  # the engine's wrapper
+    for group in optimizer.param_groups:
+        if of_group(group):
+            if "step" in group:
+                group["step"] = 0
+            for parameter in group["params"]:
+                state = optimizer.state.get(parameter, {})
+                if "step" in state:
+                    state["step"] = torch.zeros_like(state["step"]) if isinstance(state["step"], Tensor) else 0
 
 
 def adapted_kl_coef(coef: float, kl: float, episodes: int, config: KlConfig) -> float:

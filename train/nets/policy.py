@@ -50,6 +50,11 @@ def trained_as(
     return make_trainable(model, **knobs, where=where, classifier=classifier, one_dtype=one_dtype)
 
 
+def wants_mask(model: Any) -> bool:
+    """Return whether a model needs to know which tokens are padding: a loss that balances experts counts all others."""
+    return bool(getattr(model.config.get_text_config(), "output_router_logits", False))
+
+
 @contextmanager
 def loaded_whole(wanted: bool = True) -> Iterator[None]:
     """Load models whole inside, also under ZeRO-3, which would take each weight apart as it comes.

@@ -35,9 +35,10 @@ class RewardModelScore:
         device: torch.device,
         scoring_tokens: int,
         normalize: bool,
+        dtype: str = "float32",
     ) -> None:
         self.tokenizer = reward_tokenizer(directory)
-        model = load_reward_model(directory)
+        model = load_reward_model(directory, dtype)
         self.model = merged(model).to(device).eval().requires_grad_(False)
         self.scoring_tokens = scoring_tokens
         self.mean, self.std = reward_moments(model) if normalize else (0.0, 1.0)

@@ -28,8 +28,11 @@ def build_rewards(
     device: torch.device,
     scoring_tokens: int,
     where: str,
+    dtype: str = "float32",
 ) -> Rewards:
     """Return the reward of a stage; ``where`` is its configuration path, for messages.
+
+    ``dtype`` is the precision of a reward model.
 
     Raises UsageError for a term that cannot be built, or two of the same name.
     """
@@ -42,7 +45,7 @@ def build_rewards(
         if term.kind == "reward_model":
             if reward_model is None:
                 raise UsageError(f"{path}.kind: 'reward_model', but there is no inputs.reward; give one")
-            reward: Reward = RewardModelScore(reward_model, tokenizer, device, scoring_tokens, term.normalize)
+            reward: Reward = RewardModelScore(reward_model, tokenizer, device, scoring_tokens, term.normalize, dtype)
         else:
             reward = _BUILDERS[term.kind](term, path)
         components.append(Component(name, term.weight, term.clip, reward, is_penalty=term.kind == "length"))

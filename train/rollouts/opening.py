@@ -72,7 +72,9 @@ def prepare(
     if with_reference:
         reference = reference_of(source, config.adapter.kind, config.dtype, config.attention, device())
     reward_model = context.inputs.get("reward")
-    rewards = build_rewards(config.rewards, reward_model, tokenizer, device(), config.scoring_tokens, where)
+    rewards = build_rewards(
+        config.rewards, reward_model, tokenizer, device(), config.scoring_tokens, where, config.dtype
+    )
     samples = SampleLog(context.work / "samples.jsonl", rows, config.sample_rows, context.main_process)
     return Prepared(source, tokenizer, prompts, rows, plan, arguments, reference, rewards, samples)
 

@@ -116,7 +116,8 @@ class PhaseTrainer(StageTrainer):
 
     def _roll_out(self) -> None:
         try:
-            rollout = self.collect()
+            with self.accelerator.autocast():  # once for all of it: weights are cast once, not at each token
+                rollout = self.collect()
         except StoppedError as stopped:
             step, last = self.state.global_step, self.plan.max_steps
             how = self._keep(step) if step else "nothing was to be saved yet; the same command starts again"

@@ -22,8 +22,8 @@ SERVED_NAME = "policy"
 class PolicyServer:
     """A server, and the folder through which it gets weights: both must see it under the same path."""
 
-    def __init__(self, url: str, tokenizer: Any, folder: Path, main_process: bool) -> None:
-        self.sampler = ServerSampler(url, SERVED_NAME, tokenizer)
+    def __init__(self, url: str, tokenizer: Any, folder: Path, main_process: bool, processed_logprobs: bool) -> None:
+        self.sampler = ServerSampler(url, SERVED_NAME, tokenizer, processed_logprobs=processed_logprobs)
         self.folder = folder
         self.main_process = main_process
 

@@ -19,16 +19,16 @@ from posttrain.train.rows.dataset import FILLER, Row
 Batch = dict[str, Tensor]
 
 
-def collate_sft(rows: list[Row], pad_token_id: int) -> Batch:
-    """Return ``input_ids_BT``, ``labels_BT``, ``attention_mask_BT`` of demonstrations."""
+def collate_sft(rows: list[Row], pad_token_id: int, with_mask: bool = False) -> Batch:
+    """Return ``input_ids_BT`` and ``labels_BT`` of demonstrations, padded on the right.
+
+    Causal attention keeps such padding out by itself, and a mask would keep the fast kernels out: ``attention_mask_BT``
+    is there with ``with_mask`` alone.
+    """
     ids_BT, mask_BT = pad_rows([row["input_ids"] for row in rows], pad_token_id)
     labels_BT, _ = pad_rows([_labels(row) for row in rows], IGNORED)
-    return {
-        **_bookkeeping(rows, int(mask_BT.sum())),
-        "input_ids": ids_BT,
-        "labels": labels_BT,
-        "attention_mask": mask_BT,
-    }
+    batch = {**_bookkeeping(rows, int(mask_BT.sum())), "input_ids": ids_BT, "labels": labels_BT}
+    return {**batch, "attention_mask": mask_BT} if with_mask else batch
 
 
 def collate_packs(rows: list[Row], pad_token_id: int, flatten: bool) -> Batch:
@@ -60,7 +60,7 @@ def collate_packs(rows: list[Row], pad_token_id: int, flatten: bool) -> Batch:
 def collate_ranked_groups(rows: list[Row], pad_token_id: int) -> Batch:
     """Return whole K-ranked groups: every response once, and the untied pairs among them.
 
-    ``input_ids_RT``, ``attention_mask_RT``; ``better_P`` and ``worse_P`` index R; ``rank_gap_P`` ≥ 1; ``weight_P`` is
+    ``input_ids_RT``; ``better_P`` and ``worse_P`` index R; ``rank_gap_P`` ≥ 1; ``weight_P`` is
     1 / C(K, 2) of the pair's group (Ouyang et al. 2022, eq. 1), so that a group weighs the same whatever its K. Fillers
     come last: they have responses but no pairs, and are in neither ``num_groups`` nor ``num_responses``.
     """
@@ -83,7 +83,6 @@ def collate_ranked_groups(rows: list[Row], pad_token_id: int) -> Batch:
     return {
         **_bookkeeping(rows, int(mask_RT.sum())),
         "input_ids": ids_RT,
-        "attention_mask": mask_RT,
         "num_groups": torch.tensor(sum(row["row"] != FILLER for row in rows)),
         "num_responses": torch.tensor(counted),
         "better": torch.tensor(better, dtype=torch.int64),
@@ -93,10 +92,15 @@ def collate_ranked_groups(rows: list[Row], pad_token_id: int) -> Batch:
     }
 
 
-def collate_pairs(rows: list[Row], collate: Callable[[list[Row]], Batch]) -> Batch:
-    """Return what TRL's preference collator makes of pairs, with our bookkeeping."""
+def collate_pairs(rows: list[Row], collate: Callable[[list[Row]], Batch], with_mask: bool = False) -> Batch:
+    """Return what TRL's preference collator makes of pairs, with our bookkeeping.
+
+    The mask that TRL's trainer hands to the model hides nothing unless ``with_mask``, for the reason of `collate_sft`.
+    """
     batch = collate(rows)
-    return {**_bookkeeping(rows, int(batch["attention_mask"].sum())), **batch}
+    mask_BT = batch["attention_mask"]
+    shown_BT = mask_BT if with_mask else torch.ones_like(mask_BT)
+    return {**_bookkeeping(rows, int(mask_BT.sum())), **batch, "attention_mask": shown_BT}
 
 
 def _labels(row: Row) -> list[int]:

@@ -94,4 +94,6 @@ def test_unpacked_rows_are_padded_on_the_right() -> None:
     batch = collate_sft([rows()[2], rows()[1]], pad_token_id=0)
     assert batch["input_ids"].tolist() == [[13, 14, 0], [10, 11, 12]]
     assert batch["labels"].tolist() == [[13, 14, -100], [10, 11, 12]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1]]
+    assert "attention_mask" not in batch
+    masked = collate_sft([rows()[2], rows()[1]], pad_token_id=0, with_mask=True)
+    assert masked["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1]]

@@ -1,0 +1,80 @@
+"""What is tried before the first step, on the model as its engine holds it: that it computes what training counts on.
+
+Letters of array shapes: B rows of a batch, R rows of a pack, T positions, H hidden size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from posttrain.models.batching import pad_rows
+from posttrain.stage.errors import UsageError
+
+ROWS, TOKENS = 8, 64
+"""Rows of a pack, and tokens of a row, that are compared."""
+
+
+@torch.no_grad()
+def require_separate_rows(model: Any, input_ids_BT: Tensor, position_ids_BT: Tensor, where: str) -> None:
+    """Check that the rows of the first pack have the states that they have alone.
+
+    Some families carry a state, or build masks, past where positions begin anew. All ranks must call this. Raises
+    UsageError that names the family.
+    """
+    ids_T, positions_T = input_ids_BT[0], position_ids_BT[0]
+    starts = (positions_T == 0).nonzero().flatten().tolist()
+    spans = list(zip(starts, [*starts[1:], len(ids_T)], strict=True))[:ROWS]
+    end = spans[-1][1]
+    packed_TH = _states(model, ids_T[None, :end], position_ids=positions_T[None, :end])[0]
+    alone_RT, _ = pad_rows([ids_T[start:stop].tolist() for start, stop in spans], 0)
+    alone_RTH = _states(model, alone_RT.to(ids_T.device))
+    differences = [
+        _difference(packed_TH[start:stop], alone_RTH[row, : stop - start]) for row, (start, stop) in enumerate(spans)
+    ]
+    if max(differences) > _tolerance(packed_TH, 3e-2):
+        raise UsageError(
+            f"{where}.packing: {_family(model)} lets the rows of a pack reach into each other (their states differ by "
+            f"{max(differences):.2g} from those of the rows alone); set packing=false, or try another attention"
+        )
+
+
+@torch.no_grad()
+def require_fused_log_probs(model: Any, input_ids_BT: Tensor, where: str) -> None:
+    """Check that TRL's fused output layer gives what the model's own logits say.
+
+    All ranks must call this. Raises UsageError that names the family.
+    """
+    ids_BT = input_ids_BT[:1, :TOKENS]
+    fused_BT = model(input_ids=ids_BT, labels=ids_BT, use_cache=False, fused_lm_head=True).log_probs
+    logits_BTV = model(input_ids=ids_BT, use_cache=False).logits[:, :-1]
+    own_BT = logits_BTV.float().log_softmax(-1).gather(-1, ids_BT[:, 1:, None]).squeeze(-1)
+    gap = float((fused_BT.float() - own_BT).abs().mean())
+    if gap > _tolerance(logits_BTV, 0.1):
+        raise UsageError(
+            f"{where}: the logits of {_family(model)} are more than its output layer's product (log-probabilities "
+            f"differ by {gap:.2g}), which the fused loss does not know; this family cannot be trained here"
+        )
+
+
+def _states(model: Any, ids_BT: Tensor, **more: Tensor) -> Tensor:
+    states_BTH: Tensor = model(input_ids=ids_BT, use_cache=False, output_hidden_states=True, **more).hidden_states[-1]
+    return states_BTH
+
+
+def _difference(found_TH: Tensor, expected_TH: Tensor) -> float:
+    """Return how far states lie from others, as a share of their length, in the mean over tokens."""
+    gap_T = (found_TH.float() - expected_TH.float()).norm(dim=-1)
+    return float((gap_T / expected_TH.float().norm(dim=-1).clamp(min=1e-6)).mean())
+
+
+def _tolerance(computed: Tensor, rounded: float) -> float:
+    """Return what passes for rounding: ``rounded`` where numbers have less than single precision."""
+    return 1e-4 if computed.dtype in (torch.float32, torch.float64) else rounded
+
+
+def _family(model: Any) -> str:
+    inner = getattr(model, "module", model)  # out of DDP's or DeepSpeed's wrapper
+    return str(inner.config.model_type)
