@@ -94,7 +94,7 @@ HELD = "held.json"
 
 
 def note_what_is_held() -> None:
-    """Have each rank note what gradients it holds, and in which dtype, after all micro-batches of a step but the last."""
+    """Have each rank note what gradients it holds, and in which dtype, before the last micro-batch of a step."""
     from posttrain.train.engine.trainer import StageTrainer
 
     step = StageTrainer.training_step

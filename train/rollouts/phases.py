@@ -122,13 +122,17 @@ class PhaseTrainer(StageTrainer):
             step, last = self.state.global_step, self.plan.max_steps
             how = self._keep(step) if step else "nothing was to be saved yet; the same command starts again"
             raise StoppedError(f"{stopped}, after step {step} of {last}; {how}") from None
-        self.phase, self.handed_out, self.episodes = self.phase + 1, 0, rollout.episodes
-        self.last_rollout = rollout.metrics
-        self._moved = torch.zeros_like(self._moved)
-        for name, value in rollout.metrics.items():
-            self.sums.add("train", name, value, 1.0)
+        self.begin_phase(rollout)
         self._sound_alarms(rollout.metrics)
         self.samples.show(self.phase, self.state.global_step, rollout.episodes)
+
+    def begin_phase(self, rollout: Rollout) -> None:
+        """Take the mini-batches of a rollout next, and log what it was like."""
+        self.phase, self.handed_out, self.episodes = self.phase + 1, 0, rollout.episodes
+        self.last_rollout = rollout.metrics
+        self._moved = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        for name, value in rollout.metrics.items():
+            self.sums.add("train", name, value, 1.0)
 
     def _keep(self, step: int) -> str:
         """Save a checkpoint of where the step before this rollout ended, unless it is there; returns how to go on."""
