@@ -111,7 +111,7 @@ def known_attention(attention: str) -> Iterator[None]:
         if attention == "auto" or "attention" not in str(error).lower():
             raise
         reason = " ".join(str(error).split())
-        raise UsageError(f"attention={attention}: {reason[:200]}; use attention=auto") from None
+        raise UsageError(f"attention={attention}: {reason[:200]}; use attention=sdpa or eager") from None
 
 
 @contextlib.contextmanager

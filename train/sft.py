@@ -63,10 +63,9 @@ def run(config: SftConfig, context: Context) -> StageResult:
     source, distributed = context.inputs["model"], context.spec.distributed
     plan = plan_steps(config, len(rows), distributed.num_processes)
     arguments = trl.SFTConfig(**training_arguments(config, plan, context), loss_type=config.loss, max_length=None)
-    policy = trainable_policy(
-        source, config.adapter, config.dtype, config.attention, distributed, "train.sft", dropout=True
-    )
-    flatten = config.attention.startswith("flash")
+    attention = pack_attention(config.attention, torch.cuda.is_available()) if config.packing else config.attention
+    policy = trainable_policy(source, config.adapter, config.dtype, attention, distributed, "train.sft", dropout=True)
+    flatten = attention.startswith("flash")
     if config.packing:
         collate = partial(collate_packs, flatten=flatten)
     else:
@@ -88,6 +87,11 @@ def run(config: SftConfig, context: Context) -> StageResult:
     save_model(trainer.accelerator.unwrap_model(trainer.model), context, tokenizer)
     headline = f"eval loss {metrics['eval_loss']:.3f}" if "eval_loss" in metrics else ""
     return StageResult(metrics, headline, int(metrics["tokens"]))
+
+
+def pack_attention(attention: str, on_gpu: bool) -> str:
+    """Return the implementation for packs: on a GPU others would build a mask of T × T for each of them."""
+    return "flex_attention" if attention == "auto" and on_gpu else attention
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ N response tokens of a micro-batch.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from posttrain.train.config.rollout import RolloutConfig
 from posttrain.train.engine.trainer import GO_ON, StageTrainer
 from posttrain.train.rollouts.collect import Collector, Rollout
 from posttrain.train.rollouts.episodes import Episode, load_episodes, mini_batches, save_episodes
+from posttrain.train.rollouts.precision import cast_once
 from posttrain.train.rollouts.samples import SampleLog
 from posttrain.train.rollouts.whole_copy import refresh
 
@@ -116,7 +118,7 @@ class PhaseTrainer(StageTrainer):
 
     def _roll_out(self) -> None:
         try:
-            with self.accelerator.autocast():  # once for all of it: weights are cast once, not at each token
+            with self._forward_precision():
                 rollout = self.collect()
         except StoppedError as stopped:
             step, last = self.state.global_step, self.plan.max_steps
@@ -125,6 +127,14 @@ class PhaseTrainer(StageTrainer):
         self.begin_phase(rollout)
         self._sound_alarms(rollout.metrics)
         self.samples.show(self.phase, self.state.global_step, rollout.episodes)
+
+    def _forward_precision(self) -> contextlib.AbstractContextManager[Any]:
+        """Return a context in which a rank computes as it does in training; a whole copy has that precision itself."""
+        stack = contextlib.ExitStack()
+        if self.copy is None and self.accelerator.native_amp and self.args.bf16:
+            stack.enter_context(cast_once(self.model, torch.bfloat16))
+            stack.enter_context(self.accelerator.autocast())
+        return stack
 
     def begin_phase(self, rollout: Rollout) -> None:
         """Take the mini-batches of a rollout next, and log what it was like."""

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import Gemma2Config, LlamaConfig
+from transformers import Gemma2Config, LlamaConfig, LlamaForCausalLM
 
 from posttrain.models import token_log_probs
-from posttrain.models.token_log_probs import head_log_probs
+from posttrain.models.token_log_probs import head_log_probs, response_log_probs
 
 N, V, H = 37, 53, 8
 
@@ -149,3 +150,21 @@ def test_a_confident_token_keeps_its_gradient_in_bfloat16(probability: float) ->
         logps.sum().backward()
         found.append(states.grad.double())
     assert ((found[0] - found[1]).norm() / found[1].norm()).item() < 0.01
+
+
+def test_scoring_evaluates_whatever_mode_the_model_is_in() -> None:
+    """A reference with live dropout would be another model at every look, and a frozen policy would have a KL to it."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=64, attention_dropout=0.5, **shape))
+    lora = LoraConfig(
+        r=4, lora_dropout=0.5, init_lora_weights=False, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    policy = get_peft_model(model, lora).train()
+    dropped = [module for module in policy.modules() if type(module).__name__ == "Dropout" and module.p > 0]
+    assert dropped
+    found = [response_log_probs(policy, [[5, 6]], [[7, 8, 9]], [[0]])[0] for _ in range(2)]
+    assert (found[0] == found[1]).all()
+    assert all(module.training for module in dropped)
+    policy.eval()
+    assert (response_log_probs(policy, [[5, 6]], [[7, 8, 9]], [[0]])[0] == found[0]).all()
