@@ -1,0 +1,60 @@
+"""Verification finds every byte that is not as it was committed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from build_artifacts import commit_artifact
+
+from posttrain.stage.artifact import MANIFEST, is_artifact, verify
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> Path:
+    directory = tmp_path / "data-0001"
+    (directory / "logs").mkdir(parents=True)
+    (directory / "rows.txt").write_text("rows")
+    (directory / "logs" / "times.txt").write_text("times")
+    return commit_artifact(directory, "dataset", "curate")
+
+
+def edit(artifact: Path, **values: Any) -> None:
+    path = artifact / MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_what_was_committed_is_whole(artifact: Path) -> None:
+    assert is_artifact(artifact)
+    assert verify(artifact) == []
+
+
+@pytest.mark.parametrize("values", [{"digest": "0" * 64}, {"kind": "model"}])
+def test_a_digest_that_does_not_follow_from_kind_and_files_is_found(artifact: Path, values: dict[str, str]) -> None:
+    edit(artifact, **values)
+    assert verify(artifact) == [f"{artifact / MANIFEST}: the recorded digest does not match the recorded files"]
+
+
+def test_a_file_that_was_changed_in_file_and_manifest_alike_is_found(artifact: Path) -> None:
+    files = json.loads((artifact / MANIFEST).read_text())["files"]
+    (artifact / "rows.txt").write_text("woes")
+    files["rows.txt"]["sha256"] = "4e4b6c63b0d7ec46b3ebe3d2dfb2fd67e0a26ba2b9e8b2fd4e5e3c2d6b9ab4a6"
+    edit(artifact, files=files)
+    assert f"{artifact / MANIFEST}: the recorded digest does not match the recorded files" in verify(artifact)
+
+
+@pytest.mark.parametrize("name", ["rows.txt", "logs/times.txt"])
+def test_a_file_that_changed_or_is_gone_is_found(artifact: Path, name: str) -> None:
+    (artifact / name).write_text("roes" if name == "rows.txt" else "tomes")
+    (problem,) = verify(artifact)
+    assert problem.startswith(f"{artifact / name}: ")
+    (artifact / name).unlink()
+    (problem,) = verify(artifact)
+    assert problem.startswith(f"{artifact / name}: ")
+
+
+def test_a_file_that_nobody_committed_is_found(artifact: Path) -> None:
+    (artifact / "extra.txt").write_text("more")
+    assert verify(artifact) == [f"{artifact / 'extra.txt'}: not in the manifest"]
