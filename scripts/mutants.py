@@ -1,0 +1,234 @@
+"""Make one line of a copy of the project wrong, see whether the tests named for it notice, and so on for every mutant.
+
+    python scripts/mutants.py [ID or FOLDER …] [--workers 2] [--results outputs/mutants.jsonl]
+
+tests/mutants/FOLDER.yaml holds the mutants of a folder. Each has an ``id``, a ``file``, the text ``was`` that stands
+once in it, the text that it ``becomes``, and the ``tests`` that must fail for it. A finished mutant is not run again
+until it, its file or its tests change, so an interrupted run goes on. Exit code 1: fewer than 95 % were noticed, or
+tests fail without any mutant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+MUTANTS = Path("tests", "mutants")
+LEAST_RATE = 0.95
+TIMEOUT_SECONDS = 600
+KILLED, SURVIVED, TIMEOUT, BROKEN, GREEN = "killed", "survived", "timeout", "broken", "green"
+OUTCOMES = {0: SURVIVED, 1: KILLED}
+"""By pytest's exit code; any other means that no test ran, as when a module cannot be imported."""
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "WANDB_MODE": "offline",
+    "PYTHONDONTWRITEBYTECODE": "1",  # a mutant may have the size and the second of the line it replaces
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutant:
+    """One text of one file, wrong."""
+
+    id: str
+    file: str
+    was: str
+    becomes: str
+    tests: list[str]
+
+
+def read_mutants(root: Path) -> dict[str, list[Mutant]]:
+    """Return the mutants by the name of their list."""
+    lists = sorted((root / MUTANTS).glob("*.yaml"))
+    return {path.stem: [Mutant(**entry) for entry in yaml.safe_load(path.read_text("utf-8"))] for path in lists}
+
+
+def problems_of(mutants: Sequence[Mutant], root: Path) -> list[str]:
+    """Return a line for every mutant that does not fit the project any more."""
+    found = [f"{name}: stands {times} times" for name, times in Counter(m.id for m in mutants).items() if times > 1]
+    for mutant in mutants:
+        count = (root / mutant.file).read_text("utf-8").count(mutant.was) if (root / mutant.file).is_file() else 0
+        if count != 1:
+            found.append(f"{mutant.id}: {mutant.was!r} stands {count} times in {mutant.file}, not once")
+        if mutant.was == mutant.becomes:
+            found.append(f"{mutant.id}: changes nothing")
+        found += [f"{mutant.id}: no file {test}" for test in mutant.tests if not (root / test).is_file()]
+        if not mutant.tests:
+            found.append(f"{mutant.id}: names no test")
+    return found
+
+
+class Copy:
+    """The project below another root, from which `posttrain` is imported."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root / "posttrain"
+        command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+        names = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+        for name in names:
+            if (ROOT / name).exists():
+                (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, self.root / name, follow_symlinks=False)
+        self.environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(root)}
+        where = self._run(["-c", "import posttrain.stage.files as module; print(module.__file__)"], 60)[1].strip()
+        assert where == str(self.root / "stage" / "files.py"), f"the copy would test {where}"
+
+    def test(self, tests: Iterable[str]) -> tuple[str, str]:
+        """Return the outcome of test files up to their first failure, and pytest's last line."""
+        code, output = self._run(["-m", "pytest", "-x", "-q", "-m", "not slow", *tests], TIMEOUT_SECONDS)
+        last = (output.strip().splitlines() or [""])[-1]
+        return (TIMEOUT if code is None else OUTCOMES.get(code, BROKEN)), last
+
+    def test_mutant(self, mutant: Mutant) -> tuple[str, str]:
+        """Return the same with a mutant in place."""
+        path = self.root / mutant.file
+        text = path.read_text("utf-8")
+        path.write_text(text.replace(mutant.was, mutant.becomes), "utf-8")
+        try:
+            return self.test(mutant.tests)
+        finally:
+            path.write_text(text, "utf-8")
+
+    def _run(self, arguments: Sequence[str], seconds: float) -> tuple[int | None, str]:
+        """Return exit code and output of Python; no code where it took too long, and all its children ended."""
+        with tempfile.TemporaryFile("w+") as output:
+            process = subprocess.Popen(
+                [sys.executable, *arguments],
+                cwd=self.root,
+                env=self.environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            try:
+                code = process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                code = None
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+            output.seek(0)
+            return code, output.read()
+
+
+class Results:
+    """What was found so far, a line each, by digests of all that decides it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        lines = path.read_text("utf-8").splitlines() if path.exists() else []
+        self.known = {line["key"]: line for line in map(json.loads, lines)}
+        self._lock = threading.Lock()
+
+    def outcome(self, key: str, name: str, find: Callable[[], tuple[str, str]]) -> str:
+        """Return the outcome under a key; what is not known yet is found, printed and kept."""
+        if key not in self.known:
+            started = time.monotonic()
+            outcome, last = find()
+            line = {"key": key, "name": name, "outcome": outcome, "last": last}
+            line["seconds"] = round(time.monotonic() - started, 1)
+            with self._lock:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
+                self.known[key] = line
+                print(f"{outcome:<9}{line['seconds']:>6} s  {name}", flush=True)
+        return str(self.known[key]["outcome"])
+
+
+def digest(parts: Iterable[str | Path]) -> str:
+    """Return the SHA-256 over texts and the contents of files."""
+    hashed = hashlib.sha256()
+    for part in parts:
+        hashed.update(hashlib.sha256(part.read_bytes() if isinstance(part, Path) else part.encode()).digest())
+    return hashed.hexdigest()
+
+
+def run_all(mutants: Sequence[Mutant], results: Results, workers: int) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the outcome of each test file without mutants, and of each mutant whose tests are all green."""
+    helpers = [*sorted((ROOT / "tests").glob("*.py")), *sorted((ROOT / "tests").glob("*/conftest.py"))]
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder, ThreadPoolExecutor(workers) as pool:
+        copies: queue.SimpleQueue[Copy] = queue.SimpleQueue()
+        for number in range(workers):
+            copies.put(Copy(Path(folder, str(number))))
+
+        def with_copy(find: Callable[[Copy], tuple[str, str]]) -> tuple[str, str]:
+            copy = copies.get()
+            try:
+                return find(copy)
+            finally:
+                copies.put(copy)
+
+        def baseline(test: str) -> str:
+            files = [ROOT / mutant.file for mutant in mutants if test in mutant.tests]
+            key = digest(["no mutant", test, ROOT / test, *helpers, *sorted(set(files))])
+            return results.outcome(key, test, lambda: with_copy(lambda copy: _green(copy.test([test]))))
+
+        def one(mutant: Mutant) -> str:
+            key = digest(
+                [json.dumps(dataclasses.asdict(mutant)), ROOT / mutant.file, *map(ROOT.joinpath, mutant.tests)]
+            )
+            return results.outcome(key, mutant.id, lambda: with_copy(lambda copy: copy.test_mutant(mutant)))
+
+        tests = sorted({test for mutant in mutants for test in mutant.tests})
+        green = dict(zip(tests, pool.map(baseline, tests), strict=True))
+        fit = [mutant for mutant in mutants if all(green[test] == GREEN for test in mutant.tests)]
+        return green, dict(zip((mutant.id for mutant in fit), pool.map(one, fit), strict=True))
+
+
+def _green(found: tuple[str, str]) -> tuple[str, str]:
+    outcome, last = found
+    return {SURVIVED: GREEN, KILLED: "red"}.get(outcome, outcome), last
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="*", help="identifiers of mutants, or names of their lists; all by default")
+    parser.add_argument("--workers", type=int, default=2, help="pytest processes at a time")
+    parser.add_argument("--results", type=Path, default=ROOT / "outputs" / "mutants.jsonl")
+    options = parser.parse_args()
+    lists = read_mutants(ROOT)
+    wanted = set(options.names)
+    chosen = [m for name, part in lists.items() for m in part if not wanted or {name, m.id} & wanted]
+    if problems := problems_of([mutant for part in lists.values() for mutant in part], ROOT):
+        print("\n".join(problems), file=sys.stderr)
+        return 1
+    if not chosen:
+        print(f"no mutant of {', '.join(sorted(wanted))}; lists: {', '.join(lists)}", file=sys.stderr)
+        return 1
+    green, outcomes = run_all(chosen, Results(options.results), options.workers)
+    red = [test for test, outcome in green.items() if outcome != GREEN]
+    print()
+    for mutant in chosen:
+        if outcomes.get(mutant.id) != KILLED:
+            print(f"{outcomes.get(mutant.id, 'not run'):<9} {mutant.id} ({mutant.file}): {', '.join(mutant.tests)}")
+    print("".join(f"red without a mutant: {test}\n" for test in red), end="")
+    counts = Counter(outcomes.values())
+    rate = counts[KILLED] / len(chosen)
+    print(f"{len(chosen)} mutants: {', '.join(f'{n} {name}' for name, n in counts.most_common())}; {rate:.1%} noticed")
+    return 0 if rate >= LEAST_RATE and not red else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
