@@ -167,11 +167,13 @@ def digest(parts: Iterable[str | Path]) -> str:
 
 def run_all(mutants: Sequence[Mutant], results: Results, workers: int) -> tuple[dict[str, str], dict[str, str]]:
     """Return the outcome of each test file without mutants, and of each mutant whose tests are all green."""
-    helpers = [*sorted((ROOT / "tests").glob("*.py")), *sorted((ROOT / "tests").glob("*/conftest.py"))]
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder, ThreadPoolExecutor(workers) as pool:
+        all_copies = [Copy(Path(folder, str(number))) for number in range(workers)]
         copies: queue.SimpleQueue[Copy] = queue.SimpleQueue()
-        for number in range(workers):
-            copies.put(Copy(Path(folder, str(number))))
+        for copy in all_copies:
+            copies.put(copy)
+        tests = {test: _key_of_test(test, mutants, copy.root) for test in sorted({t for m in mutants for t in m.tests})}
+        keys = {mutant.id: _key_of_mutant(mutant, copy.root) for mutant in mutants}
 
         def with_copy(find: Callable[[Copy], tuple[str, str]]) -> tuple[str, str]:
             copy = copies.get()
@@ -181,20 +183,24 @@ def run_all(mutants: Sequence[Mutant], results: Results, workers: int) -> tuple[
                 copies.put(copy)
 
         def baseline(test: str) -> str:
-            files = [ROOT / mutant.file for mutant in mutants if test in mutant.tests]
-            key = digest(["no mutant", test, ROOT / test, *helpers, *sorted(set(files))])
-            return results.outcome(key, test, lambda: with_copy(lambda copy: _green(copy.test([test]))))
+            return results.outcome(tests[test], test, lambda: with_copy(lambda copy: _green(copy.test([test]))))
 
         def one(mutant: Mutant) -> str:
-            key = digest(
-                [json.dumps(dataclasses.asdict(mutant)), ROOT / mutant.file, *map(ROOT.joinpath, mutant.tests)]
-            )
-            return results.outcome(key, mutant.id, lambda: with_copy(lambda copy: copy.test_mutant(mutant)))
+            return results.outcome(keys[mutant.id], mutant.id, lambda: with_copy(lambda copy: copy.test_mutant(mutant)))
 
-        tests = sorted({test for mutant in mutants for test in mutant.tests})
         green = dict(zip(tests, pool.map(baseline, tests), strict=True))
         fit = [mutant for mutant in mutants if all(green[test] == GREEN for test in mutant.tests)]
         return green, dict(zip((mutant.id for mutant in fit), pool.map(one, fit), strict=True))
+
+
+def _key_of_test(test: str, mutants: Sequence[Mutant], root: Path) -> str:
+    helpers = [*sorted((root / "tests").glob("*.py")), *sorted((root / "tests").glob("*/conftest.py"))]
+    files = sorted({root / mutant.file for mutant in mutants if test in mutant.tests})
+    return digest(["no mutant", test, root / test, *helpers, *files])
+
+
+def _key_of_mutant(mutant: Mutant, root: Path) -> str:
+    return digest([json.dumps(dataclasses.asdict(mutant)), root / mutant.file, *map(root.joinpath, mutant.tests)])
 
 
 def _green(found: tuple[str, str]) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from build_artifacts import commit_artifact
 
-from posttrain.stage.artifact import MANIFEST, is_artifact, verify
+from posttrain.stage.artifact import MANIFEST, content_digest, is_artifact, verify
 
 
 @pytest.fixture
@@ -58,3 +58,26 @@ def test_a_file_that_changed_or_is_gone_is_found(artifact: Path, name: str) -> N
 def test_a_file_that_nobody_committed_is_found(artifact: Path) -> None:
     (artifact / "extra.txt").write_text("more")
     assert verify(artifact) == [f"{artifact / 'extra.txt'}: not in the manifest"]
+
+
+def test_the_digest_is_over_kind_and_contents_and_leaves_out_logs() -> None:
+    files = {"rows.txt": {"sha256": "a"}, "logs/times.txt": {"sha256": "b"}}
+    digest = content_digest("dataset", files)
+    assert content_digest("dataset", {**files, "logs/times.txt": {"sha256": "c"}}) == digest
+    others = [
+        ("model", files),
+        ("dataset", {**files, "rows.txt": {"sha256": "c"}}),
+        ("dataset", {"r": {"sha256": "a"}}),
+    ]
+    assert digest not in [content_digest(kind, changed) for kind, changed in others]
+
+
+def test_a_byte_far_into_a_large_file_counts(tmp_path: Path) -> None:
+    directory = tmp_path / "model-0001"
+    directory.mkdir()
+    content = bytearray(3 << 20)
+    (directory / "weights").write_bytes(content)
+    large = commit_artifact(directory, "model", "sft")
+    content[-1] = 1
+    (large / "weights").write_bytes(content)
+    assert len(verify(large)) == 1
