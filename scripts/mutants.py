@@ -168,19 +168,19 @@ def digest(parts: Iterable[str | Path]) -> str:
 def run_all(mutants: Sequence[Mutant], results: Results, workers: int) -> tuple[dict[str, str], dict[str, str]]:
     """Return the outcome of each test file without mutants, and of each mutant whose tests are all green."""
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder, ThreadPoolExecutor(workers) as pool:
-        all_copies = [Copy(Path(folder, str(number))) for number in range(workers)]
-        copies: queue.SimpleQueue[Copy] = queue.SimpleQueue()
-        for copy in all_copies:
-            copies.put(copy)
-        tests = {test: _key_of_test(test, mutants, copy.root) for test in sorted({t for m in mutants for t in m.tests})}
+        idle: queue.SimpleQueue[Copy] = queue.SimpleQueue()
+        for number in range(workers):
+            idle.put(copy := Copy(Path(folder, str(number))))
+        # Digests are of what the copies hold, since the clone may be edited meanwhile.
+        tests = {test: _key_of_test(test, mutants, copy.root) for mutant in mutants for test in mutant.tests}
         keys = {mutant.id: _key_of_mutant(mutant, copy.root) for mutant in mutants}
 
         def with_copy(find: Callable[[Copy], tuple[str, str]]) -> tuple[str, str]:
-            copy = copies.get()
+            copy = idle.get()
             try:
                 return find(copy)
             finally:
-                copies.put(copy)
+                idle.put(copy)
 
         def baseline(test: str) -> str:
             return results.outcome(tests[test], test, lambda: with_copy(lambda copy: _green(copy.test([test]))))

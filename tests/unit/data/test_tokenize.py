@@ -268,6 +268,15 @@ def test_the_stage_accounts_for_every_row(model: Path, tmp_path: Path) -> None:
     assert languages["fr"]["tokens_per_word"] == pytest.approx(languages["fr"]["tokens"] / words, abs=1e-3)
 
 
+def test_rows_that_were_cut_are_counted(model: Path, tmp_path: Path) -> None:
+    output = tokenize(tmp_path, model, many_demonstrations(), max_length=64, overlong="truncate")
+    account = json.loads((output / "accounting.json").read_text())
+    assert (account["kept"], account["dropped"], account["truncated"]) == (600, {}, 60)
+    groups = [comparison(["four", TEXT * 9, "two"], [1, 1, 2]), comparison(["four", "two"], [1, 2], id="c2")]
+    account = json.loads((tokenize(tmp_path, model, groups) / "accounting.json").read_text())
+    assert (account["kept"], account["truncated"], account["responses_dropped"]) == (2, 0, 1)
+
+
 def test_workers_write_the_same_files(model: Path, tmp_path: Path) -> None:
     records = many_demonstrations()
     alone, shared = (tokenize(tmp_path, model, records, max_length=64, num_workers=n) for n in (1, 2))
