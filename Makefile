@@ -1,8 +1,10 @@
 # Each target sets up .venv by itself when pyproject.toml or constraints.txt is newer than it (see scripts/bootstrap.sh).
-# PYTHON=/path/to/python chooses the interpreter; PYTEST_ARGS="-k dpo" adds arguments for pytest.
+# PYTHON=/path/to/python chooses the interpreter; PYTEST_ARGS="-k dpo" adds arguments for pytest;
+# MUTANTS="data train" chooses lists of mutants.
 
 PYTHON ?=
 PYTEST_ARGS ?=
+MUTANTS ?=
 BIN := .venv/bin
 READY := .venv/ready
 
@@ -11,7 +13,7 @@ PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 WANDB_MO
 	$(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slurm test-slurm-all faults distributed check format clean
+.PHONY: help demo test test-slurm test-slurm-all faults distributed check mutants format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +47,9 @@ check: $(READY)  ## lint, types, import layers, size ceilings
 	$(BIN)/mypy
 	PYTHONPATH=.typing $(BIN)/lint-imports --no-cache
 	$(BIN)/python scripts/check.py
+
+mutants: $(READY)  ## make one line wrong at a time and see whether its tests notice (long; goes on where it stopped)
+	$(BIN)/python scripts/mutants.py $(MUTANTS)
 
 format: $(READY)  ## apply the formatter and the linter's fixes
 	$(BIN)/ruff check --fix .

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from posttrain.data.chat import load_tokenizer
 from posttrain.models.load import load_policy, load_reward_model
+from posttrain.models.packing import best_fit_decreasing
 from posttrain.stage.artifact import read_manifest
 from posttrain.train.export import export
 
@@ -89,11 +90,41 @@ def test_the_micro_batch_changes_nothing(bench: Bench) -> None:
         torch.testing.assert_close(parts[name], tensor, atol=2e-5, rtol=0)
 
 
-def test_packed_training_counts_every_trained_token_once(bench: Bench) -> None:
-    artifact = bench.sft("sft-packed", {"packing": "true", "pack_length": 64, "epochs": 1, "max_steps": 3})
-    lines = [line for line in history(artifact) if "loss" in line]
-    assert lines[-1]["tokens_seen"] <= 3 * 8 * 64
-    assert "padding" not in bench.log()
+def test_the_held_out_loss_is_that_of_the_held_out_rows(bench: Bench) -> None:
+    artifact = bench.sft("sft-held-out", {"max_steps": 20, "optimizer.learning_rate": 0.01})
+    model = load_policy(artifact).eval()
+    losses = {}
+    for split in ("train", "eval"):
+        rows = pq.read_table(bench.demonstrations / f"{split}.parquet").to_pylist()
+        trained = sum(label != -100 for row in rows for label in row["labels"])
+        losses[split] = -sum(sum(response_logps(model, row)) for row in rows) / trained
+    assert losses["eval"] - losses["train"] > 0.05
+    assert read_manifest(artifact).metrics["eval_loss"] == pytest.approx(losses["eval"], abs=1e-4)
+
+
+@torch.no_grad()
+def response_logps(model: Any, row: dict[str, Any]) -> list[float]:
+    """Log-probabilities of a row's trained tokens, from the whole logits."""
+    ids_T, labels_T = torch.tensor(row["input_ids"]), torch.tensor(row["labels"])
+    logps_TV = model(ids_T[None], use_cache=False).logits[0, :-1].log_softmax(-1)
+    chosen_T = logps_TV.gather(-1, ids_T[1:, None]).squeeze(-1)
+    return chosen_T[labels_T[1:] != -100].tolist()
+
+
+def test_packed_training_sees_what_unpacked_training_sees(bench: Bench) -> None:
+    """One step over all rows: the same tokens, each predicted from its own row alone, give the same loss."""
+    model = build_model(bench.root, name="calm-0001", attention_dropout=0.0)  # dropout masks depend on shapes
+    inputs = {"model": model, "data": bench.demonstrations}
+    lengths = [len(ids) for ids in pq.read_table(bench.demonstrations / "train.parquet")["input_ids"].to_pylist()]
+    packs = len(best_fit_decreasing(lengths, 128))
+    assert packs < len(lengths) / 2
+    whole = {"max_steps": 1, "global_batch_size": len(lengths), "micro_batch_size": 7}
+    packed = {**whole, "packing": "true", "pack_length": 128, "global_batch_size": packs, "micro_batch_size": packs}
+    alone = history(bench.run("sft", "sft-alone", inputs, knobs=whole))[0]
+    together = history(bench.run("sft", "sft-packed", inputs, knobs=packed))[0]
+    for name in ("loss", "grad_norm", "token_accuracy", "entropy"):
+        assert together[name] == pytest.approx(alone[name], rel=1e-5), name
+    assert together["tokens_seen"] == alone["tokens_seen"] == sum(lengths)
 
 
 def dpo(bench: Bench, name: str, policy: Path, reference: Path, knobs: dict[str, Any]) -> Path:
@@ -146,20 +177,41 @@ def test_a_merged_export_computes_what_the_adapter_does(bench: Bench, tmp_path: 
     assert (tmp_path / "merged" / "chat_template.jinja").is_file()
 
 
-LOSSES = ["sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired"]
-LOSSES += ["apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"]
+# What each loss is while the policy is its reference: every log-ratio is 0, beta is 0.1, label smoothing as below.
+SMOOTHING = {"exo_pair": 0.1, "robust": 0.1}
+FIRST_LOSS = {
+    "sigmoid": math.log(2),
+    "hinge": 1.0,
+    "ipo": (1 / (2 * 0.1)) ** 2,
+    "exo_pair": 0.5 * (math.log(0.5) - math.log(0.9)) + 0.5 * (math.log(0.5) - math.log(0.1)),
+    "nca_pair": 2 * math.log(2),
+    "robust": (0.9 * math.log(2) - 0.1 * math.log(2)) / (1 - 2 * 0.1),
+    "bco_pair": 2 * math.log(2),
+    "sppo_hard": 2 * (0.5 / 0.1) ** 2,
+    "aot": math.log(2),
+    "aot_unpaired": math.log(2),
+    "apo_zero": 1.0,
+    "apo_down": 1.0,
+    "discopop": 0.5 * math.log(2) + 0.5,
+    "sigmoid_norm": math.log(2),
+}
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", [*FIRST_LOSS, "sft"])
 def test_every_loss_of_trl_trains_against_the_precomputed_reference(bench: Bench, loss: str) -> None:
     reference = bench.root / "artifacts" / "reference-losses"
     if not reference.exists():
         bench.run("reference", reference.name, {"model": bench.model, "data": bench.comparisons})
-    knobs = {"loss": f"[{loss}]", "label_smoothing": 0.1 if loss in ("exo_pair", "robust") else 0.0, "max_steps": 2}
+    knobs = {"loss": f"[{loss}]", "label_smoothing": SMOOTHING.get(loss, 0.0), "max_steps": 2}
     artifact = dpo(bench, f"dpo-{loss}", bench.model, reference, {**knobs, "optimizer.learning_rate": 1e-3})
     before, after = weights(bench.model), weights(artifact)
     assert all(torch.isfinite(tensor).all() for tensor in after.values())
     assert any(not torch.equal(before[name], after[name]) for name in before)
+    first = history(artifact)[0]["loss"]
+    if loss in FIRST_LOSS:
+        assert first == pytest.approx(FIRST_LOSS[loss], rel=1e-4)
+    else:  # the one that needs no reference: random weights over 400 tokens
+        assert first == pytest.approx(math.log(400), rel=0.15)
 
 
 def test_reference_of_another_model_is_refused(bench: Bench) -> None:

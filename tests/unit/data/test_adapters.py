@@ -79,6 +79,13 @@ def test_earlier_turns_and_context_belong_to_the_prompt() -> None:
     assert made == {"prompt": [HI, HELLO, HI], "responses": ["Go away.", ""], "ranks": [1, 2]}
 
 
+def test_speakers_of_sharegpt_keep_their_roles() -> None:
+    said = {"system": "Be brief.", "human": "Hi", "gpt": "Hello!", "tool": "4", "chatgpt": "Go away."}
+    turns = [{"from": speaker, "value": text} for speaker, text in said.items()]
+    _, made = convert({"conversations": turns}, "demonstration")
+    assert made == {"prompt": [BRIEF, HI, HELLO, {"role": "tool", "content": "4"}], "completion": [GO]}
+
+
 def test_plain_text_has_no_prompt() -> None:
     text = {"role": "assistant", "content": "Once upon a time."}
     assert convert({"text": "Once upon a time."}, "demonstration") == ("text", {"prompt": [], "completion": [text]})
@@ -118,6 +125,8 @@ def test_transcripts_that_cannot_be_told_apart_are_dropped() -> None:
     chosen = "\n\nHuman: Hi\n\nAssistant: Hello!"
     twice = "\n\nHuman: Hi\n\nHuman: Hi\n\nAssistant: Hello!"
     assert convert({"chosen": twice, "rejected": chosen}, "comparison")[1] == Drop("turns_do_not_alternate")
+    silent = "\n\nHuman:\n\nAssistant: Hello!"
+    assert convert({"chosen": silent, "rejected": silent}, "comparison")[1] == Drop("empty_turn")
     other = "\n\nHuman: Bye\n\nAssistant: Go away."
     assert convert({"chosen": chosen, "rejected": other}, "comparison")[1] == Drop("prompts_differ")
 

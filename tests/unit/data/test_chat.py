@@ -191,6 +191,13 @@ def test_unfit_tokenizers_are_refused_with_the_fix() -> None:
         check_tokenizer(tokenizer)
 
 
+def test_padding_that_is_the_end_of_a_turn_is_refused() -> None:
+    tokenizer = raw_tokenizer("trained")
+    prepare_tokenizer(tokenizer, "chatml", pad_token="<|im_end|>")
+    with pytest.raises(UsageError, match=r"padding and EOS are both '<.im_end.>'.*train.base.pad_token='<.pad.>'"):
+        check_tokenizer(tokenizer)
+
+
 def test_templates_that_hide_the_response_or_its_end_are_refused() -> None:
     tokenizer = chat_tokenizer("trained")
     good = tokenizer.chat_template

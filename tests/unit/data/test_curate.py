@@ -155,6 +155,32 @@ def test_prompts_of_an_eval_source_leave_train_even_when_the_train_source_comes_
     assert made.accounting["by_source"]["train"]["dropped"] == {"held_out_prompt": 2}
 
 
+def test_an_auto_source_never_trains_on_prompts_of_an_eval_source(tmp_path: Path) -> None:
+    prompts = [f"Question {n}?" for n in range(60)]
+    held_out = source(tmp_path, "held_out", [qa(p) for p in prompts[:30]], split="eval")
+    auto = source(tmp_path, "auto", [qa(p, "No.") for p in prompts])
+    made = curate(tmp_path, "demonstration", [held_out, auto], eval_fraction=0.4)
+    drawn = {p.lower() for p in prompts if held_out_score(p.lower(), 0) < 0.4}
+    shared = {p.lower() for p in prompts[:30]}
+    assert shared & drawn and shared - drawn
+    assert {*questions(made.train)} == {p.lower() for p in prompts[30:]} - drawn
+    assert {*questions([record for record in made.eval if record.source == "auto"])} == drawn
+    assert made.accounting["by_source"]["auto"]["dropped"] == {"held_out_prompt": len(shared - drawn)}
+
+
+def test_a_system_prompt_that_all_share_does_not_make_them_one_cluster(tmp_path: Path) -> None:
+    system = {"role": "system", "content": "Be brief."}
+    asked = [{"role": "user", "content": f"Question {n}?"} for n in range(100)]
+    answer = {"role": "assistant", "content": "Yes."}
+    chats = source(tmp_path, "chats", [{"messages": [system, question, answer]} for question in asked])
+    bare = source(tmp_path, "bare", [qa(question["content"]) for question in asked])
+    made = curate(tmp_path, "demonstration", [chats, bare], eval_fraction=0.2)
+    held_out = {q["content"].lower() for q in asked if held_out_score(q["content"].lower(), 0) < 0.2}
+    assert 0 < len(held_out) < 100
+    assert {*questions(made.eval)} == held_out
+    assert len(made.eval) == 2 * len(held_out)
+
+
 def test_an_auto_source_follows_a_train_source(tmp_path: Path) -> None:
     prompts = [f"Question {n}?" for n in range(60)]
     train = source(tmp_path, "train", [qa(p) for p in prompts[:30]], split="train")
@@ -181,6 +207,17 @@ def test_groups_are_cleaned(tmp_path: Path) -> None:
     assert kept.ended == [True, False, True]
     assert made.accounting["dropped"] == {"all_tied": 1, "empty_response": 1, "identical_responses": 1}
     assert made.result.facts["sources"]["ranked"]["responses_removed"] == {"repeated": 1}
+
+
+@pytest.mark.parametrize(
+    ("responses", "ranks", "kept"),
+    [(["a", "b", "a"], [1, 2, 3], [1, 2]), (["a", "b", "a "], [3, 2, 1], [1, 2]), (["b", "a", "a"], [3, 2, 4], [3, 2])],
+)
+def test_a_repeated_response_keeps_the_best_of_its_ranks(
+    responses: list[str], ranks: list[int], kept: list[int]
+) -> None:
+    cleaned = clean_group({"responses": responses, "ranks": ranks})
+    assert cleaned == ({"responses": responses[:2], "ranks": kept}, {"repeated": 1})
 
 
 def test_clean_group_reasons() -> None:

@@ -123,10 +123,11 @@ def test_a_cut_gzip_stream_says_how_far_it_could_be_read(tmp_path: Path) -> None
 
 def test_a_csv_row_with_another_number_of_fields_is_a_bad_row(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
-    path.write_text("a,b\n1,2,3\n4,5\n")
+    path.write_text("a,b\n1,2,3\n4,5\n6\n")
     assert list(read_rows(path)) == [
         BadRow(":2", "3 fields, but the header names 2; quote fields that hold commas", ["1", "2", "3"]),
         Row(":3", {"a": "4", "b": "5"}),
+        BadRow(":4", "1 fields, but the header names 2; quote fields that hold commas", ["6"]),
     ]
 
 

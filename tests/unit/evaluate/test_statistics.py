@@ -102,6 +102,15 @@ def test_paired_bootstrap_is_scipys_percentile_interval() -> None:
     assert found == paired_bootstrap(before, after, 0.95, resamples=20_000, seed=2)
 
 
+def test_paired_bootstrap_is_as_wide_as_the_items_changed() -> None:
+    scores = np.arange(100) % 2
+    swapped = paired_bootstrap(scores, 1 - scores)
+    # Every item changed by one, half of them for the better: the mean of 100 such has a standard error of 0.1.
+    assert (swapped.value, swapped.low, swapped.high) == pytest.approx((0, -0.196, 0.196), abs=0.03)
+    same = paired_bootstrap(scores, scores)
+    assert (same.low, same.high) == (0, 0)
+
+
 def test_paired_bootstrap_of_one_difference_has_no_width() -> None:
     found = paired_bootstrap([0.25] * 8, [0.75] * 8)
     assert (found.value, found.low, found.high, found.n) == (0.5, 0.5, 0.5, 8)

@@ -156,6 +156,7 @@ def test_ranks_that_never_start_hang_too(tmp_path: Path) -> None:
 def test_a_watcher_that_was_itself_suspended_blames_nobody(ranks: Ranks) -> None:
     ranks.start("stand_still")
     watchdog = Watchdog(ranks.folder, 1.0)
+    time.sleep(0.3)  # past the least time between two looks, or it would have seen nothing yet
     assert watchdog.hung() is None
     time.sleep(1.5)
     assert watchdog.hung() is None

@@ -75,6 +75,15 @@ def test_every_option_of_every_group_composes(option: str) -> None:
     assert build_graph(compose_config([f"recipe={REAL[0]}", option]))
 
 
+@pytest.mark.parametrize("kind", ["full", "lora", "qlora"])
+def test_an_adapter_reaches_every_stage_that_trains(kind: str) -> None:
+    stages = build_graph(compose_config([f"recipe={REAL[0]}", f"adapter={kind}"]))
+    chosen = {stage.name: stage.config.adapter.kind for stage in stages if hasattr(stage.config, "adapter")}
+    assert chosen == dict.fromkeys(("sft", "reward", "dpo"), kind)
+    (reference,) = (stage.config for stage in stages if stage.type.run == "train.reference")
+    assert reference.four_bit == (kind == "qlora")
+
+
 @pytest.mark.parametrize("recipe", REAL)
 def test_a_recipe_opens_with_its_launch_command(recipe: str) -> None:
     header = (CONF / "recipe" / f"{recipe}.yaml").read_text(encoding="utf-8").partition("defaults:")[0]

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from posttrain.data.checks.scorers import score
-from posttrain.sample.choose.answers import ABSTAINED, choice_answer, extractor, json_answer, number_answer, text_answer
+from posttrain.sample.choose.answers import (
+    ABSTAINED,
+    choice_answer,
+    extractor,
+    json_answer,
+    majority,
+    number_answer,
+    text_answer,
+)
 from posttrain.sample.choose.confidence import certainty, entropy, likelihood, mean_logprob, self_consistency
 
 LABELS = ["positive", "negative", "neutral"]
@@ -88,6 +96,13 @@ def test_confidence_by_hand() -> None:
     assert entropy([logprobs, [-1.0]]) == pytest.approx((2.772588722239781 + 1) / 2)
     with pytest.raises(ValueError, match="without log-probabilities"):
         likelihood([])
+
+
+def test_samples_without_an_answer_do_not_vote() -> None:
+    assert majority([None, None, "a"]) == (2, 1)
+    assert majority(["b", None, "a", "a"]) == (2, 2)
+    assert majority(["b", "a", "a", "b"]) == (0, 2)
+    assert majority([None, None]) == (0, 0)
 
 
 def test_consistency_by_hand() -> None:

@@ -101,6 +101,7 @@ def test_every_cut_of_a_document_is_repaired_to_a_part_of_it() -> None:
         ('{"a": [1, 2,], }', {"a": [1, 2]}, "left out before a closing bracket: 2 commas"),
         ('{"a": ",}"', {"a": ",}"}, "closed with '}'"),
         ('{"a": {"b": "c', {"a": {"b": "c"}}, "closed with '\"}}'"),
+        ('{"a": [1, [2', {"a": [1, [2]]}, "closed with ']]}'"),
         ('{"a": 1, "b": fal', {"a": 1, "b": False}, "closed with 'se}'"),
         ('{"a": 1, "b', {"a": 1}, "took back ', \"b'"),
         ("{'a': 'b'}", {"a": "b"}, "json-repair: rewrote it"),

@@ -164,6 +164,12 @@ def test_log_probabilities_are_those_of_log_softmax() -> None:
     torch.testing.assert_close(log_probabilities(logits, tokens).double(), expected, atol=1e-5, rtol=1e-6)
 
 
+def test_each_row_gets_its_own_bias() -> None:
+    logits = torch.ones(3, 4)
+    add_bias(logits, [{0: 2.0, 3: -1.0}, {}, {0: -4.0}])
+    assert logits.tolist() == [[3, 1, 1, 0], [1, 1, 1, 1], [-3, 1, 1, 1]]
+
+
 def test_uniforms_depend_on_the_request_alone() -> None:
     keys = [sample_key(0, [1, 2], 0), sample_key(1, [1, 2], 0), sample_key(0, [1, 3], 0), sample_key(0, [1, 2], 1)]
     assert np.array_equal(uniforms(keys[0], 7), uniforms(sample_key(0, [1, 2], 0), 7))

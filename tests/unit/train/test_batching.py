@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from posttrain.stage.errors import UsageError
-from posttrain.train.engine.batching import StepBatchSampler, plan_batches
+from posttrain.train.engine.batching import EpochStream, StepBatchSampler, plan_batches
 
 LENGTHS = [5, 3, 9, 1, 7, 2, 8, 4, 6, 10]
 
@@ -39,6 +39,13 @@ def test_every_epoch_visits_every_row_once_though_batches_span_epochs() -> None:
     assert Counter(flat) == dict.fromkeys(range(10), 2)
     # 10 rows in batches of 4: the third step holds the last two of the first epoch and the first two of the second
     assert Counter(flat[:8]).most_common(1)[0][1] == 1
+
+
+def test_every_epoch_has_an_order_of_its_own() -> None:
+    stream = EpochStream(50, seed=3)
+    first, second = stream.take(50), stream.take(50)
+    assert sorted(first) == sorted(second) == list(range(50))
+    assert first != second
 
 
 def test_rows_of_a_step_are_sorted_by_length_so_that_micro_batches_pad_little() -> None:

@@ -126,6 +126,8 @@ def test_a_document_of_the_schema_and_nothing_else(tmp_path: Path) -> None:
         "{}",
         '```json\n{"n": 1}\n```',
         'Sure: {"n": 1}',
+        '{"n": 1} is what you asked for.',
+        '{"n": 1} {"n": 2}',
         '{"n": 1',
         '{"n": 1, "m": NaN}',
         "",
