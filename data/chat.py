@@ -157,6 +157,27 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     return sha256_text(canonical_json([rules, tokenizer.special_tokens_map]))
 
 
+def require_tokens(directory: Path, record_type: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that a tokens artifact holds the wanted records, made with the model's own tokenizer and chat template.
+
+    Raises UsageError otherwise.
+    """
+    facts = json.loads((directory / "tokens.json").read_text(encoding="utf-8"))
+    if facts["record_type"] != record_type:
+        raise UsageError(
+            f"{directory.name}: holds {facts['record_type']} tokens; this stage needs {record_type} tokens"
+        )
+    for what, made_with, models_own in (
+        ("chat template", facts["template_sha256"], template_digest(tokenizer)),
+        ("tokenizer", facts["tokenizer_sha256"], tokenizer_digest(tokenizer)),
+    ):
+        if made_with != models_own:
+            raise UsageError(
+                f"{directory.name}: made with {what} {made_with[:12]}, but the model's is {models_own[:12]}; tokenize "
+                "with this model"
+            )
+
+
 def template_name(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return how messages call the chat template."""
     return f"the chat template {template_digest(tokenizer)[:12]}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from posttrain.data.chat import encode_prompts
+from posttrain.data.chat import encode_prompts, require_tokens
 from posttrain.data.checks.scorers import RATINGS, require_scorer
 from posttrain.data.records import SPLITS, EvaluationItem, dataset_type, message_dicts, read_records
 from posttrain.stage.errors import UsageError
@@ -21,20 +20,13 @@ from posttrain.stage.errors import UsageError
 log = logging.getLogger(__name__)
 
 
-def read_heldout_tokens(directory: Path, record_type: str, template_sha256: str) -> list[dict[str, Any]]:
+def read_heldout_tokens(directory: Path, record_type: str, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
     """Return the held-out rows of a tokens artifact.
 
-    Raises UsageError when it holds another record type, was made with another chat template than the model's, or has no
-    held-out rows.
+    Raises UsageError when it holds another record type, was made with another tokenizer or chat template than the
+    model's, or has no held-out rows.
     """
-    facts = json.loads((directory / "tokens.json").read_text(encoding="utf-8"))
-    if facts["record_type"] != record_type:
-        raise UsageError(f"{directory.name}: holds {facts['record_type']} tokens; give {record_type} tokens")
-    if facts["template_sha256"] != template_sha256:
-        raise UsageError(
-            f"{directory.name}: made with chat template {facts['template_sha256'][:12]}, but the model's is "
-            f"{template_sha256[:12]}; tokenize with the model that you evaluate"
-        )
+    require_tokens(directory, record_type, tokenizer)
     rows: list[dict[str, Any]] = pq.read_table(directory / "eval.parquet").to_pylist()
     if not rows:
         raise UsageError(f"{directory.name}: no held-out rows; raise eval_fraction where its dataset is curated")

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from posttrain.data.chat import load_tokenizer, template_digest
+from posttrain.data.chat import load_tokenizer
 from posttrain.data.records import EvaluationItem, message_dicts
 from posttrain.evaluate.config.policy import PolicyEvaluationConfig
 from posttrain.evaluate.inputs import (
@@ -38,7 +38,7 @@ def run(config: PolicyEvaluationConfig, context: Context) -> StageResult:
         raise UsageError("evaluate.policy: nothing to score on; give inputs.data, inputs.items or both")
     directory = context.inputs["model"]
     tokenizer = load_tokenizer(directory)
-    rows = read_heldout_tokens(data, "demonstration", template_digest(tokenizer)) if data is not None else []
+    rows = read_heldout_tokens(data, "demonstration", tokenizer) if data is not None else []
     items = take_evenly(read_evaluation_items(items_from), config.max_items) if items_from is not None else []
     require_right_and_wrong(items, "evaluate.policy")
     log.info("%d held-out rows, %d items, %d new tokens at most", len(rows), len(items), config.max_new_tokens)

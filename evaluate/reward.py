@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from posttrain.data.chat import load_tokenizer, template_digest
+from posttrain.data.chat import load_tokenizer
 from posttrain.evaluate.config.reward import RewardEvaluationConfig
 from posttrain.evaluate.inputs import read_heldout_tokens
 from posttrain.evaluate.measure.pair_scores import ScoredGroup, pairs_of, summarise_pairs
@@ -31,7 +31,7 @@ def run(config: RewardEvaluationConfig, context: Context) -> StageResult:
     directory = context.inputs["model"]
     tokenizer = load_tokenizer(directory)
     data = context.inputs["data"]
-    rows = read_heldout_tokens(data, "comparison", template_digest(tokenizer))
+    rows = read_heldout_tokens(data, "comparison", tokenizer)
     if all(len(set(row["ranks"])) == 1 for row in rows):
         raise UsageError(f"{data.name}: every held-out group is one tie; give comparisons with differing ranks")
     sequences = [row["prompt_ids"] + response for row in rows for response in row["responses_ids"]]

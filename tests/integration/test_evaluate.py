@@ -253,11 +253,13 @@ def refusal(bench: Bench, root: Path, stage: Any, config: Any, **inputs: Path) -
 
 def test_mistakes_are_found_before_the_model_loads(bench: Bench, tmp_path: Path) -> None:
     config = PolicyEvaluationConfig()
+    (other := tmp_path / "other").mkdir()
     for number, (inputs, expected) in enumerate(
         [
             ({}, "nothing to score on; give inputs.data, inputs.items or both"),
-            ({"data": bench.comparisons}, "holds comparison tokens; give demonstration tokens"),
+            ({"data": bench.comparisons}, "holds comparison tokens; this stage needs demonstration tokens"),
             ({"data": rewritten_tokens(bench.demonstrations, tmp_path, template_sha256="a" * 64)}, "aaaaaaaaaaaa"),
+            ({"data": rewritten_tokens(bench.demonstrations, other, tokenizer_sha256="b" * 64)}, "bbbbbbbbbbbb"),
             ({"items": build_items(tmp_path, [])}, "no evaluation items"),
             ({"items": build_items(tmp_path, [item(0, scorer="exakt")], "bad-0001")}, "did you mean 'exact'?"),
             ({"items": build_items(tmp_path, [item(0, scorer="sentiment")], "rated-0001")}, "calls none right"),

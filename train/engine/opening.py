@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.data.chat import load_tokenizer
+from posttrain.data.chat import load_tokenizer, require_tokens
 from posttrain.models.adapters import parameter_counts
 from posttrain.models.load import backbone_directory
 from posttrain.plan.memory import MemoryEstimate, estimate_memory
@@ -19,7 +19,6 @@ from posttrain.stage.errors import UsageError
 from posttrain.train.config.common import TrainingConfig
 from posttrain.train.engine.batching import BatchPlan
 from posttrain.train.engine.processes import join
-from posttrain.train.rows.dataset import require_tokens
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,6 @@ Every dataset has the columns `row` (its own index, for error messages), `id` an
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
 
-from posttrain.data.chat import template_digest, tokenizer_digest
 from posttrain.data.records import untied_pairs
-from posttrain.stage.errors import UsageError
 
 Row = dict[str, Any]
-
-
-def require_tokens(directory: Path, record_type: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Check that a tokens artifact holds the wanted records, made with the model's own tokenizer and chat template.
-
-    Raises UsageError otherwise.
-    """
-    facts = json.loads((directory / "tokens.json").read_text(encoding="utf-8"))
-    if facts["record_type"] != record_type:
-        raise UsageError(
-            f"{directory.name}: holds {facts['record_type']} tokens; this stage needs {record_type} tokens"
-        )
-    for what, made_with, models_own in (
-        ("chat template", facts["template_sha256"], template_digest(tokenizer)),
-        ("tokenizer", facts["tokenizer_sha256"], tokenizer_digest(tokenizer)),
-    ):
-        if made_with != models_own:
-            raise UsageError(
-                f"{directory.name}: made with {what} {made_with[:12]}, but the model's is {models_own[:12]}; tokenize "
-                "with the model that you train"
-            )
 
 
 def as_dataset(table: pa.Table, lengths: pa.Array) -> Dataset:

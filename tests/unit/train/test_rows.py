@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 from build_artifacts import build_demonstrations, build_model
 
-from posttrain.data.chat import load_tokenizer
+from posttrain.data.chat import load_tokenizer, require_tokens
 from posttrain.stage.errors import UsageError
-from posttrain.train.rows.dataset import FILLER, fill_up, read_demonstrations, require_tokens
+from posttrain.train.rows.dataset import FILLER, fill_up, read_demonstrations
 
 
 def test_tokens_of_another_tokenizer_with_the_same_template_are_refused(tmp_path: Path) -> None:
     model, other = build_model(tmp_path), build_model(tmp_path, name="other-0001", vocab_size=300)
     tokens = build_demonstrations(tmp_path, model)
     require_tokens(tokens, "demonstration", load_tokenizer(model))
-    with pytest.raises(UsageError, match=r"demos-0001: made with tokenizer .* tokenize with the model that you train"):
+    with pytest.raises(UsageError, match=r"demos-0001: made with tokenizer .* tokenize with this model"):
         require_tokens(tokens, "demonstration", load_tokenizer(other))
 
 
