@@ -141,7 +141,7 @@ def test_fsdp_accumulates_shards_in_float32(bench: Bench, dtype: str) -> None:
         assert 0 < facts["held"] <= facts["whole"] * 0.6
 
 
-@pytest.mark.parametrize("name", ["zero2", "zero3", "zero3_cpu_offload", "zero3_nvme_offload"])
+@pytest.mark.parametrize("name", ["zero1", "zero2", "zero3", "zero3_cpu_offload", "zero3_nvme_offload"])
 def test_deepspeed_adds_micro_batches_up_in_float32(name: str) -> None:
     asked = distributed(name, 2).deepspeed
     assert asked is not None and asked["data_types"] == {"grad_accum_dtype": "fp32"}
