@@ -24,7 +24,7 @@ import lenders  # noqa: F401
 import torch
 from llamas import Bench
 from parts import Figures, Part, Setting, main
-from running import stage
+from running import peak, stage
 
 from posttrain.models.load import load_policy
 from posttrain.plan.memory import estimate_memory
@@ -73,12 +73,6 @@ def tokens_per_second(lines: list[Figures]) -> float:
     steps = [line for line in lines if "loss" in line][WARM:]
     pairs = itertools.pairwise(steps)
     return statistics.median((b["tokens_seen"] - a["tokens_seen"]) / (b["seconds"] - a["seconds"]) for a, b in pairs)
-
-
-def peak(lines: list[Figures]) -> Figures:
-    """Return the most GPU memory of a log, where there was a GPU."""
-    found = [line["peak_memory_gb"] for line in lines if "peak_memory_gb" in line]
-    return {"peak GB": max(found)} if found else {}
 
 
 def training(setting: Setting, model: Path, lines: list[Figures], rows: int, length: int) -> Figures:

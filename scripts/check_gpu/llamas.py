@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from build_artifacts import build_reward_model, commit_artifact, write_tokens
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from posttrain.data.chat import load_tokenizer
+from posttrain.stage.artifact import is_artifact
 
 Row = dict[str, Any]
 SIZES = {
@@ -38,9 +40,9 @@ class Bench:
         return self.root / "artifacts" / name
 
     def model(self) -> Path:
-        """Return a model of the size, stored in bfloat16; no random response of it ends by itself."""
+        """Return a model of the size, stored in bfloat16."""
         path = self.path(f"model{self.size.replace('.', '_')}-0001")
-        if path.exists():
+        if stands(path):
             return path
         tokenizer = word_tokenizer(self.vocabulary)
         fields = SIZES[self.size]
@@ -65,7 +67,7 @@ class Bench:
     def reward_model(self) -> Path:
         """Return a reward model of the same shape."""
         path = self.path("reward-0001")
-        return path if path.exists() else build_reward_model(self.root, self.model())
+        return path if stands(path) else build_reward_model(self.root, self.model())
 
     def tokenizer(self) -> Any:
         """Return the model's tokenizer."""
@@ -102,8 +104,17 @@ class Bench:
 
     def _tokens(self, record_type: str, rows: Sequence[Row]) -> Path:
         path = self.path(f"{record_type}s{self.size.replace('.', '_')}-0001")
-        if path.exists():
+        if stands(path):
             return path
         common = {"source": "random", "language": "und", "task": "words"}
         train = [{"id": f"{record_type}/{number}", **common, **row} for number, row in enumerate(rows)]
         return write_tokens(path, self.model(), record_type, {"train": train, "eval": []})
+
+
+def stands(path: Path) -> bool:
+    """Return whether an artifact is there; what a part that was cut off left in its place is removed."""
+    if is_artifact(path):
+        return True
+    shutil.rmtree(path, ignore_errors=True)
+    shutil.rmtree(path.with_name(f".{path.name}.incomplete"), ignore_errors=True)
+    return False

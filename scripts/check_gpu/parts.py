@@ -25,6 +25,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 LEAST_SECONDS = 10.0
 """With less than this of the budget left no part is started."""
+PATIENCE = 4
+"""How many times a part's limit a try on a CPU may take."""
 ENDED = ("passed", "failed", "skipped")
 
 Figures = dict[str, Any]
@@ -137,7 +139,7 @@ def _supervise(part: Part, setting: Setting, record: Record, deadline: float) ->
             command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
         try:
-            child.wait(min(part.seconds, left))
+            child.wait(min(part.seconds * (PATIENCE if setting.device == "cpu" else 1), left))
         except subprocess.TimeoutExpired:
             os.killpg(child.pid, signal.SIGKILL)
             child.wait()

@@ -63,6 +63,12 @@ def last_words(log: Path) -> str:
     return (errors or lines or ["nothing was printed"])[-1][:400]
 
 
+def peak(lines: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Return the most GPU memory of a log, where there was a GPU."""
+    found = [line["peak_memory_gb"] for line in lines if "peak_memory_gb" in line]
+    return {"peak GB": max(found)} if found else {}
+
+
 def finite(lines: Sequence[dict[str, Any]]) -> None:
     """Raise AssertionError where a number of a log is not finite."""
     for line in lines:

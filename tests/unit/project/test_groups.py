@@ -13,6 +13,7 @@ from posttrain.pipeline.config.hardware import HardwareConfig
 from posttrain.pipeline.graph.graph import build_graph
 from posttrain.pipeline.graph.registry import STAGE_TYPES
 from posttrain.pipeline.slurm.script import SlurmLauncher
+from posttrain.stage.errors import UsageError
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 GPUS = sorted(path.stem for path in (CONF / "hardware").glob("*.yaml") if path.stem != "cpu")
@@ -79,3 +80,8 @@ def test_the_jobs_of_a_cluster_have_the_machine_that_was_named(hardware: str, pr
     stages = {stage.name: stage for stage in build_graph(config)}
     assert SlurmLauncher(config).distributed(stages["ppo"]).num_processes == processes
     assert stages["evaluate_ppo"].slurm.gpus_per_node == 1
+
+
+def test_a_value_of_a_machine_that_was_not_named_is_one_line() -> None:
+    with pytest.raises(UsageError, match=r"hardware\.micro_batch_size: hardware=cpu hands nothing on .* hardware=gpu1"):
+        compose_config(["recipe=demo", "hardware.micro_batch_size=2"])
