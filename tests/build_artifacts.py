@@ -87,9 +87,11 @@ def build_model(
     vocab_size: int = 400,
     template: str = "chatml",
     eos_token: str | None = None,
+    shape: dict[str, int] | None = None,
 ) -> Path:
     """Commit a two-layer Llama with a byte-level BPE tokenizer and our chat template, or another one.
 
+    ``shape`` are fields of `LlamaConfig` for a larger one.
     Attention dropout is on, so that resuming exactly needs the random state.
     """
     directory = root / "artifacts" / name
@@ -105,18 +107,14 @@ def build_model(
     prepare_tokenizer(tokenizer, template, "<|pad|>", eos_token)
     tokenizer.save_pretrained(str(directory))
     torch.manual_seed(seed)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
         attention_dropout=attention_dropout,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
+        **{**sizes, "num_key_value_heads": 2, "max_position_embeddings": 128, **(shape or {})},
     )
     LlamaForCausalLM(config).save_pretrained(str(directory))
     return commit_artifact(directory, "model", "base")
@@ -139,7 +137,8 @@ def _sentence(generator: random.Random, low: int, high: int) -> str:
     return " ".join(generator.choices(WORDS, k=generator.randint(low, high)))
 
 
-def _write_tokens(directory: Path, model: Path, record_type: str, rows: dict[str, list[dict[str, Any]]]) -> Path:
+def write_tokens(directory: Path, model: Path, record_type: str, rows: dict[str, list[dict[str, Any]]]) -> Path:
+    """Commit rows of token ids by split as tokens that a model's tokenizer made."""
     tokenizer = load_tokenizer(model)
     directory.mkdir(parents=True)
     for split, of_split in rows.items():
@@ -179,7 +178,7 @@ def build_demonstrations(root: Path, model: Path, count: int = 48, seed: int = 0
         row = {"id": f"demo/{number}", "source": "demo", "language": "en", "task": "words"}
         row |= {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer}
         rows["eval" if number % 8 == 7 else "train"].append(row)
-    return _write_tokens(root / "artifacts" / name, model, "demonstration", rows)
+    return write_tokens(root / "artifacts" / name, model, "demonstration", rows)
 
 
 def build_comparisons(root: Path, model: Path, count: int = 32, seed: int = 0, name: str = "groups-0001") -> Path:
@@ -198,7 +197,7 @@ def build_comparisons(root: Path, model: Path, count: int = 32, seed: int = 0, n
         row = {"id": f"group/{number}", "source": "groups", "language": "en", "task": "words", "prompt_ids": prompt}
         row |= {"responses_ids": [answers[k] for k in order], "ranks": [k + 1 for k in order]}
         rows["eval" if number % 8 == 7 else "train"].append(row)
-    return _write_tokens(root / "artifacts" / name, model, "comparison", rows)
+    return write_tokens(root / "artifacts" / name, model, "comparison", rows)
 
 
 def build_prompts(
@@ -220,7 +219,7 @@ def build_prompts(
         row = {"id": f"prompt/{number}", "source": "prompts", "language": "en", "task": "words", "prompt_ids": prompt}
         row |= {"messages": [{"role": "user", "content": text}], "reference": reference, "scorer": scorer}
         rows["train"].append(row)
-    return _write_tokens(root / "artifacts" / name, model, "prompt", rows)
+    return write_tokens(root / "artifacts" / name, model, "prompt", rows)
 
 
 def stage_command(module: str, output: Path, inputs: dict[str, Path], **knobs: Any) -> list[str]:

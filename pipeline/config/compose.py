@@ -28,6 +28,7 @@ def compose_config(overrides: list[str], config_dir: Path | None = None) -> Pipe
     """
     values = compose_values(overrides, config_dir)
     _check_stages(values.get("stages", {}))
+    _check_hardware(values.get("hardware"))
     return build(PipelineConfig, values, "")
 
 
@@ -62,6 +63,15 @@ def _check_stages(stages: Any) -> None:
     for name, node in stages.items():
         if isinstance(node, dict) and "run" not in node and did_you_mean(name, known):
             raise UsageError(f"stages.{name}: no such stage{did_you_mean(name, known)}")
+
+
+def _check_hardware(given: Any) -> None:
+    """Raise UsageError for a value of a machine where none was named: it would reach no stage."""
+    if isinstance(given, dict) and given and "dtype" not in given:
+        name = next(iter(given))
+        raise UsageError(
+            f"hardware.{name}: hardware=cpu hands nothing on to stages; give hardware=gpu1, or train.STAGE.…"
+        )
 
 
 def _options(config_dir: Path | None) -> dict[str, set[str]]:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from posttrain.pipeline.config.hardware import HardwareConfig
 from posttrain.pipeline.config.slurm import SlurmConfig
 from posttrain.sample.config.sampling import SamplingConfig
 from posttrain.stage.schema import schema
@@ -169,6 +170,8 @@ class PipelineConfig:
     """Knobs of the evaluation stages."""
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
     """How responses are drawn; the knobs of stages refer to it, as ``${sampling}`` or ``${sampling.temperature}``."""
+    hardware: HardwareConfig | None = None
+    """What ``hardware=NAME`` hands on to the knobs of stages; None, on a CPU, leaves them as they are."""
     launcher: LauncherConfig = Field(default_factory=LauncherConfig)
     """How stages are started."""
     distributed: DistributedConfig = Field(default_factory=DistributedConfig)

@@ -9,6 +9,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+def peak_memory() -> dict[str, float]:
+    """Return ``peak_memory_gb``, the most that this process has had allocated on its GPU so far, in 10⁹ bytes.
+
+    Nothing without a GPU. The allocator's slack and the CUDA context are not in it.
+    """
+    return {"peak_memory_gb": torch.cuda.max_memory_allocated() / 1e9} if torch.cuda.is_available() else {}
+
+
 class RatioSums:
     """Sums numerators and denominators on one device, wherever they come from; `take` reduces them over all ranks."""
 

@@ -27,7 +27,7 @@ from posttrain.stage.tracking import Tracker
 from posttrain.train.checkpoints.elastic import is_universal, seed_rank, separate_steps
 from posttrain.train.checkpoints.protocol import commit_checkpoint, read_commit, rotate_checkpoints, staging_directory
 from posttrain.train.engine.batching import BatchPlan, StepBatchSampler
-from posttrain.train.engine.metrics import RatioSums
+from posttrain.train.engine.metrics import RatioSums, peak_memory
 from posttrain.train.engine.processes import (
     engine_in_use,
     kept_random_state,
@@ -266,7 +266,7 @@ class StageTrainer(Trainer):
         if "train_runtime" in logs:
             return
         if mode == "train":
-            logs.update(self._throughput())
+            logs.update(self._throughput() | peak_memory())
         Trainer.log(self, logs, start_time)
         for name in ("epoch", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_num_tokens"):
             logs.pop(name, None)

@@ -32,6 +32,8 @@ OPTIONS = sorted(
 )
 REAL = ("smollm2_135m/sft_reward_dpo", "qwen3_0_6b/sft_dpo", "llama3_1_8b_lora/sft_dpo", "llama3_1_8b_zero3/sft_dpo")
 
+HARDWARE = sorted(path.stem for path in (CONF / "hardware").glob("*.yaml"))
+
 TINY_LLAMA = {
     "model_type": "llama",
     "vocab_size": 64,
@@ -42,9 +44,13 @@ TINY_LLAMA = {
 }
 
 
+@pytest.mark.parametrize("hardware", ["cpu", "gpu1"])
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_every_recipe_composes_and_plans(recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = compose_config([f"recipe={recipe}", f"root={tmp_path / 'outputs'}", *_given_by_the_user(recipe, tmp_path)])
+def test_every_recipe_composes_and_plans(
+    recipe: str, hardware: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [f"root={tmp_path / 'outputs'}", *_given_by_the_user(recipe, tmp_path)]
+    config = compose_config([f"recipe={recipe}", f"hardware={hardware}", *given])
     stages = build_graph(config)
     absent = [path for stage in stages for path in external_paths(stage.config) if not path.exists()]
     if absent:
@@ -56,6 +62,13 @@ def test_every_recipe_composes_and_plans(recipe: str, tmp_path: Path, capsys: py
     table = capsys.readouterr().out
     assert all(stage.name in table for stage in stages if stage.type.run in ("train.sft", "train.reward", "train.dpo"))
     assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize("hardware", HARDWARE)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_takes_every_hardware_with_an_adapter(recipe: str, hardware: str, tmp_path: Path) -> None:
+    groups = [f"recipe={recipe}", f"hardware={hardware}", "adapter=lora"]
+    assert build_graph(compose_config([*groups, *_given_by_the_user(recipe, tmp_path)]))
 
 
 def _given_by_the_user(recipe: str, directory: Path) -> list[str]:
