@@ -22,10 +22,11 @@ LOOK_SECONDS = 1.0
 """Time between two looks at the files."""
 START_SECONDS = 600.0
 """Least time until the first sign of life: importing from a busy network file system takes minutes."""
-DUMP_SECONDS = 5.0
+DUMP_SECONDS = 10.0
 """How long to wait for the ranks' stacks; a process in an uninterruptible system call never writes them."""
-SETTLE_SECONDS = 0.5
-"""Stacks that have not grown for so long are whole; they are written frame by frame."""
+SETTLE_SECONDS = 1.0
+"""Stacks that have not grown for so long are whole; they are written frame by frame, by a process that a busy machine may
+hold up between two."""
 
 
 class Watchdog:
