@@ -25,8 +25,8 @@ START_SECONDS = 600.0
 DUMP_SECONDS = 10.0
 """How long to wait for the ranks' stacks; a process in an uninterruptible system call never writes them."""
 SETTLE_SECONDS = 1.0
-"""Stacks that have not grown for so long are whole; they are written frame by frame, by a process that a busy machine may
-hold up between two."""
+"""Stacks that have not grown for so long are whole; they are written frame by frame, by a process that a busy
+machine may hold up between two."""
 
 
 class Watchdog:
