@@ -80,8 +80,10 @@ def _explain(cls: type[Any], fault: Any, where: str) -> str:
     location = [str(part) for part in fault["loc"]]
     key = ".".join([where, *location]) if where else ".".join(location)
     if fault["type"] == "unexpected_keyword_argument":
-        siblings = _fields_at(cls, location[:-1])
-        return f"{key}: unknown key{did_you_mean(location[-1], siblings)}"
+        node = _schema_at(cls, location[:-1])
+        below = _key_below(node, location[-1])
+        meant = f"; did you mean {below!r}?" if below else did_you_mean(location[-1], _fields_of(node))
+        return f"{key}: unknown key{meant}"
     message = fault["msg"].removeprefix("Value error, ")
     shown = (
         "" if isinstance(fault["input"], dict) or dataclasses.is_dataclass(fault["input"]) else f"{fault['input']!r}: "
@@ -91,8 +93,8 @@ def _explain(cls: type[Any], fault: Any, where: str) -> str:
     return f"{key}: {shown}{message[0].lower()}{message[1:]}"
 
 
-def _fields_at(annotation: Any, location: list[str]) -> list[str]:
-    """Return the keys that the schema at ``location`` takes, through lists, dictionaries and optional values."""
+def _schema_at(annotation: Any, location: list[str]) -> Any:
+    """Return the schema at ``location``, through lists, dictionaries and optional values."""
     for name in location:
         if dataclasses.is_dataclass(annotation):
             annotation = typing.get_type_hints(annotation).get(name)
@@ -100,6 +102,19 @@ def _fields_at(annotation: Any, location: list[str]) -> list[str]:
             annotation = (typing.get_args(annotation) or (None,))[-1]
         if type(None) in typing.get_args(annotation):
             annotation = typing.get_args(annotation)[0]
+    return annotation
+
+
+def _key_below(annotation: Any, word: str) -> str:
+    """Return the dotted key of the knob of this name in the schemas within a schema, or an empty string."""
+    for name in _fields_of(annotation):
+        inner = _schema_at(annotation, [name])
+        if word in _fields_of(inner):
+            return f"{name}.{word}"
+    return ""
+
+
+def _fields_of(annotation: Any) -> list[str]:
     infos = getattr(annotation, "__pydantic_fields__", {})
     return [info.alias or name for name, info in infos.items()]
 

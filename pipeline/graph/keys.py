@@ -45,10 +45,10 @@ def check_external_paths(stages: list[Stage]) -> None:
 
 
 def _key_of(values: Any, text: str) -> str:
-    """Return the dotted key under which ``text`` stands in nested values, or an empty string."""
+    """Return the dotted key under which the path ``text`` stands in nested values, or an empty string."""
     items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
     for key, value in items:
-        if value == text:
+        if isinstance(value, str) and str(Path(value)) == text:
             return str(key)
         if below := _key_of(value, text):
             return f"{key}.{below}"

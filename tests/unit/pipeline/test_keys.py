@@ -20,7 +20,7 @@ from posttrain.stage.schema import build
 CLONE = Path(__file__).resolve().parents[3]
 
 
-def curate(path: Path, **knobs: Any) -> Stage:
+def curate(path: Path | str, **knobs: Any) -> Stage:
     sources = [{"name": "mine", "path": str(path)}]
     node = {"run": "data.curate", "with": {"record_type": "demonstration", "sources": sources, **knobs}}
     (stage,) = build_graph(build(PipelineConfig, {"stages": {"rows": node}}, ""))
@@ -160,6 +160,8 @@ def test_a_missing_outside_file_names_its_knob(tmp_path: Path) -> None:
     assert str(caught.value) == (
         f"stages.rows.with.sources.0.path: {tmp_path}/nowhere.jsonl: no such file, folder or module; mend the path"
     )
+    with pytest.raises(UsageError, match=r"^stages.rows.with.sources.0.path: nowhere.jsonl: "):
+        check_external_paths([curate("./nowhere.jsonl")])
 
 
 def test_code_files_follow_imports_templates_and_packages() -> None:
