@@ -69,6 +69,47 @@ def test_comparisons(name: str, row: dict[str, Any]) -> None:
     assert convert(row, "comparison") == (name, wanted)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "before"),
+    [
+        ([BRIEF], [HI]),
+        ([BRIEF, HI], [HI]),
+        ([BRIEF, HI], []),
+        ([BRIEF, HI], [BRIEF, HI]),
+        ([HI], [BRIEF, HI]),
+        ([{**HI, "content": "Hi\n"}], [BRIEF, HI]),
+    ],
+)
+def test_a_preference_keeps_its_prompt_once_before_whole_conversations(prompt: Any, before: Any) -> None:
+    row = {"prompt": prompt, "chosen": [*before, HELLO], "rejected": [*before, GO]}
+    _, made = convert(row, "comparison")
+    assert made == {"prompt": [BRIEF, HI], "responses": ["Hello!", "Go away."], "ranks": [1, 2]}
+
+
+def test_conversations_may_go_on_from_a_history_and_a_greeting_is_not_doubled() -> None:
+    bye = {"role": "user", "content": "Bye"}
+    _, made = convert({"prompt": [HI, HELLO], "chosen": [bye, HELLO], "rejected": [bye, GO]}, "comparison")
+    assert made["prompt"] == [HI, HELLO, bye]
+    _, made = convert({"prompt": [HELLO, HI], "chosen": [HELLO, HI, HELLO], "rejected": [GO]}, "comparison")
+    assert made["prompt"] == [HELLO, HI]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "before"),
+    [
+        ("Bye", [HI]),
+        ([BRIEF], [{**BRIEF, "content": "Be long."}, HI]),
+        ([BRIEF, HI], [BRIEF, {**HI, "content": "Bye"}]),
+        ([HI, GO], [HI]),
+        ([BRIEF, HI, GO], [HI]),
+    ],
+)
+def test_a_prompt_that_its_conversations_contradict_is_refused(prompt: Any, before: Any) -> None:
+    row = {"prompt": prompt, "chosen": [*before, HELLO], "rejected": [*before, GO]}
+    with pytest.raises(RowError, match=r"^chosen '.*': neither holds the prompt nor goes on from its last turn '"):
+        convert(row, "comparison")
+
+
 def test_earlier_turns_and_context_belong_to_the_prompt() -> None:
     _, made = convert({"messages": [BRIEF, HI, HELLO, HI, GO]}, "demonstration")
     assert made == {"prompt": [BRIEF, HI, HELLO, HI], "completion": [GO]}
