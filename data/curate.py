@@ -218,12 +218,19 @@ def drop_duplicates(records: Sequence[Record], counts: Mapping[str, SourceCounts
 
 
 def make_ids_unique(records: Sequence[Record]) -> None:
-    """Number the ids that repeat, which they do only where duplicates stay."""
-    used: Counter[str] = Counter()
+    """Number the ids that repeat; the first record of an id keeps it, and no number makes an id that another has."""
+    taken = {record.id for record in records}
+    seen: set[str] = set()
+    numbers: Counter[str] = Counter()
     for record in records:
-        used[record.id] += 1
-        if used[record.id] > 1:
-            record.id = f"{record.id}-{used[record.id]}"
+        own = record.id
+        if own in seen:
+            numbers[own] += 1
+            while (numbered := f"{own}-{numbers[own] + 1}") in taken:
+                numbers[own] += 1
+            record.id = numbered
+            taken.add(numbered)
+        seen.add(own)
 
 
 if __name__ == "__main__":

@@ -108,6 +108,22 @@ def test_without_dedup_ids_stay_unique(tmp_path: Path) -> None:
     assert third == "s/x"
 
 
+@pytest.mark.parametrize(
+    ("own", "unique"),
+    [
+        (["a", "a", "a"], ["a", "a-2", "a-3"]),
+        (["a", "a", "a-2"], ["a", "a-3", "a-2"]),
+        (["a-2", "a", "a", "a-2", "a"], ["a-2", "a", "a-3", "a-2-2", "a-4"]),
+        (["a", "a", "a-2-2", "a-2", "a-2"], ["a", "a-3", "a-2-2", "a-2", "a-2-3"]),
+    ],
+)
+def test_numbered_ids_never_meet_those_that_rows_bring(tmp_path: Path, own: list[str], unique: list[str]) -> None:
+    # Rows of one id must be equal, so each id has a question of its own.
+    sources = [source(tmp_path, "s", [qa(f"{name}?", id=name) for name in own])]
+    made = curate(tmp_path, "demonstration", sources, dedup=False, eval_fraction=0)
+    assert [record.id for record in made.train] == [f"s/{name}" for name in unique]
+
+
 def test_one_prompt_falls_on_one_side_in_every_dataset(tmp_path: Path) -> None:
     prompts = [f"Question {n}?" for n in range(400)]
     shouted = [qa(f"  QUESTION  {n}? ", "No.") for n in range(400)]
