@@ -32,7 +32,7 @@ AdapterName = Literal[
 class SourceConfig:
     """One source of records. Give exactly one of `path`, `file` and `dataset`.
 
-    A row's own `license`, `language` and `task` columns win over the values given here.
+    A row's own `license`, `language` and `task` columns win over the values given here, unless they are blank.
     """
 
     name: str = Field(min_length=1)

@@ -19,6 +19,7 @@ from posttrain.data.sources.row_values import (
     assistant,
     checked_messages,
     checked_text,
+    given,
     prompt_messages,
     show,
     user,
@@ -32,8 +33,7 @@ def preference(row: Values) -> Payload | Drop:
 
     Whole conversations that hold the prompt stay as they are, and those that go on from it get it in front.
     """
-    given = row.get("prompt")
-    prompt = prompt_messages(given, "prompt") if given is not None else []
+    prompt = prompt_messages(row["prompt"], "prompt") if given(row, "prompt") is not None else []
     chosen, rejected = (_with_prompt(row[name], name, prompt) for name in ("chosen", "rejected"))
     return pair(chosen, rejected)
 
@@ -123,7 +123,7 @@ def ranked(row: Values) -> Payload:
 def oasst_ranked(row: Values) -> Payload:
     """``messages, ranked``: K answers, best first; a column ``ranks`` counts from 0, ``lang`` is the language."""
     responses = _texts(row["ranked"], "ranked")
-    ranks = _ranks(row["ranks"], "ranks") if row.get("ranks") is not None else list(range(len(responses)))
+    ranks = _ranks(row["ranks"], "ranks") if given(row, "ranks") is not None else list(range(len(responses)))
     if ranks != sorted(ranks):
         raise RowError(f"ranks {show(ranks)}: must not fall, since ranked is best first; sort the row")
     payload: Payload = {
@@ -131,7 +131,7 @@ def oasst_ranked(row: Values) -> Payload:
         "responses": responses,
         "ranks": [rank + 1 for rank in ranks],
     }
-    if row.get("lang") is not None:
+    if given(row, "lang") is not None:
         payload["language"] = checked_text(row["lang"], "lang")
     return payload
 
@@ -157,7 +157,7 @@ def verdicts(row: Values) -> Payload:
         "responses": responses,
         "ranks": [1 + sum(other > count for other in set(followed)) for count in followed],
     }
-    if row.get("lang") is not None:
+    if given(row, "lang") is not None:
         payload["language"] = checked_text(row["lang"], "lang")
     return payload
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from posttrain.data.sources.readers import BadRow, Row
-from posttrain.data.sources.row_values import Drop, Messages, Payload, RowError, Values, checked_text, show
+from posttrain.data.sources.row_values import Drop, Messages, Payload, RowError, Values, checked_text, given, show
 
 ROLES = {"prompter": "user", "assistant": "assistant"}
 
@@ -117,7 +117,7 @@ def _facts(values: Values) -> dict[str, Any]:
 
 
 def _language(row: Values) -> Payload:
-    return {"language": checked_text(row["lang"], "lang")} if row["lang"] is not None else {}
+    return {"language": checked_text(row["lang"], "lang")} if given(row, "lang") is not None else {}
 
 
 def _rank(value: Any) -> int:

@@ -79,6 +79,32 @@ def test_records_carry_their_provenance_and_rows_win_over_sources(tmp_path: Path
     assert made.result.facts["sources"]["mine"] == {"adapter": "question_answer", "ignored_columns": {"score": 1}}
 
 
+def test_blank_cells_are_absent_and_leave_the_word_to_the_source(tmp_path: Path) -> None:
+    rows = ["question,answer,id,license,language,task", "A?,Yes.,,, ,", "B?,No.,7,MIT,fi,chat"]
+    (tmp_path / "mine.csv").write_text("\n".join(rows) + "\n")
+    mine = {"name": "mine", "path": str(tmp_path / "mine.csv"), "license": "CC0-1.0", "language": "en", "task": "qa"}
+    first, second = curate(tmp_path, "demonstration", [mine], eval_fraction=0).train
+    assert (first.license, first.language, first.task) == ("CC0-1.0", "en", "qa")
+    assert first.id.startswith("mine/") and first.id != "mine/"
+    assert (second.id, second.license, second.language, second.task) == ("mine/7", "MIT", "fi", "chat")
+
+
+def test_blank_cells_of_items_and_comparisons_are_absent(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("prompt,reference,scorer,ideal\nA?,5, ,\n")
+    mine = {"name": "mine", "path": str(tmp_path / "items.csv"), "scorer": "number"}
+    (tmp_path / "pairs.csv").write_text("prompt,chosen,rejected,annotator\nA?,b,c,\n")
+    pairs = {"name": "pairs", "path": str(tmp_path / "pairs.csv")}
+    (item,) = curate(tmp_path, "evaluation", [mine]).eval
+    assert (item.scorer, item.ideal) == ("number", None)
+    (tmp_path / "out").rename(tmp_path / "done")
+    assert curate(tmp_path, "comparison", [pairs]).train[0].annotator == "unknown"
+    (tmp_path / "out").rename(tmp_path / "pairs")
+    (tmp_path / "prompts.csv").write_text("prompt,reference\nA?,\n")
+    asked = {"name": "p", "path": str(tmp_path / "prompts.csv"), "adapter": "prompt"}
+    (prompt,) = curate(tmp_path, "prompt", [asked]).train
+    assert prompt.reference is None
+
+
 def test_exact_duplicates_drop_and_the_first_source_keeps_its_row(tmp_path: Path) -> None:
     accented = "Caf\u00e9?"
     first = source(tmp_path, "first", [qa(accented), qa("B?"), qa("B?")])
