@@ -58,7 +58,7 @@ def sharegpt(row: Values) -> Payload:
         where = f"conversations[{index}]"
         if not isinstance(turn, dict) or "from" not in turn or "value" not in turn:
             raise RowError(f"{where} {show(turn)}: must be an object with from and value")
-        if turn["from"] not in SHAREGPT_ROLES:
+        if not isinstance(turn["from"], str) or turn["from"] not in SHAREGPT_ROLES:
             raise RowError(f"{where}.from {show(turn['from'])}: must be one of {', '.join(SHAREGPT_ROLES)}; rename it")
         content = checked_text(turn["value"], f"{where}.value")
         messages.append({"role": SHAREGPT_ROLES[turn["from"]], "content": content})

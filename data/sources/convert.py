@@ -13,7 +13,7 @@ from posttrain.data.records import RECORD_TYPES, Record
 from posttrain.data.rows.identity import content_digest, nfc
 from posttrain.data.sources.adapters import Adapter
 from posttrain.data.sources.readers import BadRow, Row
-from posttrain.data.sources.row_values import Drop, Payload, RowError, Values, checked_text, given, show
+from posttrain.data.sources.row_values import Drop, Payload, RowError, Values, any_text, checked_text, given, show
 from posttrain.stage.errors import UsageError, did_you_mean
 
 
@@ -55,6 +55,9 @@ class RecordMaker:
     def _provenance(self, row: Values, payload: Payload) -> Payload:
         names = ["annotator"] if self.record_type == "comparison" else []
         own = {name: row[name] for name in ("license", "language", "task", *names) if given(row, name) is not None}
+        for name, value in own.items():
+            if isinstance(value, str):
+                any_text(value, name)
         found = {"source": self.source, **self.defaults, **_only(payload, "language"), **own}
         if self.record_type == "evaluation":
             found["scorer"] = self._scorer(row, payload)

@@ -6,63 +6,20 @@ import dataclasses
 import hashlib
 import json
 import unicodedata
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from curated_data import curate, qa, questions, source
 
-from posttrain.data.config.curate import CurateConfig, RecordType, SourceConfig
-from posttrain.data.curate import run
-from posttrain.data.records import Comparison, Demonstration, EvaluationItem, Record, dataset_type, read_records
+from posttrain.data.config.curate import CurateConfig, SourceConfig
+from posttrain.data.records import Comparison, Demonstration, EvaluationItem
 from posttrain.data.rows.accounting import SourceCounts, accounting
-from posttrain.data.rows.splits import held_out_score, prompt_cluster
+from posttrain.data.rows.splits import held_out_score
 from posttrain.data.sources.convert import clean_group
 from posttrain.data.sources.row_values import Drop, RowError
-from posttrain.stage.entry import Context, StageResult
 from posttrain.stage.errors import UsageError
 from posttrain.stage.schema import build
-from posttrain.stage.spec import Distributed, StageSpec, Tracking
-from posttrain.stage.tracking import NullTracker
-
-Lines = Sequence[dict[str, Any] | str]
-
-
-class Curated:
-    """A curated dataset, read back."""
-
-    def __init__(self, output: Path, result: StageResult) -> None:
-        self.output, self.result = output, result
-        record_type = dataset_type(output)
-        self.train: list[Any] = read_records(output / "train.parquet", record_type)
-        self.eval: list[Any] = read_records(output / "eval.parquet", record_type)
-        self.accounting = json.loads((output / "accounting.json").read_text())
-
-
-def source(folder: Path, name: str, lines: Lines, **knobs: Any) -> dict[str, Any]:
-    path = folder / f"{name}.jsonl"
-    texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
-    path.write_text("\n".join(texts) + "\n", encoding="utf-8")
-    return {"name": name, "path": str(path), **knobs}
-
-
-def curate(folder: Path, record_type: RecordType, sources: list[dict[str, Any]], **knobs: Any) -> Curated:
-    output = folder / "out"
-    output.mkdir()
-    spec = StageSpec(
-        "curate", "data.curate", "test", "0" * 64, "", {}, {}, {}, "", "", "", 0, Distributed(), Tracking()
-    )
-    inputs = {"sources": folder}
-    config = build(CurateConfig, {"record_type": record_type, "sources": sources, **knobs}, "data.curate")
-    return Curated(output, run(config, Context(spec, inputs, output, folder / "work", NullTracker(), True)))
-
-
-def qa(question: str, answer: str = "Yes.", **columns: Any) -> dict[str, Any]:
-    return {"question": question, "answer": answer, **columns}
-
-
-def questions(records: Sequence[Record]) -> list[str]:
-    return [prompt_cluster(record) for record in records]
 
 
 def test_records_carry_their_provenance_and_rows_win_over_sources(tmp_path: Path) -> None:
@@ -77,32 +34,6 @@ def test_records_carry_their_provenance_and_rows_win_over_sources(tmp_path: Path
     assert made.result.licenses == ["CC0-1.0", "MIT"]
     assert made.result.headline == "2 rows kept of 2"
     assert made.result.facts["sources"]["mine"] == {"adapter": "question_answer", "ignored_columns": {"score": 1}}
-
-
-def test_blank_cells_are_absent_and_leave_the_word_to_the_source(tmp_path: Path) -> None:
-    rows = ["question,answer,id,license,language,task", "A?,Yes.,,, ,", "B?,No.,7,MIT,fi,chat"]
-    (tmp_path / "mine.csv").write_text("\n".join(rows) + "\n")
-    mine = {"name": "mine", "path": str(tmp_path / "mine.csv"), "license": "CC0-1.0", "language": "en", "task": "qa"}
-    first, second = curate(tmp_path, "demonstration", [mine], eval_fraction=0).train
-    assert (first.license, first.language, first.task) == ("CC0-1.0", "en", "qa")
-    assert first.id.startswith("mine/") and first.id != "mine/"
-    assert (second.id, second.license, second.language, second.task) == ("mine/7", "MIT", "fi", "chat")
-
-
-def test_blank_cells_of_items_and_comparisons_are_absent(tmp_path: Path) -> None:
-    (tmp_path / "items.csv").write_text("prompt,reference,scorer,ideal\nA?,5, ,\n")
-    mine = {"name": "mine", "path": str(tmp_path / "items.csv"), "scorer": "number"}
-    (tmp_path / "pairs.csv").write_text("prompt,chosen,rejected,annotator\nA?,b,c,\n")
-    pairs = {"name": "pairs", "path": str(tmp_path / "pairs.csv")}
-    (item,) = curate(tmp_path, "evaluation", [mine]).eval
-    assert (item.scorer, item.ideal) == ("number", None)
-    (tmp_path / "out").rename(tmp_path / "done")
-    assert curate(tmp_path, "comparison", [pairs]).train[0].annotator == "unknown"
-    (tmp_path / "out").rename(tmp_path / "pairs")
-    (tmp_path / "prompts.csv").write_text("prompt,reference\nA?,\n")
-    asked = {"name": "p", "path": str(tmp_path / "prompts.csv"), "adapter": "prompt"}
-    (prompt,) = curate(tmp_path, "prompt", [asked]).train
-    assert prompt.reference is None
 
 
 def test_exact_duplicates_drop_and_the_first_source_keeps_its_row(tmp_path: Path) -> None:
