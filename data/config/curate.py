@@ -38,7 +38,7 @@ class SourceConfig:
     name: str = Field(min_length=1)
     """Stands in the ids and the accounting of its rows."""
     path: str | None = external()
-    """A file outside the store: .jsonl, .json, .csv or .parquet, plain or .gz."""
+    """A file outside the store: .jsonl, .ndjson, .json, .csv, .tsv or .parquet, plain or .gz."""
     file: str | None = None
     """A file of the input artifact ``sources``."""
     dataset: str | None = None
