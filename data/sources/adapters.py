@@ -22,7 +22,7 @@ published datasets carry many (labels, scores, annotator ids), and refusing them
 | `prompt`            | prompt [, reference]                         | prompts                      |
 
 Every adapter but `text` also makes prompt records, by leaving the answers out. Any row may carry id, license, language
-and task; rows of comparisons may carry annotator.
+and task; rows of comparisons may carry annotator, and pairs score_chosen and score_rejected.
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ from posttrain.stage.errors import UsageError, did_you_mean
 
 PROVENANCE = ("id", "license", "language", "task")
 """Columns of any row that win over what the source says."""
+
+SCORES = frozenset({"score_chosen", "score_rejected"})
+"""Columns of comparisons that are read for the accounting alone: where they contradict the row, it is counted."""
 
 Convert = Callable[[Values], Payload | Drop]
 Expand = Callable[[Iterable[Row | BadRow]], Iterator[Row | BadRow]]
@@ -124,9 +127,15 @@ _ALL = (
         "hh",
         _columns("chosen rejected"),
         {"comparison": comparisons.hh},
+        SCORES,
         fits=lambda row: row.get("prompt") is None and isinstance(row["chosen"], str),
     ),
-    Adapter("preference", _columns("chosen rejected"), {"comparison": comparisons.preference}, _columns("prompt")),
+    Adapter(
+        "preference",
+        _columns("chosen rejected"),
+        {"comparison": comparisons.preference},
+        SCORES | {"prompt"},
+    ),
     Adapter(
         "evaluation", _columns("prompt reference"), {"evaluation": demonstrations.evaluation}, _columns("scorer ideal")
     ),

@@ -81,6 +81,14 @@ def pair(chosen: Messages, rejected: Messages) -> Payload | Drop:
     return {"prompt": chosen[:-1], "responses": responses, "ranks": [1, 2]}
 
 
+def rejected_scored_higher(row: Values) -> bool:
+    """Return whether a row's own scores, where it has both as numbers, say the contrary of chosen and rejected."""
+    try:
+        return float(row["score_chosen"]) < float(row["score_rejected"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return False
+
+
 def hh(row: Values) -> Payload | Drop:
     r"""``chosen, rejected``: transcripts ``\n\nHuman: … \n\nAssistant: …`` that share all but the last turn.
 

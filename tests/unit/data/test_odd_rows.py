@@ -69,3 +69,24 @@ def test_values_of_odd_types_and_halves_of_characters_are_errors_of_their_row(
     (tmp_path / "out").rename(tmp_path / "first")
     with pytest.raises(UsageError, match=r"no row kept of 1 \(dropped: {'quarantined': 1}\)"):
         curate(tmp_path, record_type, [mine], on_bad_row="quarantine")
+
+
+def test_comparisons_whose_scores_say_the_contrary_stay_and_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scores: list[tuple[Any, Any]] = [(8, 3.5), (2.5, 3), (3, 3), (None, 9), ("1.5", "2"), ("low", "high"), (1, [2])]
+    pairs = [
+        {"prompt": f"{n}?", "chosen": "a", "rejected": "b", "score_chosen": chosen, "score_rejected": rejected}
+        for n, (chosen, rejected) in enumerate(scores)
+    ]
+    plain = [{"prompt": "plain?", "chosen": "a", "rejected": "b"}]
+    sources = [source(tmp_path, "scored", pairs), source(tmp_path, "plain", plain)]
+    made = curate(tmp_path, "comparison", sources, eval_fraction=0)
+    assert made.accounting["by_source"]["scored"]["rejected_scored_higher"] == 2
+    assert made.accounting["by_source"]["scored"]["kept"] == len(pairs)
+    assert "rejected_scored_higher" not in made.accounting["by_source"]["plain"]
+    assert made.result.facts["sources"]["scored"] == {"adapter": "preference"}
+    assert (
+        caplog.messages[0]
+        == f"{sources[0]['path']}:2: score_chosen is below score_rejected; such rows stay and are counted"
+    )
