@@ -31,6 +31,7 @@ Pieces = TypeVar("Pieces", str, list[int])
 
 CHATML_START, CHATML_END, PAD_TOKEN = "<|im_start|>", "<|im_end|>", "<|pad|>"
 _GENERATION_MARKER = re.compile(r"{%-?\s*generation\s*-?%}")
+_PADDING = re.compile(r"\W*(finetune_)?(right_)?pad(_id|_token|ding)?\W*", re.IGNORECASE)
 _PROBE = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "World"}]
 
 
@@ -59,7 +60,8 @@ def prepare_tokenizer(
 
     ``template`` is Jinja text, or the name of one of ours; None keeps the tokenizer's own, or takes ``chatml`` where
     it has none. ChatML brings its markers and its end of turn along; ``verbatim`` ends a response with the model's own
-    EOS. Tokens that the vocabulary lacks are added to it.
+    EOS. The tokenizer's own padding token stays; where it has none but EOS, ``pad_token`` becomes it, or a token that
+    the vocabulary reserves for padding. Tokens that the vocabulary lacks are added to it.
     """
     if template is None:
         template = tokenizer.get_chat_template() if tokenizer.chat_template else "chatml"
@@ -68,8 +70,17 @@ def prepare_tokenizer(
         markers = [AddedToken(token, special=True, normalized=False) for token in (CHATML_START, CHATML_END)]
         tokenizer.add_tokens(markers, special_tokens=True)
     tokenizer.chat_template = named_template(template, adds_bos(tokenizer)) if template in TEMPLATES else template
-    named = {"eos_token": eos_token, "pad_token": pad_token}
-    tokenizer.add_special_tokens({name: token for name, token in named.items() if token is not None})
+    if eos_token is not None:
+        tokenizer.add_special_tokens({"eos_token": eos_token})
+    if pad_token is not None and tokenizer.pad_token in (None, tokenizer.eos_token):
+        known = pad_token in tokenizer.get_vocab()
+        tokenizer.add_special_tokens({"pad_token": pad_token if known else reserved_padding(tokenizer) or pad_token})
+
+
+def reserved_padding(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Return a special token whose name says that it is for padding, such as ``<|finetune_right_pad_id|>``, if any."""
+    special = [token.content for _, token in sorted(tokenizer.added_tokens_decoder.items()) if token.special]
+    return next((text for text in special if _PADDING.fullmatch(text) and text != tokenizer.eos_token), None)
 
 
 def load_tokenizer(directory: Path, *, generation_markers: bool = False) -> PreTrainedTokenizerBase:

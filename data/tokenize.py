@@ -54,6 +54,9 @@ SCHEMAS: dict[type[Record], pa.Schema] = {
     Comparison: pa.schema([*_COMMON, ("prompt_ids", _IDS), ("responses_ids", pa.list_(_IDS)), ("ranks", _IDS)]),
 }
 
+POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
+"""What families call the number of tokens that a model takes."""
+
 Encode = Callable[[PreTrainedTokenizerBase, Sequence[Any]], list[Outcome]]
 Map = Callable[[Iterable[Sequence[Any]]], Iterator[list[Outcome]]]
 
@@ -93,7 +96,9 @@ def length_limit(max_length: int | None, model: Path) -> int:
     Raises UsageError when the model has fewer positions than ``max_length``.
     """
     path = model / "config.json"
-    positions = json.loads(path.read_text(encoding="utf-8")).get("max_position_embeddings") if path.exists() else None
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    config = config.get("text_config") or config  # of a model that reads pictures too
+    positions = next((config[name] for name in POSITIONS if config.get(name)), None)
     if max_length is None:
         return min(positions or DEFAULT_LENGTH, DEFAULT_LENGTH)
     if positions is not None and max_length > positions:

@@ -87,7 +87,7 @@ def split_by_length(
 
     Raises UsageError when it holds none.
     """
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if context is None:
         return list(items), []
     ids = encode_prompts(tokenizer, [message_dicts(item.prompt) for item in items])

@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from posttrain.stage.artifact import read_manifest
+from posttrain.stage.artifact import is_artifact, read_manifest
 from posttrain.stage.errors import UsageError
 
 BASE_FILE = "base.json"
@@ -57,8 +57,12 @@ def backbone_directory(directory: Path) -> Path:
 
 
 def trusts_remote_code(directory: Path) -> bool:
-    """Return whether the base stage was configured to run the model's own code."""
-    return bool(read_manifest(directory).facts.get("trust_remote_code", False))
+    """Return whether the base stage, of this model or of the one that it was trained from, may run the model's code."""
+    manifest = read_manifest(directory)
+    if "trust_remote_code" in manifest.facts:
+        return bool(manifest.facts["trust_remote_code"])
+    trained_from = [directory.parent / parent.name for parent in manifest.parents.values() if parent.kind == "model"]
+    return any(is_artifact(parent) and trusts_remote_code(parent) for parent in trained_from)
 
 
 def load_policy(

@@ -41,6 +41,7 @@ def download(hub_name: str, revision: str | None, with_code: bool = False) -> Pa
 def find_weights(folder: Path) -> list[Path]:
     """Return the weight files of a model folder: one, or an index and its shards.
 
+    A folder that has both is read as transformers reads it: the index was left there by an earlier save.
     Raises UsageError that says what was looked for when something is missing or only pickled weights are there.
     """
     wanted = f"a Hugging Face folder with config.json, {WEIGHTS} (or {INDEX} and its shards) and tokenizer.json"
@@ -48,7 +49,7 @@ def find_weights(folder: Path) -> list[Path]:
         raise UsageError(f"train.base.path={folder}: no such folder; give {wanted}, as `hf download` makes one")
     if not (folder / "config.json").is_file():
         raise UsageError(f"{folder}: no config.json; give {wanted}")
-    if (folder / INDEX).is_file():
+    if (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file():
         shards = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
         files = [folder / INDEX, *(folder / shard for shard in sorted(shards))]
     else:

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from posttrain.data.chat import load_tokenizer, prepare_tokenizer, template_digest, tokenizer_digest
-from posttrain.stage.artifact import Manifest, commit
+from posttrain.stage.artifact import Manifest, Parent, commit, read_manifest
 
 WORDS = [
     "red",
@@ -50,8 +50,11 @@ WORDS = [
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
 
 
-def commit_artifact(directory: Path, kind: str, stage: str, **facts: Any) -> Path:
-    """Commit what stands in ``directory`` as an artifact in its place."""
+def commit_artifact(
+    directory: Path, kind: str, stage: str, parents: dict[str, Path] | None = None, **facts: Any
+) -> Path:
+    """Commit what stands in ``directory`` as an artifact in its place; ``parents`` are artifacts by input."""
+    made = {name: (read_manifest(path), path.name) for name, path in (parents or {}).items()}
     temporary = directory.with_name(f".{directory.name}.incomplete")
     directory.rename(temporary)
     manifest = Manifest(
@@ -61,7 +64,7 @@ def commit_artifact(directory: Path, kind: str, stage: str, **facts: Any) -> Pat
         key=directory.name.rpartition("-")[2].ljust(64, "0"),
         digest="",
         files={},
-        parents={},
+        parents={name: Parent(of.kind, of.digest, folder) for name, (of, folder) in made.items()},
         config={},
         code_digest="",
         seed=0,
@@ -88,6 +91,7 @@ def build_model(
     template: str = "chatml",
     eos_token: str | None = None,
     shape: dict[str, int] | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Path:
     """Commit a two-layer Llama with a byte-level BPE tokenizer and our chat template, or another one.
 
@@ -116,7 +120,7 @@ def build_model(
         bos_token_id=None,
         **{**sizes, "num_key_value_heads": 2, "max_position_embeddings": 128, **(shape or {})},
     )
-    LlamaForCausalLM(config).save_pretrained(str(directory))
+    LlamaForCausalLM(config).to(dtype).save_pretrained(str(directory))
     return commit_artifact(directory, "model", "base")
 
 

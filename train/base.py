@@ -5,6 +5,7 @@ python -m posttrain.train.base path=FOLDER pad_token='<|pad|>' chat_template=cha
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -30,6 +31,10 @@ from posttrain.stage.errors import UsageError
 from posttrain.stage.files import write_json_atomic
 from posttrain.train.config.base import ArchitectureConfig, BaseConfig
 
+NEW_ROW_SPREAD = 0.5
+"""Standard deviation of a new token's embedding, in that of the embeddings which the model has: told apart by an
+adapter, and near enough to the mean to leave what the model says as it was."""
+
 
 def run(config: BaseConfig, context: Context) -> StageResult:
     """Write a model folder whose tokenizer can pad, can chat and knows where a turn ends."""
@@ -42,13 +47,13 @@ def run(config: BaseConfig, context: Context) -> StageResult:
         tokenizer = tokenizer_from_data(context.inputs, config.architecture)
         prepare_tokenizer(tokenizer, **special)
         check_tokenizer(tokenizer)
-        model = random_llama(config.architecture, len(tokenizer), context.spec.seed)
+        model = random_llama(config.architecture, tokenizer, context.spec.seed)
         model.to(getattr(torch, config.dtype or "float32")).save_pretrained(output)
     else:
         folder = Path(config.path or download(config.hub_name or "", config.revision, config.trust_remote_code))
         if config.hub_name is not None:
             origin |= {"hub_name": config.hub_name, "commit": folder.name}
-        tokenizer = import_model(folder, output, special, config.dtype, config.trust_remote_code)
+        tokenizer = import_model(folder, output, special, config, context.spec.seed)
         licenses = model_license(folder)
     tokenizer.save_pretrained(output)
     record_token_ids(output, tokenizer)
@@ -86,12 +91,15 @@ def tokenizer_from_data(inputs: dict[str, Path], architecture: ArchitectureConfi
     return train_tokenizer(turns(records), architecture.vocab_size, architecture.max_position_embeddings)
 
 
-def random_llama(architecture: ArchitectureConfig, vocab_size: int, seed: int) -> PreTrainedModel:
+def random_llama(architecture: ArchitectureConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
     """Return a Llama with random weights and tied embeddings; the same seed gives the same weights."""
     torch.manual_seed(seed)
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=vocab_size,
+            vocab_size=len(tokenizer),
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
             hidden_size=architecture.hidden_size,
             intermediate_size=architecture.intermediate_size,
             num_hidden_layers=architecture.num_layers,
@@ -105,29 +113,30 @@ def random_llama(architecture: ArchitectureConfig, vocab_size: int, seed: int) -
 
 
 def import_model(
-    folder: Path, output: Path, special: dict[str, str | None], dtype: str | None, trust_remote_code: bool
+    folder: Path, output: Path, special: dict[str, str | None], config: BaseConfig, seed: int
 ) -> PreTrainedTokenizerBase:
     """Bring a pretrained model's weights and configuration to ``output``, and return its prepared tokenizer.
 
     The weight files are copied as they are unless tokens have to be added or the dtype differs. Raises UsageError
     before anything large is read.
     """
+    dtype, trust_remote_code = config.dtype, config.trust_remote_code
     weights = find_weights(folder)
     _, stored_dtype = stored_parameters(weights)
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        pretrained = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UsageError(f"{folder}: no tokenizer or configuration that transformers can read ({reason})") from None
-    num_known = min(len(tokenizer), config.get_text_config().vocab_size)
+    num_known = min(len(tokenizer), pretrained.get_text_config().vocab_size)
     prepare_tokenizer(tokenizer, **special)
     check_tokenizer(tokenizer)
     if len(tokenizer) > num_known or dtype not in (None, stored_dtype):
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype or "auto", use_safetensors=True, trust_remote_code=trust_remote_code
         )
-        embed_new_tokens(model, num_known, len(tokenizer))
+        embed_new_tokens(model, num_known, len(tokenizer), seed)
         model.save_pretrained(output)
     else:
         for path in [*weights, folder / "config.json"]:
@@ -141,24 +150,48 @@ def import_model(
 
 
 @torch.no_grad()
-def embed_new_tokens(model: PreTrainedModel, num_known: int, num_tokens: int) -> None:
-    """Give the tokens from ``num_known`` on the mean of the embeddings before them, at input and output.
+def embed_new_tokens(model: PreTrainedModel, num_known: int, num_tokens: int, seed: int) -> None:
+    """Give the tokens from ``num_known`` on embeddings like those before them, at input and output.
 
-    A checkpoint may have spare rows for them; otherwise its matrices grow. Tied embeddings stay tied.
+    Each is drawn around their mean: equal rows would be equally probable for ever where the embeddings are frozen, as
+    under an adapter, so that a turn's end could not be learned. A checkpoint may have spare rows for them; otherwise
+    its matrices grow. Tied embeddings stay tied.
     """
     if num_tokens > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(num_tokens, mean_resizing=False)
-    for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
-        weight_VD = embeddings.weight  # V tokens, D features
-        weight_VD[num_known:num_tokens] = weight_VD[:num_known].float().mean(dim=0).to(weight_VD.dtype)
+    matrices = {id(part.weight): part.weight for part in (model.get_input_embeddings(), model.get_output_embeddings())}
+    generator = torch.Generator().manual_seed(seed)
+    for weight_VD in matrices.values():  # V tokens, D features
+        known_VD = weight_VD[:num_known].float()
+        noise_VD = torch.randn(num_tokens - num_known, known_VD.shape[1], generator=generator)
+        drawn_VD = known_VD.mean(dim=0) + NEW_ROW_SPREAD * known_VD.std(dim=0) * noise_VD
+        weight_VD[num_known:num_tokens] = drawn_VD.to(weight_VD.dtype)
 
 
 def record_token_ids(output: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Make the model's and the generation's configuration agree with the tokenizer on BOS, EOS and padding."""
-    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    for path in (output / "config.json", output / "generation_config.json"):
-        values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        write_json_atomic(path, {**values, **ids})
+    """Make the model's and the generation's configuration agree with the tokenizer on BOS, EOS and padding.
+
+    The tokenizer's EOS comes first; the other tokens at which the model ends stay. What the tokenizer does not name
+    stays as it is.
+    """
+    files = (output / "config.json", output / "generation_config.json")
+    config, generation = (json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {} for path in files)
+    text = config.get("text_config")
+    parts = [config, generation] + [text] * isinstance(text, dict)
+    ends = end_token_ids(tokenizer.eos_token_id, *(part.get("eos_token_id") for part in parts))
+    for part in parts:
+        part["eos_token_id"] = ends[0] if len(ends) == 1 else ends
+        for name in ("bos_token_id", "pad_token_id"):
+            own = getattr(tokenizer, name)
+            part[name] = part.get(name) if own is None else own
+    for path, values in zip(files, (config, generation), strict=True):
+        write_json_atomic(path, values)
+
+
+def end_token_ids(*given: int | list[int] | None) -> list[int]:
+    """Return each end token once, in the order given."""
+    ids = itertools.chain.from_iterable(ids if isinstance(ids, list) else [ids] for ids in given)
+    return list(dict.fromkeys(i for i in ids if i is not None))
 
 
 if __name__ == "__main__":

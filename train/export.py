@@ -11,8 +11,11 @@ import shutil
 import sys
 from pathlib import Path
 
+import torch
+
 from posttrain.data.chat import load_tokenizer
 from posttrain.models.load import BASE_FILE, backbone_directory, is_adapter, load_policy, load_reward_model
+from posttrain.models.pretrained import find_weights, stored_parameters
 from posttrain.stage.artifact import LOGS, MANIFEST, read_manifest
 from posttrain.stage.errors import PosttrainError, UsageError
 from posttrain.stage.files import files_under
@@ -36,12 +39,19 @@ def export(artifact: Path, out: Path, merge: bool) -> None:
     temporary.mkdir(parents=True)
     if merge and is_adapter(artifact):
         load = load_policy if manifest.kind == "model" else load_reward_model
-        model = load(artifact).merge_and_unload()
+        model = load(artifact).merge_and_unload().to(stored_dtype(backbone_directory(artifact)))
         model.save_pretrained(str(temporary))
         load_tokenizer(artifact).save_pretrained(str(temporary))
     else:
         _copy(artifact, temporary)
     temporary.rename(out)
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """Return the precision that a model folder's weights are stored in; merging is done in float32."""
+    _, name = stored_parameters(find_weights(folder))
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 def _copy(artifact: Path, target: Path) -> None:

@@ -21,6 +21,7 @@ import httpx2
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from posttrain.sample.engine.ending import special_stops
 from posttrain.sample.sampling import Accept, FinishReason, Prompts, Sample, SamplingParams
 from posttrain.sample.structured.constraint import ConstraintFactory
 from posttrain.stage.errors import PosttrainError, UsageError
@@ -147,6 +148,7 @@ class ServerSampler:
     def _body(self, prompt: Sequence[int], params: SamplingParams) -> dict[str, Any]:
         if self.dialect == "transformers":
             return self._transformers_body(prompt, params)
+        special, texts = special_stops(self.tokenizer, params.stop)
         return {
             "model": self.model,
             "prompt": list(prompt),
@@ -157,8 +159,8 @@ class ServerSampler:
             "min_p": params.min_p,
             "repetition_penalty": params.repetition_penalty,
             "logit_bias": {str(token): bias for token, bias in params.logit_bias.items()} or None,
-            "stop": list(params.stop),
-            "stop_token_ids": list(params.stop_token_ids),
+            "stop": texts,
+            "stop_token_ids": [*params.stop_token_ids, *special],
             "logprobs": 0,
             "return_token_ids": True,
         }
@@ -173,14 +175,15 @@ class ServerSampler:
                 "top_p": params.top_p,
                 "min_p": params.min_p or None,
             }
+        special, texts = special_stops(self.tokenizer, params.stop)
         knobs |= {
             "max_new_tokens": params.max_tokens,
             "repetition_penalty": params.repetition_penalty,
-            "eos_token_id": [self.tokenizer.eos_token_id, *params.stop_token_ids],
+            "eos_token_id": [self.tokenizer.eos_token_id, *params.stop_token_ids, *special],
             "pad_token_id": self.tokenizer.pad_token_id,
         }
         body = {"model": self.model, "prompt": self._as_text(prompt), "generation_config": json.dumps(knobs)}
-        return body | ({"stop": list(params.stop)} if params.stop else {})
+        return body | ({"stop": texts} if texts else {})
 
     def _as_text(self, prompt: Sequence[int]) -> str:
         """Return a text that the server encodes as exactly these token ids.

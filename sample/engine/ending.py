@@ -15,10 +15,11 @@ class Ending:
     """The end tokens and stop texts of a request, and the text that they leave."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, tokens: frozenset[int], stop: Sequence[str]) -> None:
-        self.tokenizer, self.tokens, self.stop = tokenizer, tokens, stop
+        special, self.stop = special_stops(tokenizer, stop)
+        self.tokenizer, self.tokens = tokenizer, tokens.union(special)
         # Every token of text has a byte at least, so a stop text that has just come lies within as many tokens as it
         # has bytes. It is looked for there first: to decode everything at every token would take quadratic time.
-        self.window = max((len(text.encode()) for text in stop), default=0) + MARGIN
+        self.window = max((len(text.encode()) for text in self.stop), default=0) + MARGIN
 
     def reached(self, tokens: Sequence[int]) -> bool:
         """Return whether a sample ends with its last token."""
@@ -39,6 +40,15 @@ class Ending:
         kept = [token for token in tokens if token not in self.tokens]
         text: str = self.tokenizer.decode(kept, skip_special_tokens=True)
         return text
+
+
+def special_stops(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> tuple[list[int], list[str]]:
+    """Return the special tokens among stop texts, and the other texts.
+
+    The text of a sample is looked at without special tokens, so one of them is only met as a token.
+    """
+    special = {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return [special[text] for text in stop if text in special], [text for text in stop if text not in special]
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

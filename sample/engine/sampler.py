@@ -58,7 +58,7 @@ class Sampler:
         room for ``max_tokens``.
         """
         each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
-        limit = getattr(self.model.config, "max_position_embeddings", None)
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         for number, (prompt, request) in enumerate(zip(prompts, each, strict=True)):
             _check_length(number, prompt, request, limit)
         factories = constraints if constraints is not None else [None] * len(prompts)

@@ -17,13 +17,14 @@ from transformers import AutoModelForCausalLM
 
 from posttrain.data.chat import load_tokenizer
 from posttrain.data.records import Demonstration, Message, write_dataset
+from posttrain.models.adapters import make_trainable
 from posttrain.stage.artifact import verify
 from posttrain.stage.entry import Context, StageResult
 from posttrain.stage.errors import UsageError
 from posttrain.stage.files import hash_files
 from posttrain.stage.spec import Distributed, StageSpec, Tracking
 from posttrain.stage.tracking import NullTracker
-from posttrain.train.base import run
+from posttrain.train.base import record_token_ids, run
 from posttrain.train.config.base import ArchitectureConfig, BaseConfig
 
 STORIES = Path(__file__).resolve().parents[2].parent / "shared" / "models" / "stories260k"
@@ -51,6 +52,19 @@ def copy_of_stories(root: Path) -> Path:
     return Path(shutil.copytree(STORIES, root / "stories"))
 
 
+def load_lora(folder: Path) -> Any:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    return make_trainable(model, "lora", 16, 32.0, 0.0, "all-linear", where="train.sft")
+
+
+def assert_like_the_known(new_ND: torch.Tensor, known_VD: torch.Tensor) -> None:
+    """N new rows lie half a standard deviation around the mean, and no two are equal."""
+    away_ND = (new_ND - known_VD.mean(dim=0)) / known_VD.std(dim=0)
+    assert 0.45 < away_ND.std() < 0.55 and abs(away_ND.mean()) < 0.12
+    assert torch.pdist(away_ND).min() > 1
+
+
 def command(*arguments: str) -> tuple[int, str]:
     """Run the stage as a process, and return its exit code and what it wrote to stderr."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
@@ -68,13 +82,13 @@ def test_a_pretrained_model_learns_to_chat_and_forgets_nothing(tmp_path: Path) -
     for name in ("config.json", "generation_config.json"):
         values = read(base / name)
         ids = [values[f"{token}_token_id"] for token in ("bos", "eos", "pad")]
-        assert ids == [1, tokenizer.eos_token_id, tokenizer.pad_token_id]
+        assert ids == [1, [tokenizer.eos_token_id, 2], tokenizer.pad_token_id]
     before, after = load_file(STORIES / "model.safetensors"), load_file(base / "model.safetensors")
     assert before.keys() == after.keys() and "lm_head.weight" not in after
     embeddings_VD = after.pop("model.embed_tokens.weight")
     old_VD = before.pop("model.embed_tokens.weight")
     assert torch.equal(embeddings_VD[:512], old_VD)
-    assert torch.equal(embeddings_VD[512:], old_VD.mean(dim=0).expand(3, -1))
+    assert_like_the_known(embeddings_VD[512:], old_VD)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert result.facts["parameters"] == sum(tensor.numel() for tensor in after.values()) + embeddings_VD.numel()
 
@@ -105,8 +119,73 @@ def test_spare_rows_of_the_embeddings_are_used(tmp_path: Path) -> None:
     make(tmp_path, "base", path=str(folder), **CHATML)
     new_VD = load_file(tmp_path / "base" / "model.safetensors")["model.embed_tokens.weight"]
     assert new_VD.shape == (520, 64)
-    assert torch.equal(new_VD[512:515], old_VD.mean(dim=0).expand(3, -1))
+    assert_like_the_known(new_VD[512:515], old_VD)
     assert torch.equal(new_VD[515:], torch.full((5, 64), 9.0))
+
+
+@needs_stories
+def test_every_end_token_is_kept_and_no_known_id_is_lost(tmp_path: Path) -> None:
+    folder = copy_of_stories(tmp_path)
+    text = {"eos_token_id": 7, "bos_token_id": 5, "pad_token_id": 0, "vocab_size": 512}
+    (folder / "config.json").write_text(json.dumps({**read(folder / "config.json"), "bos_token_id": 3}))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [9, 2], "temperature": 0.6}))
+    tokens = read(folder / "tokenizer_config.json")
+    (folder / "tokenizer_config.json").write_text(json.dumps({**tokens, "bos_token": None, "add_bos_token": False}))
+    make(tmp_path, "base", path=str(folder), **CHATML)
+    eos, config, generation = 513, *(read(tmp_path / "base" / f"{n}.json") for n in ("config", "generation_config"))
+    assert (config["eos_token_id"], config["bos_token_id"]) == ([eos, 2, 9], 3)
+    assert (generation["eos_token_id"], generation["temperature"]) == ([eos, 2, 9], 0.6)
+
+    composite = tmp_path / "composite"
+    composite.mkdir()
+    (composite / "config.json").write_text(json.dumps({"eos_token_id": 2, "text_config": text}))
+    record_token_ids(composite, load_tokenizer(tmp_path / "base"))
+    written = read(composite / "config.json")
+    for part in (written, written["text_config"]):
+        assert (part["eos_token_id"], part["pad_token_id"]) == ([eos, 2, 7], 514)
+    assert written["text_config"]["bos_token_id"] == 5
+
+
+@needs_stories
+def test_an_adapter_learns_to_end_a_turn_with_a_token_that_was_added_for_it(tmp_path: Path) -> None:
+    make(tmp_path, "base", path=str(STORIES), **CHATML)
+    model = load_lora(tmp_path / "base")
+    end, start = 513, 512
+    prompt_BT = torch.arange(40, 72).view(4, 8)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(120):
+        logits_BV = model(prompt_BT).logits[:, -1]
+        loss = torch.nn.functional.cross_entropy(logits_BV, torch.full((4,), end))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    probabilities_BV = logits_BV.softmax(-1)
+    assert probabilities_BV[:, end].min() > 0.8  # equal rows: at most a third, as the three tokens share it
+    assert probabilities_BV[:, start].max() < 0.1
+
+
+@needs_stories
+def test_a_padding_token_of_the_models_own_stays(tmp_path: Path) -> None:
+    folder = copy_of_stories(tmp_path)
+    tokens = read(folder / "tokenizer_config.json")
+    (folder / "tokenizer_config.json").write_text(json.dumps({**tokens, "pad_token": "<unk>"}))
+    make(tmp_path, "base", path=str(folder), pad_token="<|pad|>", chat_template="verbatim")
+    tokenizer = load_tokenizer(tmp_path / "base")
+    assert (tokenizer.pad_token, len(tokenizer)) == ("<unk>", 512)
+    assert load_file(tmp_path / "base" / "model.safetensors")["model.embed_tokens.weight"].shape[0] == 512
+
+
+@needs_stories
+def test_an_index_that_an_earlier_save_left_is_not_followed(tmp_path: Path) -> None:
+    folder = copy_of_stories(tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    old = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
+    save_file(old, folder / "model-00001-of-00001.safetensors", metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": dict.fromkeys(weights, "model-00001-of-00001.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    make(tmp_path, "base", path=str(folder), chat_template="verbatim", pad_token="<unk>")
+    assert sorted(path.name for path in (tmp_path / "base").glob("*.safetensors*")) == ["model.safetensors"]
+    assert load_file(tmp_path / "base" / "model.safetensors")["model.norm.weight"].abs().sum() > 0
 
 
 @needs_stories

@@ -230,7 +230,9 @@ def test_the_same_run_started_twice_is_refused_and_names_the_holder(workspace: W
     workspace.write_rows(SLOW_ROWS)
     first = workspace.start("run", "recipe=own")
     until(lambda: workspace.lease_of("rows"))
+    first.send_signal(signal.SIGSTOP)  # so that it cannot end before the second has looked
     second = workspace.run("run", "recipe=own")
+    first.send_signal(signal.SIGCONT)
     assert second.returncode == 75
     assert f"is being written by process {first.pid}" in second.stderr
     first.communicate()
@@ -241,7 +243,9 @@ def test_two_pipelines_never_make_the_same_artifact_twice(workspace: Workspace) 
     workspace.write_rows(SLOW_ROWS)
     first = workspace.start("run", "recipe=own", "run_name=first")
     until(lambda: workspace.lease_of("rows"))
+    first.send_signal(signal.SIGSTOP)
     refused = workspace.run("run", "recipe=own", "run_name=second")
+    first.send_signal(signal.SIGCONT)
     assert refused.returncode == 75
     assert "is being made by process" in refused.stderr
     assert "(run first, since" in refused.stderr

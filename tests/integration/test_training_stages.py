@@ -177,6 +177,16 @@ def test_a_merged_export_computes_what_the_adapter_does(bench: Bench, tmp_path: 
     assert (tmp_path / "merged" / "chat_template.jinja").is_file()
 
 
+def test_a_merged_export_has_the_precision_of_its_backbone(bench: Bench, tmp_path: Path) -> None:
+    model = build_model(bench.root, name="bf16-0001", dtype=torch.bfloat16)
+    inputs = {"model": model, "data": bench.demonstrations}
+    sft = bench.run("sft", "sft-bf16", inputs, knobs={**LORA, "max_steps": 2})
+    export(sft, tmp_path / "merged", merge=True)
+    stored = load_file(tmp_path / "merged" / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.bfloat16}
+    assert json.loads((tmp_path / "merged" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
 # What each loss is while the policy is its reference: every log-ratio is 0, beta is 0.1, label smoothing as below.
 SMOOTHING = {"exo_pair": 0.1, "robust": 0.1}
 FIRST_LOSS = {

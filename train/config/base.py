@@ -60,7 +60,10 @@ class BaseConfig:
     chat_template_file: str | None = external()
     """A .jinja file with a template of your own."""
     pad_token: str | None = None
-    """Token to add as padding where the tokenizer has none, or pads with EOS."""
+    """Padding where the tokenizer has none, or pads with EOS.
+
+    A token that its vocabulary reserves for padding goes before one that would have to be added.
+    """
     eos_token: str | None = None
     """End of turn; None keeps the tokenizer's, or the template's where we supply it."""
     trust_remote_code: bool = False

@@ -109,7 +109,7 @@ def test_verbatim_is_running_text_that_a_response_continues(name: str, response:
     size = len(tokenizer)
     prepare_tokenizer(tokenizer, "verbatim", pad_token="<unk>" if name == "stories260k" else "<|pad|>")
     check_tokenizer(tokenizer, generation_markers=True)
-    assert len(tokenizer) == size + (name in ("gpt2", "gptneox"))  # <|pad|>, and nothing else
+    assert len(tokenizer) == size + (name == "gpt2")  # <|pad|>, and nothing else; gptneox reserves a token for padding
     opening = "Tim lost his ball. He was sad."
     prompt, answer = pieces_of(
         tokenizer, [{"role": "user", "content": opening}, {"role": "assistant", "content": response}]
@@ -170,6 +170,22 @@ def test_llama_conventions() -> None:
     assert pieces_of(tokenizer, CONVERSATION)[1][-1] == tokenizer.convert_tokens_to_ids("<|eot_id|>")
 
 
+def test_padding_is_the_tokenizers_own_or_one_that_it_reserves() -> None:
+    def padded(specials: list[str], **own: str) -> tuple[str | None, int]:
+        extra = [*specials, "<|image_pad|>"]
+        tokenizer = raw_tokenizer("gpt2", eos_token="<|endoftext|>", extra_special_tokens=extra, **own)
+        size = len(tokenizer)
+        prepare_tokenizer(tokenizer, "verbatim", pad_token="<|pad|>")
+        return tokenizer.pad_token, len(tokenizer) - size
+
+    assert padded([]) == ("<|pad|>", 1)
+    assert padded([], pad_token="<|endoftext|>") == ("<|pad|>", 1)
+    assert padded(["<pad>"], pad_token="<pad>") == ("<pad>", 0)
+    assert padded(["<|finetune_right_pad_id|>"]) == ("<|finetune_right_pad_id|>", 0)
+    assert padded(["[PAD]"], pad_token="<|endoftext|>") == ("[PAD]", 0)
+    assert padded(["[PAD]", "<|pad|>"]) == ("<|pad|>", 0)
+
+
 def test_smollm_conventions() -> None:
     end = "<|endoftext|>"
     tokenizer = raw_tokenizer("gpt2", bos_token=end, eos_token=end, extra_special_tokens=["<|im_start|>", "<|im_end|>"])
@@ -192,7 +208,7 @@ def test_unfit_tokenizers_are_refused_with_the_fix() -> None:
 
 
 def test_padding_that_is_the_end_of_a_turn_is_refused() -> None:
-    tokenizer = raw_tokenizer("trained")
+    tokenizer = raw_tokenizer("gpt2")
     prepare_tokenizer(tokenizer, "chatml", pad_token="<|im_end|>")
     with pytest.raises(UsageError, match=r"padding and EOS are both '<.im_end.>'.*train.base.pad_token='<.pad.>'"):
         check_tokenizer(tokenizer)
@@ -218,7 +234,7 @@ def test_templates_that_hide_the_response_or_its_end_are_refused() -> None:
 
 def test_control_tokens_are_the_special_ones_longest_first() -> None:
     tokens = control_tokens(chat_tokenizer("gptneox"))
-    assert {"<|im_start|>", "<|im_end|>", "<|pad|>", "<|endoftext|>", "<|padding|>"} <= set(tokens)
+    assert {"<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|padding|>"} <= set(tokens)
     assert not any(token.isspace() for token in tokens)
     assert [len(token) for token in tokens] == sorted(map(len, tokens), reverse=True)
 

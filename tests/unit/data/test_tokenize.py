@@ -360,3 +360,6 @@ def test_the_model_decides_how_long_a_row_may_be_where_nobody_says(tmp_path: Pat
     (tmp_path / "config.json").write_text('{"max_position_embeddings": 131072}')
     assert length_limit(None, tmp_path) == 4096
     assert length_limit(None, tmp_path / "adapter") == 4096
+    for config in ('{"n_positions": 64}', '{"text_config": {"max_position_embeddings": 64}}', '{"seq_length": 64}'):
+        (tmp_path / "config.json").write_text(config)
+        assert length_limit(None, tmp_path) == 64

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from build_artifacts import commit_artifact
 
-from posttrain.models.load import BASE_FILE, backbone_directory
+from posttrain.models.load import BASE_FILE, backbone_directory, trusts_remote_code
 from posttrain.stage.artifact import read_manifest
 from posttrain.stage.errors import UsageError
 from posttrain.stage.files import write_json_atomic
@@ -31,3 +31,15 @@ def test_an_adapter_finds_its_backbone_and_notices_when_that_is_another(tmp_path
     artifact(tmp_path / "base-0001", "other weights")
     with pytest.raises(UsageError, match="but the adapter sft-0001 was trained on"):
         backbone_directory(adapter)
+
+
+def test_permission_to_run_a_models_own_code_reaches_what_is_trained_from_it(tmp_path: Path) -> None:
+    def made(name: str, parents: dict[str, Path], facts: dict[str, bool]) -> Path:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_text(name)
+        return commit_artifact(tmp_path / name, "model", name, parents, **facts)
+
+    for permitted in (True, False):
+        base = made(f"base-{permitted}", {}, {"trust_remote_code": permitted})
+        trained = made(f"sft-{permitted}", {"model": base}, {})
+        assert trusts_remote_code(made(f"dpo-{permitted}", {"model": trained}, {})) is permitted

@@ -7,7 +7,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from posttrain.data.chat import prepare_tokenizer
 from posttrain.models.tokenizer import train_tokenizer
-from posttrain.sample.engine.ending import Ending, end_tokens
+from posttrain.sample.engine.ending import Ending, end_tokens, special_stops
 
 
 @pytest.fixture(scope="module")
@@ -37,3 +37,13 @@ def test_the_text_ends_before_the_first_stop_text_and_without_the_end_token(toke
     assert not ending.reached(short)
     assert ending.reached([*short, tokenizer.eos_token_id])
     assert ending.text([*short, tokenizer.eos_token_id]) == "one two"
+
+
+def test_a_stop_text_that_is_a_special_token_ends_a_sample(tokenizer: PreTrainedTokenizerBase) -> None:
+    start = tokenizer.convert_tokens_to_ids("<|im_start|>")
+    ending = Ending(tokenizer, frozenset({tokenizer.eos_token_id}), ("<|im_start|>", "four"))
+    ids = tokenizer("one two", add_special_tokens=False).input_ids
+    assert not ending.reached(ids)
+    assert ending.reached([*ids, start])
+    assert ending.text([*ids, start]) == "one two"
+    assert special_stops(tokenizer, ["<|im_start|>", "four"]) == ([start], ["four"])
