@@ -7,7 +7,8 @@ A row goes through these steps, and each step that takes it out counts it under 
 1. The reader and the adapter refuse malformed rows: an error with ``file:line``, or `quarantined`. The adapter also
    drops rows that are sound but of no use, under its own reasons.
 2. Comparisons lose empty responses, and repeated ones, of which the best rank stays. Groups with fewer than two left
-   drop as `empty_response` or `identical_responses`, and groups without any preference as `all_tied`.
+   drop as `empty_response` or `identical_responses`, and groups without any preference as `all_tied`. Pairs whose own
+   scores say the contrary stay, and are counted as `rejected_scored_higher`.
 3. Prompts are held out (`posttrain.data.rows.splits`): `held_out_prompt`.
 4. Exact duplicates drop as `duplicate`; the first, in the order of the sources, stays.
 """
@@ -25,11 +26,12 @@ from typing import Any
 
 from posttrain.data.checks.scorers import SCORERS
 from posttrain.data.config.curate import CurateConfig, RecordType, SourceConfig
-from posttrain.data.records import RECORD_TYPES, Record, write_dataset
+from posttrain.data.records import RECORD_TYPES, Comparison, Record, write_dataset
 from posttrain.data.rows.accounting import SourceCounts, accounting
 from posttrain.data.rows.identity import content_digest
 from posttrain.data.rows.splits import HELD_OUT, assign_splits
 from posttrain.data.sources.adapters import ADAPTERS, Adapter, detect
+from posttrain.data.sources.adapters_comparisons import rejected_scored_higher
 from posttrain.data.sources.convert import RecordMaker
 from posttrain.data.sources.readers import BadRow, Row, Rows, read_hub_dataset, read_rows
 from posttrain.data.sources.row_values import Drop, RowError
@@ -121,8 +123,14 @@ def read_source(
             made = Drop("quarantined")
         if isinstance(made, Drop):
             counts.drop(made.reason)
-        else:
-            curation.records.append(made)
+            continue
+        curation.records.append(made)
+        if isinstance(made, Comparison) and isinstance(unit, Row) and rejected_scored_higher(unit.values):
+            if not counts.rejected_scored_higher:
+                log.warning(
+                    "%s%s: score_chosen is below score_rejected; such rows stay and are counted", path, unit.position
+                )
+            counts.rejected_scored_higher += 1
     if not counts.rows_in:
         raise UsageError(f"{path}: nothing in it for {record_type} records; leave the source out")
     omitted = {"ignored_columns": dict(maker.ignored_columns), "responses_removed": dict(maker.responses_removed)}
@@ -218,12 +226,19 @@ def drop_duplicates(records: Sequence[Record], counts: Mapping[str, SourceCounts
 
 
 def make_ids_unique(records: Sequence[Record]) -> None:
-    """Number the ids that repeat, which they do only where duplicates stay."""
-    used: Counter[str] = Counter()
+    """Number the ids that repeat; the first record of an id keeps it, and no number makes an id that another has."""
+    taken = {record.id for record in records}
+    seen: set[str] = set()
+    numbers: Counter[str] = Counter()
     for record in records:
-        used[record.id] += 1
-        if used[record.id] > 1:
-            record.id = f"{record.id}-{used[record.id]}"
+        own = record.id
+        if own in seen:
+            numbers[own] += 1
+            while (numbered := f"{own}-{numbers[own] + 1}") in taken:
+                numbers[own] += 1
+            record.id = numbered
+            taken.add(numbered)
+        seen.add(own)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ Split = Literal["train", "eval"]
 SPLITS: tuple[Split, ...] = ("train", "eval")
 IGNORED = -100
 """Label of a token that is not trained on."""
+_LARGEST_RANK = 2**31 - 1
+"""What the column of ranks holds."""
 
 
 class Message(BaseModel):
@@ -69,6 +71,8 @@ class Comparison(Record):
             raise ValueError(f"{len(self.responses)} responses but {len(self.ended)} values of ended; give one each")
         if min(self.ranks) < 1:
             raise ValueError(f"rank {min(self.ranks)}; ranks start at 1, the best")
+        if max(self.ranks) > _LARGEST_RANK:
+            raise ValueError(f"rank {max(self.ranks)}; ranks end at {_LARGEST_RANK}")
         return self
 
 

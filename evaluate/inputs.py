@@ -19,17 +19,22 @@ from posttrain.stage.errors import UsageError
 
 log = logging.getLogger(__name__)
 
+NONE = "no held-out rows"
+"""What a stage says that has nothing to evaluate on."""
+
 
 def read_heldout_tokens(directory: Path, record_type: str, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
-    """Return the held-out rows of a tokens artifact.
+    """Return the held-out rows of a tokens artifact; where there are none, as a user may choose, a warning says so.
 
-    Raises UsageError when it holds another record type, was made with another tokenizer or chat template than the
-    model's, or has no held-out rows.
+    Raises UsageError when it holds another record type, or was made with another tokenizer or chat template than the
+    model's.
     """
     require_tokens(directory, record_type, tokenizer)
     rows: list[dict[str, Any]] = pq.read_table(directory / "eval.parquet").to_pylist()
     if not rows:
-        raise UsageError(f"{directory.name}: no held-out rows; raise eval_fraction where its dataset is curated")
+        log.warning(
+            "%s: %s; more rows, or a higher eval_fraction of its dataset, would hold some out", directory.name, NONE
+        )
     return rows
 
 

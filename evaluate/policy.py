@@ -14,6 +14,7 @@ from posttrain.data.chat import load_tokenizer
 from posttrain.data.records import EvaluationItem, message_dicts
 from posttrain.evaluate.config.policy import PolicyEvaluationConfig
 from posttrain.evaluate.inputs import (
+    NONE,
     read_evaluation_items,
     read_heldout_tokens,
     require_right_and_wrong,
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 def run(config: PolicyEvaluationConfig, context: Context) -> StageResult:
-    """Write items.parquet (when there are items) and summary.json."""
+    """Write items.parquet (when there are items) and summary.json, which is empty without any rows and items."""
     data, items_from = context.inputs.get("data"), context.inputs.get("items")
     if data is None and items_from is None:
         raise UsageError("evaluate.policy: nothing to score on; give inputs.data, inputs.items or both")
@@ -43,6 +44,9 @@ def run(config: PolicyEvaluationConfig, context: Context) -> StageResult:
     require_right_and_wrong(items, "evaluate.policy")
     log.info("%d held-out rows, %d items, %d new tokens at most", len(rows), len(items), config.max_new_tokens)
 
+    if not rows and not items:
+        write_json_atomic(context.output / "summary.json", {"loss": None, "items": None, "too_long": []})
+        return StageResult(headline=NONE)
     model = load_policy(directory, config.dtype).eval().to("cuda" if torch.cuda.is_available() else "cpu")
     summary: dict[str, Any] = {"loss": None, "items": None, "too_long": []}
     if rows:

@@ -14,7 +14,7 @@ import torch
 
 from posttrain.data.chat import load_tokenizer
 from posttrain.evaluate.config.reward import RewardEvaluationConfig
-from posttrain.evaluate.inputs import read_heldout_tokens
+from posttrain.evaluate.inputs import NONE, read_heldout_tokens
 from posttrain.evaluate.measure.pair_scores import ScoredGroup, pairs_of, summarise_pairs
 from posttrain.models.batching import by_length
 from posttrain.models.load import load_reward_model
@@ -27,11 +27,14 @@ log = logging.getLogger(__name__)
 
 
 def run(config: RewardEvaluationConfig, context: Context) -> StageResult:
-    """Write items.parquet, one row per untied pair, and summary.json."""
+    """Write items.parquet, one row per untied pair, and summary.json; without held-out rows only that nothing is."""
     directory = context.inputs["model"]
     tokenizer = load_tokenizer(directory)
     data = context.inputs["data"]
     rows = read_heldout_tokens(data, "comparison", tokenizer)
+    if not rows:
+        write_json_atomic(context.output / "summary.json", {"overall": None, "groups": 0})
+        return StageResult(headline=NONE)
     if all(len(set(row["ranks"])) == 1 for row in rows):
         raise UsageError(f"{data.name}: every held-out group is one tie; give comparisons with differing ranks")
     sequences = [row["prompt_ids"] + response for row in rows for response in row["responses_ids"]]

@@ -6,6 +6,7 @@ python -m posttrain.sample.respond --model DIR --sampling '{"temperature": 0.5}'
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
 import dataclasses
 import itertools
@@ -47,18 +48,21 @@ Row = tuple[dict[str, Any], Conversation]
 def read_rows(source: Path) -> list[Row]:
     """Return the rows of a JSONL file with their conversations.
 
-    A row's ``prompt`` is a text or a list of messages; what else it holds is kept. Raises UsageError that names the
-    line of a row that cannot be read.
+    A row's ``prompt`` is a text or a list of messages; what else it holds is kept. Lines end at a line feed alone,
+    since a text may hold any other separator; blank ones are passed over, and so is a byte order mark. Raises
+    UsageError that names the line of a row that cannot be read.
     """
     if not source.is_file():
         raise UsageError(f"{source}: no such file")
-    lines = source.read_text(encoding="utf-8").splitlines()
-    return [_row(line, f"{source}:{number}") for number, line in enumerate(lines, start=1)]
+    lines = source.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
+    return [_row(line, f"{source}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
 
 
-def _row(line: str, where: str) -> Row:
+def _row(line: bytes, where: str) -> Row:
     try:
-        row = json.loads(line)
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{where}: not UTF-8 ({error.reason} at byte {error.start + 1}); save it as UTF-8") from None
     except ValueError as error:
         raise UsageError(f"{where}: not JSON ({error}); give one object per line") from None
     if not isinstance(row, dict) or "prompt" not in row:

@@ -55,8 +55,14 @@ MOST_VERBOSITY_PENALTY = 0.4
 STYLE_PENALTY = 0.1
 """Preference lost by a response that exclaims where the ideal one does not."""
 
-_NUMBER = re.compile(r"(?<![\d.,])(?:(?<!\w)[-−])?\d+(?:[.,]\d+)*")
-_GROUPED = re.compile(r"\d{1,3}(?:([.,])\d{3})(?:\1\d{3})*")
+_NUMBER = re.compile(
+    r"(?:(?<![\d.,])(?:(?<!\w)[-−])?\d+(?:[.,]\d+)*|(?<![\w.,])[-−]?\.\d+)"
+    r"(?:[eE][-−+]?\d{1,3}(?!\w))?"  # more digits than a decimal can hold are no exponent
+)
+_GROUPED = re.compile(r"\d{1,3}(?:([.,])\d{3})(?:\1\d{3})*|\d{1,2}(?:,\d{2})+,\d{3}")
+_MARKED = re.compile(r"(?<![\d.,])\d{1,3}(?:(['’\u00a0\u2009\u202f]|\\,)\d{3})(?:\1\d{3})*(?!\d)")
+"""Thousands apart by what is never between two numbers: an apostrophe, or a space at which no line breaks."""
+_SPACED = re.compile(r"(?<![\w.,])[-−]?\d{1,3}(?: \d{3})+(?:[.,]\d+)?\Z")
 
 
 def normalise(text: str) -> str:
@@ -73,30 +79,36 @@ def exact(response: str, reference: str) -> float:
 def number(response: str, reference: str) -> float:
     """Return 1 when the last numbers of both texts are equal.
 
-    ``1,234`` and ``1.234`` may each be read as 1234 or as a fraction; two numbers are equal when some reading is.
+    ``1,234`` and ``1.234`` may each be read as 1234 or as a fraction, ``1 234`` as 1234 or as two numbers; two numbers
+    are equal when some reading is.
     """
     return float(bool(last_number(response) & last_number(reference)))
 
 
 def last_number(text: str) -> set[Decimal]:
     """Return the values that the last number of a text may have; none where it has no number."""
-    found = _NUMBER.findall(text)
-    return _readings(found[-1]) if found else set()
+    text = _MARKED.sub(lambda found: re.sub(r"\D", "", found[0]), text.replace("{,}", ","))
+    found = list(_NUMBER.finditer(text))
+    if not found:
+        return set()
+    # Twenty groups are more than any number has, and keep the search short in a long row of numbers.
+    spaced = _SPACED.search(text, max(0, found[-1].start() - 80), found[-1].end())
+    return _readings(found[-1][0]) | (_readings(spaced[0].replace(" ", "")) if spaced else set())
 
 
-def _readings(digits: str) -> set[Decimal]:
-    sign = -1 if digits[0] in "-−" else 1
-    digits = digits.lstrip("-−")
+def _readings(number: str) -> set[Decimal]:
+    """Return the values of what `_NUMBER` found."""
+    sign = "-" if number[0] in "-−" else ""
+    digits, _, power = number.lstrip("-−").replace("−", "-").lower().partition("e")
     marks = [mark for mark in digits if mark in ".,"]
-    whole, fraction = digits, ""
-    readings = set()
+    found = set()
     if marks and marks.count(marks[-1]) == 1:
         whole, _, fraction = digits.rpartition(marks[-1])
-        if whole.isdecimal() or _GROUPED.fullmatch(whole):
-            readings.add(sign * Decimal(f"{re.sub('[.,]', '', whole)}.{fraction}"))
+        if not whole or whole.isdecimal() or _GROUPED.fullmatch(whole):
+            found.add(f"{re.sub('[.,]', '', whole)}.{fraction}")
     if digits.isdecimal() or _GROUPED.fullmatch(digits):
-        readings.add(sign * Decimal(re.sub("[.,]", "", digits)))
-    return readings
+        found.add(re.sub("[.,]", "", digits))
+    return {Decimal(f"{sign}{text}e{power or 0}") for text in found}
 
 
 def json_object(response: str, reference: str) -> float:

@@ -32,13 +32,13 @@ AdapterName = Literal[
 class SourceConfig:
     """One source of records. Give exactly one of `path`, `file` and `dataset`.
 
-    A row's own `license`, `language` and `task` columns win over the values given here.
+    A row's own `license`, `language` and `task` columns win over the values given here, unless they are blank.
     """
 
     name: str = Field(min_length=1)
     """Stands in the ids and the accounting of its rows."""
     path: str | None = external()
-    """A file outside the store: .jsonl, .json, .csv or .parquet, plain or .gz."""
+    """A file outside the store: .jsonl, .ndjson, .json, .csv, .tsv or .parquet, plain or .gz."""
     file: str | None = None
     """A file of the input artifact ``sources``."""
     dataset: str | None = None

@@ -19,7 +19,10 @@ class TokenizeConfig:
     max_length: int | None = Field(default=None, ge=8)
     """Tokens of prompt and response together; None takes as many as the model does, but no more than 4096."""
     overlong: Literal["drop", "truncate", "error"] = "drop"
-    """``truncate`` cuts the end of the response and keeps rows that still have a trained token."""
+    """``truncate`` cuts the end of the response and keeps rows that still have a trained token.
+
+    Responses of a comparison that are equal once cut are one; a group with fewer than two different ranks left drops.
+    """
     loss_on: Literal["completion", "assistant", "all"] = "completion"
     """Demonstrations: train on the last assistant turn, on every assistant turn, or on every token."""
     on_control_tokens: Literal["drop", "error"] = "error"

@@ -17,6 +17,8 @@ class SourceCounts:
     dropped: Counter[str] = field(default_factory=Counter)
     sides: Counter[str] = field(default_factory=Counter)
     """Rows kept, by split."""
+    rejected_scored_higher: int = 0
+    """Comparisons, kept or dropped later, whose own scores say the contrary of chosen and rejected."""
 
     def drop(self, reason: str) -> None:
         """Count one row as dropped."""
@@ -38,7 +40,9 @@ class SourceCounts:
     def summary(self) -> dict[str, Any]:
         """Return the counts as `accounting.json` holds them."""
         sides = {"train": self.sides["train"], "eval": self.sides["eval"]}
-        return {"rows_in": self.rows_in, "kept": self.kept, "dropped": dict(sorted(self.dropped.items())), **sides}
+        doubts = {"rejected_scored_higher": self.rejected_scored_higher} if self.rejected_scored_higher else {}
+        dropped = dict(sorted(self.dropped.items()))
+        return {"rows_in": self.rows_in, "kept": self.kept, "dropped": dropped, **sides, **doubts}
 
 
 def accounting(by_source: dict[str, SourceCounts]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ published datasets carry many (labels, scores, annotator ids), and refusing them
 | `prompt`            | prompt [, reference]                         | prompts                      |
 
 Every adapter but `text` also makes prompt records, by leaving the answers out. Any row may carry id, license, language
-and task; rows of comparisons may carry annotator.
+and task; rows of comparisons may carry annotator, and pairs score_chosen and score_rejected.
 """
 
 from __future__ import annotations
@@ -34,12 +34,16 @@ from posttrain.data.config.curate import RecordType
 from posttrain.data.sources import adapters_comparisons as comparisons
 from posttrain.data.sources import adapters_demonstrations as demonstrations
 from posttrain.data.sources import adapters_trees as trees
+from posttrain.data.sources.near_misses import cost, phrase, renames
 from posttrain.data.sources.readers import BadRow, Row
 from posttrain.data.sources.row_values import Drop, Payload, RowError, Values
-from posttrain.stage.errors import UsageError, did_you_mean
+from posttrain.stage.errors import UsageError
 
 PROVENANCE = ("id", "license", "language", "task")
 """Columns of any row that win over what the source says."""
+
+SCORES = frozenset({"score_chosen", "score_rejected"})
+"""Columns of comparisons that are read for the accounting alone: where they contradict the row, it is counted."""
 
 Convert = Callable[[Values], Payload | Drop]
 Expand = Callable[[Iterable[Row | BadRow]], Iterator[Row | BadRow]]
@@ -81,7 +85,9 @@ class Adapter:
         """Raise RowError when the file's row lacks a column; the first row had them all, others may not."""
         for name in self.columns:
             if name not in row:
-                raise RowError(f"no column {name!r}{did_you_mean(name, row)}; adapter {self.name!r} needs {self.needs}")
+                found = renames([name], row, {*self.columns, *self.optional, *PROVENANCE})
+                hint = f"; {phrase(found)}" if found else ""
+                raise RowError(f"no column {name!r}{hint}; adapter {self.name!r} needs {self.needs}")
 
     @property
     def needs(self) -> str:
@@ -124,9 +130,15 @@ _ALL = (
         "hh",
         _columns("chosen rejected"),
         {"comparison": comparisons.hh},
+        SCORES,
         fits=lambda row: row.get("prompt") is None and isinstance(row["chosen"], str),
     ),
-    Adapter("preference", _columns("chosen rejected"), {"comparison": comparisons.preference}, _columns("prompt")),
+    Adapter(
+        "preference",
+        _columns("chosen rejected"),
+        {"comparison": comparisons.preference},
+        SCORES | {"prompt"},
+    ),
     Adapter(
         "evaluation", _columns("prompt reference"), {"evaluation": demonstrations.evaluation}, _columns("scorer ideal")
     ),
@@ -146,15 +158,26 @@ ADAPTERS: dict[str, Adapter] = {adapter.name: adapter for adapter in _ALL}
 """In the order in which `detect` tries them: the shape with the most telling columns first."""
 
 
+def _nearest(row: Values, record_type: RecordType) -> str:
+    """Return the fewest renamings after which an adapter would make records of the type, as a fix; maybe none."""
+    makers = [adapter for adapter in ADAPTERS.values() if record_type in adapter.makes]
+    fixes = [found for adapter in makers if (found := renames(adapter.columns, row, PROVENANCE))]
+    return phrase(min(fixes, key=cost)) if fixes else ""
+
+
 def detect(row: Values, record_type: RecordType) -> Adapter:
     """Return the first adapter that fits the columns of a row and makes the record type.
 
-    Raises UsageError when none fits, or those that fit make other records.
+    Raises UsageError when none fits, or those that fit make other records; it names the renaming that would mend it.
     """
     fitting = [adapter for adapter in ADAPTERS.values() if adapter.columns <= row.keys() and adapter.fits(row)]
     for adapter in fitting:
         if record_type in adapter.makes or (record_type == "prompt" and adapter.name != "text"):
             return adapter
+    # Two columns by their right names are a shape, of which the record type is wrong; one may be a chance.
+    nearest = "" if any(len(adapter.columns) > 1 for adapter in fitting) else _nearest(row, record_type)
+    if nearest:
+        raise UsageError(f"columns {', '.join(sorted(row))} make no {record_type} records; {nearest}")
     if fitting:
         fitting[0].converter(record_type)
     shapes = "; ".join(f"{adapter.name}: {adapter.needs}" for adapter in ADAPTERS.values())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from posttrain.data.rows.identity import nfc
 from posttrain.data.sources.row_values import (
     Drop,
     Messages,
@@ -18,6 +19,7 @@ from posttrain.data.sources.row_values import (
     assistant,
     checked_messages,
     checked_text,
+    given,
     prompt_messages,
     show,
     user,
@@ -27,9 +29,11 @@ _TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
 def preference(row: Values) -> Payload | Drop:
-    """``chosen, rejected`` and maybe ``prompt``: texts, answers as message lists, or whole conversations."""
-    given = row.get("prompt")
-    prompt = prompt_messages(given, "prompt") if given is not None else []
+    """``chosen, rejected`` and maybe ``prompt``: texts, answers as message lists, or whole conversations.
+
+    Whole conversations that hold the prompt stay as they are, and those that go on from it get it in front.
+    """
+    prompt = prompt_messages(row["prompt"], "prompt") if given(row, "prompt") is not None else []
     chosen, rejected = (_with_prompt(row[name], name, prompt) for name in ("chosen", "rejected"))
     return pair(chosen, rejected)
 
@@ -40,7 +44,30 @@ def _with_prompt(value: Any, where: str, prompt: Messages) -> Messages:
             raise RowError(f"{where} {show(value)}: a text without a column prompt; give the prompt")
         return [*prompt, assistant(any_text(value, where))]
     messages = checked_messages(value, where)
-    return [*prompt, *messages] if messages[0]["role"] == "assistant" else messages
+    # What does not end with an answer is refused later, by the name of its true fault.
+    return _joined(prompt, messages, where) if messages[-1]["role"] == "assistant" else messages
+
+
+def _joined(prompt: Messages, messages: Messages, where: str) -> Messages:
+    """Return a conversation with all turns of the prompt before its last turn, each once.
+
+    Raises RowError where it neither holds the prompt nor goes on from it: one of the two must be wrong.
+    """
+    asked, said = ([(turn["role"], nfc(turn["content"]).strip()) for turn in turns] for turns in (prompt, messages))
+    count, answered = len(asked), len(said) - 1
+    if any(said[at : at + count] == asked for at in range(answered - count + 1)):
+        return messages
+    shared = next((size for size in range(min(count, answered), 0, -1) if asked[-size:] == said[:size]), 0)
+    if shared:
+        return [*prompt[:-shared], *messages]
+    opening = next((turn for turn in asked if turn[0] != "system"), asked[0])
+    role = said[0][0]
+    if role == "system" or said[0] == opening or role == asked[-1][0] == "user":
+        raise RowError(
+            f"{where} {show(messages[0]['content'])}: neither holds the prompt nor goes on from its last turn "
+            f"{show(prompt[-1]['content'])}; mend one of them, or remove the column prompt"
+        )
+    return [*prompt, *messages]
 
 
 def pair(chosen: Messages, rejected: Messages) -> Payload | Drop:
@@ -52,6 +79,14 @@ def pair(chosen: Messages, rejected: Messages) -> Payload | Drop:
         return Drop("prompts_differ")
     responses = [chosen[-1]["content"], rejected[-1]["content"]]
     return {"prompt": chosen[:-1], "responses": responses, "ranks": [1, 2]}
+
+
+def rejected_scored_higher(row: Values) -> bool:
+    """Return whether a row's own scores, where it has both as numbers, say the contrary of chosen and rejected."""
+    try:
+        return float(row["score_chosen"]) < float(row["score_rejected"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return False
 
 
 def hh(row: Values) -> Payload | Drop:
@@ -96,7 +131,7 @@ def ranked(row: Values) -> Payload:
 def oasst_ranked(row: Values) -> Payload:
     """``messages, ranked``: K answers, best first; a column ``ranks`` counts from 0, ``lang`` is the language."""
     responses = _texts(row["ranked"], "ranked")
-    ranks = _ranks(row["ranks"], "ranks") if row.get("ranks") is not None else list(range(len(responses)))
+    ranks = _ranks(row["ranks"], "ranks") if given(row, "ranks") is not None else list(range(len(responses)))
     if ranks != sorted(ranks):
         raise RowError(f"ranks {show(ranks)}: must not fall, since ranked is best first; sort the row")
     payload: Payload = {
@@ -104,7 +139,7 @@ def oasst_ranked(row: Values) -> Payload:
         "responses": responses,
         "ranks": [rank + 1 for rank in ranks],
     }
-    if row.get("lang") is not None:
+    if given(row, "lang") is not None:
         payload["language"] = checked_text(row["lang"], "lang")
     return payload
 
@@ -130,7 +165,7 @@ def verdicts(row: Values) -> Payload:
         "responses": responses,
         "ranks": [1 + sum(other > count for other in set(followed)) for count in followed],
     }
-    if row.get("lang") is not None:
+    if given(row, "lang") is not None:
         payload["language"] = checked_text(row["lang"], "lang")
     return payload
 

@@ -13,6 +13,7 @@ from posttrain.data.sources.row_values import (
     assistant,
     checked_messages,
     checked_text,
+    given,
     prompt_messages,
     show,
     user,
@@ -57,7 +58,7 @@ def sharegpt(row: Values) -> Payload:
         where = f"conversations[{index}]"
         if not isinstance(turn, dict) or "from" not in turn or "value" not in turn:
             raise RowError(f"{where} {show(turn)}: must be an object with from and value")
-        if turn["from"] not in SHAREGPT_ROLES:
+        if not isinstance(turn["from"], str) or turn["from"] not in SHAREGPT_ROLES:
             raise RowError(f"{where}.from {show(turn['from'])}: must be one of {', '.join(SHAREGPT_ROLES)}; rename it")
         content = checked_text(turn["value"], f"{where}.value")
         messages.append({"role": SHAREGPT_ROLES[turn["from"]], "content": content})
@@ -67,8 +68,8 @@ def sharegpt(row: Values) -> Payload:
 def alpaca(row: Values) -> Payload:
     """``instruction, output`` and maybe ``input``, which follows the instruction after an empty line."""
     instruction = checked_text(row["instruction"], "instruction")
-    context = row.get("input")
-    if context is not None and context != "":
+    context = given(row, "input")
+    if context is not None:
         instruction = f"{instruction}\n\n{checked_text(context, 'input')}"
     return {"prompt": [user(instruction)], "completion": [assistant(checked_text(row["output"], "output"))]}
 
@@ -115,7 +116,7 @@ def evaluation(row: Values) -> Payload:
         "reference": checked_text(row["reference"], "reference"),
     }
     for name in ("scorer", "ideal"):
-        if row.get(name) is not None:
+        if given(row, name) is not None:
             item[name] = checked_text(row[name], name)
     return item
 
@@ -123,6 +124,6 @@ def evaluation(row: Values) -> Payload:
 def bare_prompt(row: Values) -> Payload:
     """``prompt`` and maybe ``reference``: something to answer."""
     payload: Payload = {"prompt": prompt_messages(row["prompt"], "prompt")}
-    if row.get("reference") is not None:
+    if given(row, "reference") is not None:
         payload["reference"] = checked_text(row["reference"], "reference")
     return payload

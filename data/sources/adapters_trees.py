@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from posttrain.data.sources.readers import BadRow, Row
-from posttrain.data.sources.row_values import Drop, Messages, Payload, RowError, Values, checked_text, show
+from posttrain.data.sources.row_values import Drop, Messages, Payload, RowError, Values, checked_text, given, show
 
 ROLES = {"prompter": "user", "assistant": "assistant"}
 
@@ -93,7 +93,10 @@ def _fault(values: Values, seen: dict[str, Values]) -> str:
     for name in ("message_id", "parent_id", "role", "text"):
         if name not in values:
             return f"no column {name!r}; a message needs message_id, parent_id, role and text"
-    if values["role"] not in ROLES:
+    for name in ("message_id", "parent_id"):
+        if not isinstance(values[name], str) and not (name == "parent_id" and values[name] is None):
+            return f"{name} {show(values[name])}: must be a text, not {type(values[name]).__name__}; convert it"
+    if not isinstance(values["role"], str) or values["role"] not in ROLES:
         return f"role {show(values['role'])}: must be one of {', '.join(ROLES)}; rename it"
     if values["message_id"] in seen:
         return f"message_id {show(values['message_id'])}: already used by an earlier message; ids must differ"
@@ -117,7 +120,7 @@ def _facts(values: Values) -> dict[str, Any]:
 
 
 def _language(row: Values) -> Payload:
-    return {"language": checked_text(row["lang"], "lang")} if row["lang"] is not None else {}
+    return {"language": checked_text(row["lang"], "lang")} if given(row, "lang") is not None else {}
 
 
 def _rank(value: Any) -> int:

@@ -13,7 +13,7 @@ from posttrain.data.records import RECORD_TYPES, Record
 from posttrain.data.rows.identity import content_digest, nfc
 from posttrain.data.sources.adapters import Adapter
 from posttrain.data.sources.readers import BadRow, Row
-from posttrain.data.sources.row_values import Drop, Payload, RowError, Values, checked_text, show
+from posttrain.data.sources.row_values import Drop, Payload, RowError, Values, any_text, checked_text, given, show
 from posttrain.stage.errors import UsageError, did_you_mean
 
 
@@ -54,7 +54,10 @@ class RecordMaker:
 
     def _provenance(self, row: Values, payload: Payload) -> Payload:
         names = ["annotator"] if self.record_type == "comparison" else []
-        own = {name: row[name] for name in ("license", "language", "task", *names) if row.get(name) is not None}
+        own = {name: row[name] for name in ("license", "language", "task", *names) if given(row, name) is not None}
+        for name, value in own.items():
+            if isinstance(value, str):
+                any_text(value, name)
         found = {"source": self.source, **self.defaults, **_only(payload, "language"), **own}
         if self.record_type == "evaluation":
             found["scorer"] = self._scorer(row, payload)
@@ -62,7 +65,7 @@ class RecordMaker:
         return found
 
     def _scorer(self, row: Values, payload: Payload) -> str:
-        name = str(row.get("scorer") or self.scorer or payload.get("scorer", "exact"))
+        name = str(given(row, "scorer") or self.scorer or payload.get("scorer", "exact"))
         if name not in SCORERS:
             raise RowError(f"scorer {name!r}: must be one of {', '.join(SCORERS)}{did_you_mean(name, SCORERS)}")
         try:
@@ -83,7 +86,7 @@ class RecordMaker:
 
 def own_id(row: Values) -> str | None:
     """Return the id that a row brings, if any. Raises RowError when it is neither a text nor a whole number."""
-    value = row.get("id")
+    value = given(row, "id")
     if value is None:
         return None
     return str(value) if type(value) is int else checked_text(value, "id")

@@ -2,7 +2,8 @@
 
 Nothing is repaired or skipped in silence. What concerns one row only becomes a `BadRow`, which the caller turns into an
 error or puts into quarantine. What leaves the rest of the file unreadable (a cut gzip stream, a broken CSV quote, a
-header with a byte order mark, any syntax error of a .json file) raises UsageError with the place.
+column that stands twice, any syntax error of a .json file) raises UsageError with the place. A byte order mark at the
+beginning of a file, which some programs write before UTF-8, is no part of its text.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from posttrain.stage.errors import UsageError
 
 _BOM = "\ufeff"
 _BOM_REASON = "byte order mark; save the file as UTF-8 without BOM"
+_BOM_BYTES = _BOM.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +52,9 @@ Rows = Iterator[Row | BadRow]
 
 
 def read_rows(path: Path) -> Rows:
-    """Yield the rows of a .jsonl, .json, .csv or .parquet file, plain or with .gz behind it.
+    """Yield the rows of a .jsonl, .ndjson, .json, .csv, .tsv or .parquet file, plain or with .gz behind it.
 
-    A .json file holds an array of objects, or one object. The columns of a .csv file are all strings.
+    A .json file holds an array of objects, one object, or JSON lines. The columns of .csv and .tsv are all strings.
     Raises UsageError for a file that is missing, of another type, empty, or broken beyond one row.
     """
     suffixes = [suffix.lower() for suffix in path.suffixes]
@@ -107,6 +109,8 @@ def read_hub_dataset(name: str, subset: str | None, split: str, revision: str | 
 
 def _jsonl(file: IO[bytes], path: Path) -> Rows:
     for number, line in enumerate(file, start=1):
+        if number == 1:
+            line = line.removeprefix(_BOM_BYTES)
         if not line.strip():
             continue
         position = f":{number}"
@@ -123,7 +127,11 @@ def _jsonl(file: IO[bytes], path: Path) -> Rows:
 
 
 def _json(file: IO[bytes], path: Path) -> Rows:
-    text = _decode(file.read(), path)
+    data = file.read()
+    text = _decode(data, path)
+    if _holds_lines(text):
+        yield from _jsonl(io.BytesIO(data), path)
+        return
     index = 0
     try:
         for element in _elements(text):
@@ -136,6 +144,15 @@ def _json(file: IO[bytes], path: Path) -> Rows:
     except (ValueError, RecursionError) as error:
         place = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else f"[{index}]"
         raise UsageError(f"{path}{place}: {_json_reason(error)}") from None
+
+
+def _holds_lines(text: str) -> bool:
+    """Return whether a text is JSON lines: its first line is an object by itself, and something follows."""
+    first, _, rest = text.strip().partition("\n")
+    try:
+        return bool(rest) and isinstance(json.loads(first), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _elements(text: str) -> Iterator[Any]:
@@ -166,25 +183,36 @@ def _next(text: str, at: int) -> int:
     return found.start() if found else len(text)
 
 
-def _csv(file: IO[bytes], path: Path) -> Rows:
+def _csv(file: IO[bytes], path: Path, delimiter: str = ",") -> Rows:
     csv.field_size_limit(sys.maxsize)
-    reader = csv.reader(_lines(file, path), strict=True)
+    reader = csv.reader(_lines(file, path), strict=True, delimiter=delimiter)
+    marks = "commas" if delimiter == "," else "tabs"
     try:
         header = next(reader, [])
-        twice = {name for name in header if header.count(name) > 1}
-        if twice or "" in header:
-            fault = f"column {min(twice)!r} stands twice" if twice else "a column has no name"
-            raise UsageError(f"{path}:1: {fault}; give each column its own name")
+        _check_names(header, f"{path}:1")
+        if "" in header:
+            raise UsageError(f"{path}:1: a column has no name; give each column its own name")
         start = reader.line_num + 1
         for fields in reader:
             if len(fields) == len(header):
                 yield Row(f":{start}", dict(zip(header, fields, strict=True)))
             elif fields:
-                reason = f"{len(fields)} fields, but the header names {len(header)}; quote fields that hold commas"
+                reason = f"{len(fields)} fields, but the header names {len(header)}; quote fields that hold {marks}"
                 yield BadRow(f":{start}", reason, fields)
             start = reader.line_num + 1
     except csv.Error as error:
         raise UsageError(f"{path}:{reader.line_num}: not CSV ({error}); mend the quotes") from None
+
+
+def _tsv(file: IO[bytes], path: Path) -> Rows:
+    return _csv(file, path, delimiter="\t")
+
+
+def _check_names(names: list[str], where: str) -> None:
+    """Raise UsageError where a row could not have one value for each name."""
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise UsageError(f"{where}: column {min(twice)!r} stands twice; give each column its own name")
 
 
 def _lines(file: IO[bytes], path: Path) -> Iterator[str]:
@@ -193,15 +221,15 @@ def _lines(file: IO[bytes], path: Path) -> Iterator[str]:
 
 
 def _decode(data: bytes, path: Path, line: int = 1) -> str:
-    """Decode UTF-8 without NUL or byte order mark; ``line`` is the number of the first line."""
+    """Decode UTF-8 without NUL; ``line`` is the number of the first line, which may begin with a byte order mark."""
+    if line == 1:
+        data = data.removeprefix(_BOM_BYTES)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         line += data.count(b"\n", 0, error.start)
         fault = f"byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
         raise UsageError(f"{path}:{line}: {fault}") from None
-    if text.startswith(_BOM):
-        raise UsageError(f"{path}:{line}: {_BOM_REASON}")
     if "\0" in text:
         raise UsageError(f"{path}:{line + text.count(chr(10), 0, text.index(chr(0)))}: NUL byte; remove it")
     return text
@@ -211,7 +239,9 @@ def _parquet(file: IO[bytes], path: Path) -> Rows:
     source = io.BytesIO(file.read()) if isinstance(file, gzip.GzipFile) else file
     index = 0
     try:
-        for batch in pq.ParquetFile(source).iter_batches(batch_size=4096):
+        table = pq.ParquetFile(source)
+        _check_names(table.schema_arrow.names, str(path))
+        for batch in table.iter_batches(batch_size=4096):
             for values in batch.to_pylist():
                 yield Row(f"[{index}]", values)
                 index += 1
@@ -261,7 +291,9 @@ def _json_reason(error: Exception) -> str:
 
 _READERS: dict[str, Callable[[IO[bytes], Path], Rows]] = {
     ".jsonl": _jsonl,
+    ".ndjson": _jsonl,
     ".json": _json,
     ".csv": _csv,
+    ".tsv": _tsv,
     ".parquet": _parquet,
 }

@@ -33,6 +33,12 @@ def show(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def given(row: Values, name: str) -> Any:
+    """Return a column that a row may leave out, or None: a blank text, as CSV writes it, is no value."""
+    value = row.get(name)
+    return None if isinstance(value, str) and not value.strip() else value
+
+
 def checked_text(value: Any, where: str) -> str:
     """Return the value, which must be a text with something to read in it.
 

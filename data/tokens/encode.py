@@ -202,6 +202,11 @@ def _fit_comparison(
     ranks = [record.ranks[index] for index in kept]
     if len(set(ranks)) < 2:
         return Outcome(reason="overlong" if overlong == "drop" else "no_trained_token")
+    best, first = _distinct([tuple(responses[index][:room]) for index in kept], ranks)
+    if len(set(best.values())) < 2:
+        was_cut = any(len(responses[index]) > room for index in kept)
+        return Outcome(reason="identical_after_truncation" if was_cut else "identical_responses")
+    kept, ranks = [kept[place] for place in first], list(best.values())
     ids = [responses[index][:room] for index in kept]
     prompt_words = count_words(record.prompt)
     return Outcome(
@@ -211,6 +216,23 @@ def _fit_comparison(
         truncated=sum(len(responses[index]) > room for index in kept),
         responses_dropped=len(responses) - len(kept),
     )
+
+
+def _distinct(
+    responses: Sequence[tuple[int, ...]], ranks: Sequence[int]
+) -> tuple[dict[tuple[int, ...], int], list[int]]:
+    """Return the best rank of each different response, and where each stands first.
+
+    Texts that differ may be equal as tokens, above all where only their long beginning is left; a loss of such a pair
+    says nothing, and counts as an error of the model.
+    """
+    best: dict[tuple[int, ...], int] = {}
+    first: list[int] = []
+    for place, (response, rank) in enumerate(zip(responses, ranks, strict=True)):
+        if response not in best:
+            first.append(place)
+        best[response] = min(best.get(response, rank), rank)
+    return best, first
 
 
 def hold_control_tokens(

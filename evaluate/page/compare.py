@@ -53,14 +53,17 @@ def policies_of(lineage: Lineage, confidence: float) -> list[Policy]:
 
 
 def reward_models_of(lineage: Lineage) -> dict[str, dict[str, Any]]:
-    """Return the summary of each scored reward model, by label."""
+    """Return the summary of each reward model that was scored on something, by label."""
     labels = lineage.labels()
     found: dict[str, dict[str, Any]] = {}
     for node in lineage.of_kind("scores"):
         if node.directory is not None and _scored_kind(lineage, node.parents) == "reward_model":
+            summary = json.loads((node.directory / "summary.json").read_text(encoding="utf-8"))
+            if summary["overall"] is None:
+                continue
             label = labels[node.parents[PARENT_MODEL]]
             label = label if label not in found else f"{label} ({labels[node.id]})"
-            found[label] = json.loads((node.directory / "summary.json").read_text(encoding="utf-8"))
+            found[label] = summary
     return found
 
 

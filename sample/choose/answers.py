@@ -21,7 +21,7 @@ ABSTAINED, REFUSED = "<abstained>", "<refused>"
 def number_answer(text: str) -> str | None:
     """Return the last number of a text.
 
-    ``1,234`` may be 1234 or a fraction; taken by itself it counts as the larger of the two.
+    ``1,234`` may be 1234 or a fraction, ``1 234`` one number or two; taken by itself it counts as the largest of them.
     """
     readings = last_number(text)
     if not readings:

@@ -128,7 +128,10 @@ def test_a_mixture_of_tasks_with_duplicates(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        ("truthfulqa/TruthfulQA.csv", ":1: byte order mark; save the file as UTF-8 without BOM"),
+        (
+            "truthfulqa/TruthfulQA.csv",
+            ":2: columns Best Answer, Category, Correct Answers, Incorrect Answers, Question",
+        ),
         ("pandalm/testset-v1.json", "[0]: columns annotator1, annotator2, annotator3, cmp_key,"),
         ("gsm8k/absent.jsonl", ": no such file; mend the path"),
     ],

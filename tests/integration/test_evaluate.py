@@ -276,9 +276,35 @@ def test_tied_comparisons_say_nothing(bench: Bench, tmp_path: Path) -> None:
     ranks = pa.array([[1] * len(row) for row in table["ranks"].to_pylist()], table.schema.field("ranks").type)
     pq.write_table(table.set_column(table.schema.get_field_index("ranks"), "ranks", ranks), tied / "eval.parquet")
     assert "one tie" in refusal(bench, tmp_path, reward, RewardEvaluationConfig(), data=tied)
-    pq.write_table(table.slice(0, 0), tied / "eval.parquet")
-    (tmp_path / "again").mkdir()
-    assert "no held-out rows" in refusal(bench, tmp_path / "again", reward, RewardEvaluationConfig(), data=tied)
+
+
+def test_without_held_out_rows_the_stages_say_so_and_the_report_is_made(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(tmp_path)
+    for tokens in (bench.demonstrations, bench.comparisons):
+        table = pq.read_table(tokens / "eval.parquet")
+        pq.write_table(table.slice(0, 0), tokens / "eval.parquet")
+        (tokens / "manifest.json").unlink()
+        commit_artifact(tokens, "tokens", tokens.name)
+    inputs = {"model": bench.model, "data": bench.demonstrations}
+    result = evaluate(policy.run, PolicyEvaluationConfig(), inputs, tmp_path / "policy")
+    assert (result.headline, result.metrics) == ("no held-out rows", {})
+    assert summary_of(tmp_path / "policy") == {"loss": None, "items": None, "too_long": []}
+    assert f"{bench.demonstrations.name}: no held-out rows" in caplog.text
+    evaluate(policy.run, PolicyEvaluationConfig(max_new_tokens=2), inputs | {"items": bench.items}, tmp_path / "items")
+    assert summary_of(tmp_path / "items")["items"]["overall"]["n"] == 12
+    inputs = {"model": bench.reward_model, "data": bench.comparisons}
+    assert evaluate(reward.run, RewardEvaluationConfig(), inputs, tmp_path / "reward").headline == "no held-out rows"
+
+    store = bench.model.parent
+    run_stage("evaluate.policy", store / "scores-policy", {"model": bench.model, "data": bench.demonstrations})
+    run_stage("evaluate.reward", store / "scores-reward", inputs)
+    scores = {"policy": store / "scores-policy", "reward": store / "scores-reward"}
+    run_stage("evaluate.report", store / "report", scores)
+    page = (store / "report" / "report.html").read_text(encoding="utf-8")
+    assert "no held-out rows" in page
+    assert summary_of(store / "report")["reward"] == {}
 
 
 def test_the_stages_run_by_hand_and_report(bench: Bench, tmp_path: Path) -> None:

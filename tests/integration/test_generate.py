@@ -114,6 +114,17 @@ def test_other_mistakes_are_one_line_before_the_model_loads(
     assert not (tmp_path / "new.jsonl").exists() and "Loading weights" not in errors
 
 
+def test_a_file_of_prompts_is_split_at_line_feeds_alone(tmp_path: Path) -> None:
+    texts = [f"one{mark}two" for mark in "\u2028\u2029\u0085\x0c"] + ["three"]
+    rows = [json.dumps({"prompt": text}, ensure_ascii=False) for text in texts]
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(("\ufeff" + "\n \r\n\n".join(rows) + "\r\n").encode())
+    assert [row for row, _ in respond.read_rows(path)] == [{"prompt": text} for text in texts]
+    path.write_bytes(b'{"prompt": "a"}\n\n{"prompt": "caf\xe9"}\n')
+    with pytest.raises(UsageError, match=r"rows\.jsonl:3: not UTF-8 \(.* at byte 16\); save it as UTF-8"):
+        respond.read_rows(path)
+
+
 class Terminal:
     """A person who says what is in a list."""
 

@@ -69,6 +69,47 @@ def test_comparisons(name: str, row: dict[str, Any]) -> None:
     assert convert(row, "comparison") == (name, wanted)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "before"),
+    [
+        ([BRIEF], [HI]),
+        ([BRIEF, HI], [HI]),
+        ([BRIEF, HI], []),
+        ([BRIEF, HI], [BRIEF, HI]),
+        ([HI], [BRIEF, HI]),
+        ([{**HI, "content": "Hi\n"}], [BRIEF, HI]),
+    ],
+)
+def test_a_preference_keeps_its_prompt_once_before_whole_conversations(prompt: Any, before: Any) -> None:
+    row = {"prompt": prompt, "chosen": [*before, HELLO], "rejected": [*before, GO]}
+    _, made = convert(row, "comparison")
+    assert made == {"prompt": [BRIEF, HI], "responses": ["Hello!", "Go away."], "ranks": [1, 2]}
+
+
+def test_conversations_may_go_on_from_a_history_and_a_greeting_is_not_doubled() -> None:
+    bye = {"role": "user", "content": "Bye"}
+    _, made = convert({"prompt": [HI, HELLO], "chosen": [bye, HELLO], "rejected": [bye, GO]}, "comparison")
+    assert made["prompt"] == [HI, HELLO, bye]
+    _, made = convert({"prompt": [HELLO, HI], "chosen": [HELLO, HI, HELLO], "rejected": [GO]}, "comparison")
+    assert made["prompt"] == [HELLO, HI]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "before"),
+    [
+        ("Bye", [HI]),
+        ([BRIEF], [{**BRIEF, "content": "Be long."}, HI]),
+        ([BRIEF, HI], [BRIEF, {**HI, "content": "Bye"}]),
+        ([HI, GO], [HI]),
+        ([BRIEF, HI, GO], [HI]),
+    ],
+)
+def test_a_prompt_that_its_conversations_contradict_is_refused(prompt: Any, before: Any) -> None:
+    row = {"prompt": prompt, "chosen": [*before, HELLO], "rejected": [*before, GO]}
+    with pytest.raises(RowError, match=r"^chosen '.*': neither holds the prompt nor goes on from its last turn '"):
+        convert(row, "comparison")
+
+
 def test_earlier_turns_and_context_belong_to_the_prompt() -> None:
     _, made = convert({"messages": [BRIEF, HI, HELLO, HI, GO]}, "demonstration")
     assert made == {"prompt": [BRIEF, HI, HELLO, HI], "completion": [GO]}
@@ -163,8 +204,39 @@ def test_wrong_shapes_are_refused_with_value_requirement_and_fix(
 
 
 def test_a_later_row_without_a_column_is_refused() -> None:
-    with pytest.raises(RowError, match="no column 'completion'; did you mean 'completions'"):
+    with pytest.raises(RowError, match="no column 'completion'; rename 'completions' to 'completion'"):
         ADAPTERS["prompt_completion"].check({"prompt": "a", "completions": "b"})
+
+
+def test_a_later_row_whose_column_is_named_otherwise_says_what_to_rename() -> None:
+    with pytest.raises(RowError, match=r"^no column 'completion'; rename 'response' to 'completion'; adapter"):
+        ADAPTERS["prompt_completion"].check({"prompt": "a", "response": "b"})
+    with pytest.raises(
+        RowError, match=r"^no column 'completion'; adapter 'prompt_completion' needs completion, prompt"
+    ):
+        ADAPTERS["prompt_completion"].check({"prompt": "a", "score": 1})
+
+
+@pytest.mark.parametrize(
+    ("columns", "record_type", "fix"),
+    [
+        ("prompt response", "demonstration", "rename 'response' to 'completion'"),
+        ("question response id", "demonstration", "rename 'response' to 'answer'"),
+        ("Prompt Completion", "demonstration", "rename 'Completion' to 'completion' and 'Prompt' to 'prompt'"),
+        ("query reply", "demonstration", "rename 'reply' to 'answer' and 'query' to 'question'"),
+        ("instruction response", "demonstration", "rename 'response' to 'output'"),
+        ("conversation", "demonstration", "rename 'conversation' to 'messages'"),
+        ("prompt chosen rejectd", "comparison", "rename 'rejectd' to 'rejected'"),
+        ("prompt answers ranking", "comparison", "rename 'ranking' to 'ranks' and 'answers' to 'responses'"),
+        ("question reference", "evaluation", "rename 'question' to 'prompt'"),
+        ("question", "prompt", "rename 'question' to 'prompt'"),
+    ],
+)
+def test_columns_that_are_named_otherwise_are_told_their_names(columns: str, record_type: RecordType, fix: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        detect(dict.fromkeys(columns.split(), "x"), record_type)
+    names = ", ".join(sorted(columns.split()))
+    assert str(caught.value) == f"columns {names} make no {record_type} records; {fix}"
 
 
 def test_unknown_columns_and_wrong_record_types_are_refused() -> None:
@@ -172,6 +244,8 @@ def test_unknown_columns_and_wrong_record_types_are_refused() -> None:
         detect({"title": "a", "body": "b"}, "demonstration")
     with pytest.raises(UsageError, match="'preference' makes comparison records, not demonstration records"):
         detect({"prompt": "a", "chosen": "b", "rejected": "c"}, "demonstration")
+    with pytest.raises(UsageError, match="'verdicts' makes comparison records, not demonstration records"):
+        detect({"prompt": "a", "outputs": []}, "demonstration")
 
 
 def test_the_configuration_lists_every_adapter() -> None:

@@ -6,63 +6,20 @@ import dataclasses
 import hashlib
 import json
 import unicodedata
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from curated_data import curate, qa, questions, source
 
-from posttrain.data.config.curate import CurateConfig, RecordType, SourceConfig
-from posttrain.data.curate import run
-from posttrain.data.records import Comparison, Demonstration, EvaluationItem, Record, dataset_type, read_records
+from posttrain.data.config.curate import CurateConfig, SourceConfig
+from posttrain.data.records import Comparison, Demonstration, EvaluationItem
 from posttrain.data.rows.accounting import SourceCounts, accounting
-from posttrain.data.rows.splits import held_out_score, prompt_cluster
+from posttrain.data.rows.splits import held_out_score
 from posttrain.data.sources.convert import clean_group
 from posttrain.data.sources.row_values import Drop, RowError
-from posttrain.stage.entry import Context, StageResult
 from posttrain.stage.errors import UsageError
 from posttrain.stage.schema import build
-from posttrain.stage.spec import Distributed, StageSpec, Tracking
-from posttrain.stage.tracking import NullTracker
-
-Lines = Sequence[dict[str, Any] | str]
-
-
-class Curated:
-    """A curated dataset, read back."""
-
-    def __init__(self, output: Path, result: StageResult) -> None:
-        self.output, self.result = output, result
-        record_type = dataset_type(output)
-        self.train: list[Any] = read_records(output / "train.parquet", record_type)
-        self.eval: list[Any] = read_records(output / "eval.parquet", record_type)
-        self.accounting = json.loads((output / "accounting.json").read_text())
-
-
-def source(folder: Path, name: str, lines: Lines, **knobs: Any) -> dict[str, Any]:
-    path = folder / f"{name}.jsonl"
-    texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
-    path.write_text("\n".join(texts) + "\n", encoding="utf-8")
-    return {"name": name, "path": str(path), **knobs}
-
-
-def curate(folder: Path, record_type: RecordType, sources: list[dict[str, Any]], **knobs: Any) -> Curated:
-    output = folder / "out"
-    output.mkdir()
-    spec = StageSpec(
-        "curate", "data.curate", "test", "0" * 64, "", {}, {}, {}, "", "", "", 0, Distributed(), Tracking()
-    )
-    inputs = {"sources": folder}
-    config = build(CurateConfig, {"record_type": record_type, "sources": sources, **knobs}, "data.curate")
-    return Curated(output, run(config, Context(spec, inputs, output, folder / "work", NullTracker(), True)))
-
-
-def qa(question: str, answer: str = "Yes.", **columns: Any) -> dict[str, Any]:
-    return {"question": question, "answer": answer, **columns}
-
-
-def questions(records: Sequence[Record]) -> list[str]:
-    return [prompt_cluster(record) for record in records]
 
 
 def test_records_carry_their_provenance_and_rows_win_over_sources(tmp_path: Path) -> None:
@@ -106,6 +63,22 @@ def test_without_dedup_ids_stay_unique(tmp_path: Path) -> None:
     first, second, third = (record.id for record in made.train)
     assert second == f"{first}-2"
     assert third == "s/x"
+
+
+@pytest.mark.parametrize(
+    ("own", "unique"),
+    [
+        (["a", "a", "a"], ["a", "a-2", "a-3"]),
+        (["a", "a", "a-2"], ["a", "a-3", "a-2"]),
+        (["a-2", "a", "a", "a-2", "a"], ["a-2", "a", "a-3", "a-2-2", "a-4"]),
+        (["a", "a", "a-2-2", "a-2", "a-2"], ["a", "a-3", "a-2-2", "a-2", "a-2-3"]),
+    ],
+)
+def test_numbered_ids_never_meet_those_that_rows_bring(tmp_path: Path, own: list[str], unique: list[str]) -> None:
+    # Rows of one id must be equal, so each id has a question of its own.
+    sources = [source(tmp_path, "s", [qa(f"{name}?", id=name) for name in own])]
+    made = curate(tmp_path, "demonstration", sources, dedup=False, eval_fraction=0)
+    assert [record.id for record in made.train] == [f"s/{name}" for name in unique]
 
 
 def test_one_prompt_falls_on_one_side_in_every_dataset(tmp_path: Path) -> None:

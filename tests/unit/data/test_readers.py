@@ -44,6 +44,50 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, kind: str, packed: str
     assert list(read_rows(path)) == [Row(place, row) for place, row in zip(PLACES[kind], ROWS, strict=True)]
 
 
+BOM = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize("mark", [b"", BOM])
+@pytest.mark.parametrize(
+    ("name", "content", "places"),
+    [
+        ("x.jsonl", b'{"a": "1"}\n{"a": "2"}\n', [":1", ":2"]),
+        ("x.ndjson", b'{"a": "1"}\n{"a": "2"}\n', [":1", ":2"]),
+        ("x.json", b'{"a": "1"}\r\n\r\n{"a": "2"}', [":1", ":3"]),
+        ("x.json", b'[{"a": "1"},\n{"a": "2"}]', ["[0]", "[1]"]),
+        ("x.csv", b"a\n1\n2\n", [":2", ":3"]),
+        ("x.csv", b'"a"\n1\n2\n', [":2", ":3"]),
+        ("x.tsv", b'a\n"1"\n2\n', [":2", ":3"]),
+    ],
+)
+def test_a_byte_order_mark_at_the_beginning_is_no_text(
+    tmp_path: Path, name: str, content: bytes, places: list[str], mark: bytes
+) -> None:
+    (tmp_path / name).write_bytes(mark + content)
+    assert list(read_rows(tmp_path / name)) == [Row(places[0], {"a": "1"}), Row(places[1], {"a": "2"})]
+
+
+def test_fields_of_tsv_are_apart_by_tabs(tmp_path: Path) -> None:
+    path = tmp_path / "rows.tsv"
+    path.write_text('a\tb\n1,5\t"x\ty"\n3\n')
+    bad = BadRow(":3", "1 fields, but the header names 2; quote fields that hold tabs", ["3"])
+    assert list(read_rows(path)) == [Row(":2", {"a": "1,5", "b": "x\ty"}), bad]
+
+
+def test_lines_of_a_json_file_are_bad_rows_by_themselves(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_bytes(b'{"a": 1, "a": 2}\n{"a": }\n{"a": 3}\n')
+    assert [(row.position, type(row)) for row in read_rows(path)] == [(":1", BadRow), (":2", BadRow), (":3", Row)]
+
+
+def test_a_parquet_file_with_a_column_twice_is_refused_as_csv_is(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table([["1"], ["2"]], names=["a", "a"]), path)
+    with pytest.raises(UsageError) as caught:
+        list(read_rows(path))
+    assert str(caught.value) == f"{path}: column 'a' stands twice; give each column its own name"
+
+
 def test_csv_rows_are_placed_at_the_line_where_they_begin(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     write(path, [ROWS[1], ROWS[0], ROWS[0]])
@@ -82,19 +126,27 @@ def test_a_bad_line_leaves_its_neighbours_readable(tmp_path: Path, line: bytes, 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
+        ("x.jsonl", BOM, "{}: holds no rows; mend the path or leave the source out"),
+        ("x.csv", BOM, "{}: holds no rows; mend the path or leave the source out"),
         ("x.jsonl", b"", "{}: holds no rows; mend the path or leave the source out"),
-        ("x.txt", b"a", "{}: not a type that can be read; give one of .jsonl, .json, .csv, .parquet, plain or with"),
+        (
+            "x.txt",
+            b"a",
+            "{}: not a type that can be read; give one of .jsonl, .ndjson, .json, .csv, .tsv, .parquet, plain or",
+        ),
         ("x.json", b'[{"a": 1},\n {"a": }]', "{}:2: not JSON (Expecting value at column 8); mend it"),
         ("x.json", b'[{"a": 1} {"a": 2}]', "{}:1: not JSON (Expecting ',' or ']' at column 11); mend it"),
         ("x.json", b'[{"a": 1}] 2', "{}:1: not JSON (Extra data at column 12); mend it"),
         ("x.json", b'[{"a": 1}', "{}:1: not JSON (Expecting ',' or ']' at column 10); mend it"),
         ("x.json", b'[{"a": 1},\n{"a": 1, "a": 2}]', "{}[1]: key 'a' stands twice; keep one"),
         ("x.json", b'[{"a":\n"\xff"}]', "{}:2: byte 0xff is not UTF-8; save the file as UTF-8"),
-        ("x.csv", b"\xef\xbb\xbfa,b\n1,2\n", "{}:1: byte order mark; save the file as UTF-8 without BOM"),
         ("x.csv", b"a,a\n1,2\n", "{}:1: column 'a' stands twice; give each column its own name"),
         ("x.csv", b"a,\n1,2\n", "{}:1: a column has no name; give each column its own name"),
         ("x.csv", b'a,b\n1,"2\n', "{}:2: not CSV (unexpected end of data); mend the quotes"),
         ("x.csv", b"a,b\n1,2\n1,\x00\n", "{}:3: NUL byte; remove it"),
+        ("x.tsv", b"a\ta\n1\t2\n", "{}:1: column 'a' stands twice; give each column its own name"),
+        ("x.json", b'{"a": 1} 2', "{}:1: not JSON (Extra data at column 10); mend it"),
+        ("x.json", b'{"a": 1,\n"b": }', "{}:2: not JSON (Expecting value at column 6); mend it"),
         ("x.parquet", b"PAR1 no", "{}[0]: not readable Parquet ("),
         ("x.jsonl.gz", b'{"a": 1}\n', "{}: the gzip data break off or are damaged (Not a gzipped file"),
     ],

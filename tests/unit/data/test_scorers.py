@@ -21,6 +21,23 @@ RIGHT = [
     ("number", "It is −5.", "-5"),
     ("number", "012", "12"),
     ("number", "$18.00", "#### 18"),
+    ("number", r"So \boxed{12{,}750} it is", "12750"),
+    ("number", "Das sind 3{,}5 km", "3.5"),
+    ("number", r"about 4\,300", "4300"),
+    ("number", "6\u00a0543\u00a0210 Euro", "6543210"),
+    ("number", "7\u202f321,5", "7321.5"),
+    ("number", "2’500’000.25 Franken", "2500000.25"),
+    ("number", "-2'500", "-2500"),
+    ("number", "Son 8 765", "8765"),
+    ("number", "Son −8 765,5 euros", "-8765.5"),
+    ("number", "from 8 765", "765"),
+    ("number", "Rs 3,45,678.50", "345678.5"),
+    ("number", "12,34,567", "1234567"),
+    ("number", "p = .25", "0.25"),
+    ("number", "-.25", "-1/4 = -0.25"),
+    ("number", "2e4 of them", "20000"),
+    ("number", "1.5E-3", "0.0015"),
+    ("number", "1.5e−3", "0.0015"),
     ("json", 'Sure! {"count": 3.0, "name": "Ana"} I hope this helps!', '{"name": "Ana", "count": 3}'),
     ("json", '{"a": {"b": [1, null]}}', '{ "a": {"b": [1, null]} }'),
     ("json", 'Use braces {like this}: {"a": 1}', '{"a": 1}'),
@@ -46,6 +63,14 @@ WRONG = [
     ("number", "12.5", "12"),
     ("number", "1,23", "123"),
     ("number", "9-5", "-5"),
+    ("number", "12'34", "1234"),
+    ("number", "1234'567", "1234567"),
+    ("number", "8 7654", "87654"),
+    ("number", "8  765", "8765"),
+    ("number", "2e4x", "20000"),
+    ("number", "2e4", "2"),
+    ("number", ".25", "25"),
+    ("number", "1,2,345", "12345"),
     ("json", '{"name": "Ana", "count": "3"}', '{"name": "Ana", "count": 3}'),
     ("json", '{"a": true}', '{"a": 1}'),
     ("json", '{"a": 1, "b": 2}', '{"a": 1}'),
@@ -81,7 +106,10 @@ def test_wrong_and_hedging_responses_score_zero(scorer: str, response: str, refe
 
 
 @pytest.mark.parametrize("scorer", sorted(SCORERS.keys() - {"constraints"} - RATINGS))
-@pytest.mark.parametrize("text", ["", "|", "{", "-", "1.2.3,4,5", "\x00", "¡", "((", "NaN", '{"a": NaN}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "|", "{", "-", "1.2.3,4,5", "\x00", "¡", "((", "NaN", '{"a": NaN}', "1e9999999999", "1e999", "1 000" * 999],
+)
 def test_any_text_is_scored_without_an_error(scorer: str, text: str) -> None:
     assert 0.0 <= score(scorer, text, "x|y") <= 1.0
     assert 0.0 <= score(scorer, "x", text) <= 1.0

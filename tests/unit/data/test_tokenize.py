@@ -196,6 +196,33 @@ def test_comparisons_share_the_prompt_and_end_every_response(tokenizer: PreTrain
     assert outcome.lengths == tuple(prompt + len(ids) for ids in outcome.row["responses_ids"])
 
 
+def test_responses_that_are_equal_once_cut_are_no_pair(tokenizer: PreTrainedTokenizerBase) -> None:
+    whole = compare(tokenizer, comparison(["four", "two"], [1, 2]))
+    assert whole.row is not None
+    limit = len(whole.row["prompt_ids"]) + 6
+    alike = comparison([f"{TEXT} four", f"{TEXT} two"], [1, 2])
+    assert compare(tokenizer, alike).row is not None
+    cut = compare(tokenizer, alike, max_length=limit, overlong="truncate")
+    assert (cut.row, cut.reason) == (None, "identical_after_truncation")
+    tied = comparison([f"{TEXT} four", f"{TEXT} two", "red"], [2, 3, 2])
+    assert compare(tokenizer, tied, max_length=limit, overlong="truncate").reason == "identical_after_truncation"
+
+
+def test_of_responses_that_are_equal_once_cut_the_first_stays_with_the_best_rank(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    group = comparison(["red", f"{TEXT} four", f"{TEXT} two", "blue"], [2, 3, 1, 4])
+    first = compare(tokenizer, comparison(["red", "blue"], [1, 2])).row
+    assert first is not None
+    limit = len(first["prompt_ids"]) + 8
+    made = compare(tokenizer, group, max_length=limit, overlong="truncate")
+    assert made.row is not None
+    assert made.row["ranks"] == [2, 1, 4]
+    assert [made.row["responses_ids"][place] for place in (0, 2)] == first["responses_ids"]
+    assert len(made.row["responses_ids"][1]) == 8
+    assert (made.truncated, made.responses_dropped, len(made.lengths)) == (1, 1, 3)
+
+
 def test_responses_that_do_not_fit_leave_the_group(tokenizer: PreTrainedTokenizerBase) -> None:
     short = compare(tokenizer, comparison(["four", "two"], [1, 2]))
     limit = max(short.lengths)

@@ -1,0 +1,92 @@
+"""Rows as files of the world have them: blank cells, odd types, halves of characters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from curated_data import curate, qa, source
+
+from posttrain.data.config.curate import RecordType
+from posttrain.stage.errors import UsageError
+
+
+def test_blank_cells_are_absent_and_leave_the_word_to_the_source(tmp_path: Path) -> None:
+    rows = ["question,answer,id,license,language,task", "A?,Yes.,,, ,", "B?,No.,7,MIT,fi,chat"]
+    (tmp_path / "mine.csv").write_text("\n".join(rows) + "\n")
+    mine = {"name": "mine", "path": str(tmp_path / "mine.csv"), "license": "CC0-1.0", "language": "en", "task": "qa"}
+    first, second = curate(tmp_path, "demonstration", [mine], eval_fraction=0).train
+    assert (first.license, first.language, first.task) == ("CC0-1.0", "en", "qa")
+    assert first.id.startswith("mine/") and first.id != "mine/"
+    assert (second.id, second.license, second.language, second.task) == ("mine/7", "MIT", "fi", "chat")
+
+
+def test_blank_cells_of_items_and_comparisons_are_absent(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("prompt,reference,scorer,ideal\nA?,5, ,\n")
+    mine = {"name": "mine", "path": str(tmp_path / "items.csv"), "scorer": "number"}
+    (tmp_path / "pairs.csv").write_text("prompt,chosen,rejected,annotator\nA?,b,c,\n")
+    pairs = {"name": "pairs", "path": str(tmp_path / "pairs.csv")}
+    (item,) = curate(tmp_path, "evaluation", [mine]).eval
+    assert (item.scorer, item.ideal) == ("number", None)
+    (tmp_path / "out").rename(tmp_path / "done")
+    assert curate(tmp_path, "comparison", [pairs]).train[0].annotator == "unknown"
+    (tmp_path / "out").rename(tmp_path / "pairs")
+    (tmp_path / "prompts.csv").write_text("prompt,reference\nA?,\n")
+    asked = {"name": "p", "path": str(tmp_path / "prompts.csv"), "adapter": "prompt"}
+    (prompt,) = curate(tmp_path, "prompt", [asked]).train
+    assert prompt.reference is None
+
+
+HALF = "\ud800"
+TURNS = [{"from": "human", "value": "Hi"}, {"from": ["gpt"], "value": "Yes."}]
+RANKED = {"prompt": "p?", "responses": ["a", "b"], "ranks": [1, 2]}
+MESSAGE = {"message_id": "m", "parent_id": None, "role": "prompter", "text": "Hi", "lang": "en"}
+ODD_ROWS: list[tuple[RecordType, str, dict[str, Any], str]] = [
+    ("demonstration", "sharegpt", {"conversations": TURNS}, "conversations[1].from ['gpt']: must be one of system,"),
+    ("demonstration", "question_answer", qa("x", task=HALF), "task '\\ud800': holds half a surrogate pair; write"),
+    ("demonstration", "question_answer", qa("x", license=HALF), "license '\\ud800': holds half a surrogate pair; "),
+    ("demonstration", "question_answer", qa("x", language=f"a{HALF}"), "language 'a\\ud800': holds half a surrogate"),
+    ("demonstration", "question_answer", qa("x", task="a\0"), "task 'a\\x00': holds a NUL character; remove it"),
+    ("demonstration", "question_answer", qa("x", id=HALF), "id '\\ud800': holds half a surrogate pair; write whole"),
+    ("comparison", "ranked", RANKED | {"annotator": HALF}, "annotator '\\ud800': holds half a surrogate pair; write"),
+    ("comparison", "ranked", RANKED | {"ranks": [1, 2**31]}, "rank 2147483648; ranks end at 2147483647"),
+    ("demonstration", "oasst", MESSAGE | {"message_id": ["m"]}, "message_id ['m']: must be a text, not list; convert"),
+    ("comparison", "oasst", MESSAGE | {"parent_id": {}}, "parent_id {}: must be a text, not dict; convert it"),
+    ("comparison", "oasst", MESSAGE | {"role": ["x"]}, "role ['x']: must be one of prompter, assistant; rename it"),
+]
+
+
+@pytest.mark.parametrize(("record_type", "adapter", "row", "reason"), ODD_ROWS)
+def test_values_of_odd_types_and_halves_of_characters_are_errors_of_their_row(
+    tmp_path: Path, record_type: RecordType, adapter: str, row: dict[str, Any], reason: str
+) -> None:
+    mine = source(tmp_path, "s", [row], adapter=adapter)
+    with pytest.raises(UsageError) as caught:
+        curate(tmp_path, record_type, [mine])
+    found = str(caught.value)
+    assert found.startswith(f"{mine['path']}:1: {reason}")
+    (tmp_path / "out").rename(tmp_path / "first")
+    with pytest.raises(UsageError, match=r"no row kept of 1 \(dropped: {'quarantined': 1}\)"):
+        curate(tmp_path, record_type, [mine], on_bad_row="quarantine")
+
+
+def test_comparisons_whose_scores_say_the_contrary_stay_and_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scores: list[tuple[Any, Any]] = [(8, 3.5), (2.5, 3), (3, 3), (None, 9), ("1.5", "2"), ("low", "high"), (1, [2])]
+    pairs = [
+        {"prompt": f"{n}?", "chosen": "a", "rejected": "b", "score_chosen": chosen, "score_rejected": rejected}
+        for n, (chosen, rejected) in enumerate(scores)
+    ]
+    plain = [{"prompt": "plain?", "chosen": "a", "rejected": "b"}]
+    sources = [source(tmp_path, "scored", pairs), source(tmp_path, "plain", plain)]
+    made = curate(tmp_path, "comparison", sources, eval_fraction=0)
+    assert made.accounting["by_source"]["scored"]["rejected_scored_higher"] == 2
+    assert made.accounting["by_source"]["scored"]["kept"] == len(pairs)
+    assert "rejected_scored_higher" not in made.accounting["by_source"]["plain"]
+    assert made.result.facts["sources"]["scored"] == {"adapter": "preference"}
+    assert (
+        caplog.messages[0]
+        == f"{sources[0]['path']}:2: score_chosen is below score_rejected; such rows stay and are counted"
+    )
