@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from posttrain.data.chat import encode_prompts, require_tokens
 from posttrain.data.checks.scorers import RATINGS, require_scorer
 from posttrain.data.records import SPLITS, EvaluationItem, dataset_type, message_dicts, read_records
+from posttrain.models.declared import context_length
 from posttrain.stage.errors import UsageError
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ def split_by_length(
 
     Raises UsageError when it holds none.
     """
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = context_length(model.config)
     if context is None:
         return list(items), []
     ids = encode_prompts(tokenizer, [message_dicts(item.prompt) for item in items])

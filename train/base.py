@@ -5,7 +5,6 @@ python -m posttrain.train.base path=FOLDER pad_token='<|pad|>' chat_template=cha
 
 from __future__ import annotations
 
-import itertools
 import json
 import shutil
 from pathlib import Path
@@ -24,6 +23,7 @@ from transformers import (
 
 from posttrain.data.chat import check_tokenizer, prepare_tokenizer, template_digest, tokenizer_digest
 from posttrain.data.records import Demonstration, dataset_type, read_records
+from posttrain.models.declared import end_token_ids
 from posttrain.models.pretrained import download, find_weights, model_license, stored_parameters
 from posttrain.models.tokenizer import train_tokenizer, turns
 from posttrain.stage.entry import Context, StageResult, stage_main
@@ -186,12 +186,6 @@ def record_token_ids(output: Path, tokenizer: PreTrainedTokenizerBase) -> None:
             part[name] = part.get(name) if own is None else own
     for path, values in zip(files, (config, generation), strict=True):
         write_json_atomic(path, values)
-
-
-def end_token_ids(*given: int | list[int] | None) -> list[int]:
-    """Return each end token once, in the order given."""
-    ids = itertools.chain.from_iterable(ids if isinstance(ids, list) else [ids] for ids in given)
-    return list(dict.fromkeys(i for i in ids if i is not None))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from posttrain.models.declared import end_token_ids
+
 MARGIN = 8
 """Tokens looked at besides those of a stop text: special tokens have no text, and the first of the tokens may lose a
 space or half a character that it has behind others."""
@@ -53,5 +55,4 @@ def special_stops(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> tu
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Return the tokens that end a sample: the tokenizer's EOS and those of the model's generation config."""
-    own = model.generation_config.eos_token_id
-    return frozenset({tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
+    return frozenset(end_token_ids(tokenizer.eos_token_id, model.generation_config.eos_token_id))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from posttrain.models.declared import context_length
 from posttrain.models.load import evaluating
 from posttrain.sample.engine.beam import Search, beam_search
 from posttrain.sample.engine.decoder import Decoder
@@ -58,7 +59,7 @@ class Sampler:
         room for ``max_tokens``.
         """
         each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        limit = context_length(self.model.config)
         for number, (prompt, request) in enumerate(zip(prompts, each, strict=True)):
             _check_length(number, prompt, request, limit)
         factories = constraints if constraints is not None else [None] * len(prompts)

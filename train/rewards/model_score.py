@@ -19,6 +19,7 @@ from posttrain.data.chat import (
 )
 from posttrain.models.adapters import merged
 from posttrain.models.batching import by_tokens
+from posttrain.models.declared import context_length
 from posttrain.models.load import load_reward_model, reward_moments
 from posttrain.models.reward_scores import score_sequences
 from posttrain.stage.errors import UsageError
@@ -43,7 +44,7 @@ class RewardModelScore:
         self.scoring_tokens = scoring_tokens
         self.mean, self.std = reward_moments(model) if normalize else (0.0, 1.0)
         self.name = directory.name
-        self.context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.context = context_length(model.config)
         self.same_tokens = all(
             digest(self.tokenizer) == digest(policy_tokenizer) for digest in (template_digest, tokenizer_digest)
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers import AutoConfig
 
+from posttrain.models.declared import context_length
 from posttrain.models.load import backbone_directory, trusts_remote_code
 from posttrain.stage.errors import UsageError
 from posttrain.train.config.rollout import RolloutConfig
@@ -34,7 +35,7 @@ def require_room(prompts: list[Row], max_new_tokens: int, source: Path) -> None:
     """Check that every prompt leaves room for a response; raise UsageError that names the first that does not."""
     backbone = backbone_directory(source)
     config = AutoConfig.from_pretrained(backbone, trust_remote_code=trusts_remote_code(backbone))
-    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    limit = context_length(config)
     if limit is None:
         return
     if long := [row for row in prompts if row["length"] + max_new_tokens > limit]:
