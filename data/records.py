@@ -15,21 +15,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from posttrain.data.messages import (
+    MESSAGE_TYPE,
+    Conversation,
+    Json,
+    Message,
+    message_dicts,
+    read_message,
+    stored_message,
+)
+
 Split = Literal["train", "eval"]
 SPLITS: tuple[Split, ...] = ("train", "eval")
 IGNORED = -100
 """Label of a token that is not trained on."""
 _LARGEST_RANK = 2**31 - 1
 """What the column of ranks holds."""
-
-
-class Message(BaseModel):
-    """One turn of a conversation."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    role: Literal["system", "user", "assistant", "tool"]
-    content: Annotated[str, Field(min_length=1)]
 
 
 class Record(BaseModel):
@@ -44,6 +45,10 @@ class Record(BaseModel):
     """BCP-47 tag; ``und`` when unknown."""
     task: str = "general"
     split: Split = "train"
+    tools: list[Json] | None = None
+    """Definitions of the tools on offer, in the JSON schema form of the OpenAI chat format."""
+    template_arguments: Json | None = None
+    """Arguments of the chat template for this row alone, such as ``enable_thinking``."""
 
 
 class Demonstration(Record):
@@ -52,12 +57,21 @@ class Demonstration(Record):
     prompt: list[Message]
     completion: Annotated[list[Message], Field(min_length=1)]
 
+    @model_validator(mode="after")
+    def _says_something(self) -> Demonstration:
+        if not (self.completion[-1].content or self.completion[-1].tool_calls):
+            raise ValueError("completion: empty content; write a text or remove the row")
+        return self
+
 
 class Comparison(Record):
-    """K ≥ 2 responses to one prompt with their ranks: 1 is best, equal ranks are ties."""
+    """K ≥ 2 responses to one prompt with their ranks: 1 is best, equal ranks are ties.
+
+    A response is one turn of the assistant.
+    """
 
     prompt: Annotated[list[Message], Field(min_length=1)]
-    responses: Annotated[list[str], Field(min_length=2)]
+    responses: Annotated[list[Message], Field(min_length=2)]
     ranks: list[int]
     annotator: str = "unknown"
     ended: list[bool] | None = None
@@ -102,13 +116,20 @@ RECORD_TYPES: dict[str, type[Record]] = {
 
 R = TypeVar("R", bound=Record)
 
-_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-_COMMON = [(name, pa.string()) for name in ("id", "source", "license", "language", "task", "split")]
+_MESSAGES = pa.list_(MESSAGE_TYPE)
+_COMMON = [
+    (name, pa.string())
+    for name in ("id", "source", "license", "language", "task", "split", "tools", "template_arguments")
+]
+_TURNS = ("prompt", "completion", "responses")
+"""Columns that hold messages."""
+_JSON = ("tools", "template_arguments")
+"""Columns of any structure, stored as JSON text."""
 _PAYLOAD: dict[type[Record], list[tuple[str, pa.DataType]]] = {
     Demonstration: [("prompt", _MESSAGES), ("completion", _MESSAGES)],
     Comparison: [
         ("prompt", _MESSAGES),
-        ("responses", pa.list_(pa.string())),
+        ("responses", _MESSAGES),
         ("ranks", pa.list_(pa.int32())),
         ("annotator", pa.string()),
         ("ended", pa.list_(pa.bool_())),
@@ -130,21 +151,36 @@ def arrow_schema(record_type: type[Record]) -> pa.Schema:
 
 def write_records(path: Path, records: Iterable[R], record_type: type[R]) -> None:
     """Write records of one type as a Parquet file with exactly that type's schema."""
-    rows = [record.model_dump() for record in records]
+    rows = [_stored(record) for record in records]
     pq.write_table(pa.Table.from_pylist(rows, schema=arrow_schema(record_type)), path)
 
 
 def read_records(path: Path, record_type: type[R]) -> list[R]:
     """Return the records of a Parquet file that `write_records` wrote."""
     construct: Callable[..., Any] = record_type.model_construct
-    return [construct(**_with_messages(row)) for row in pq.read_table(path).to_pylist()]
+    return [construct(**{name: _read(name, value) for name, value in row.items()}) for row in _rows(path)]
 
 
-def _with_messages(row: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: [Message.model_construct(**message) for message in value] if name in ("prompt", "completion") else value
-        for name, value in row.items()
-    }
+def _stored(record: Record) -> Json:
+    row: Json = {}
+    for name, value in record:
+        if name in _TURNS:
+            value = [stored_message(message) for message in value]
+        elif name in _JSON and value is not None:
+            value = json.dumps(value, ensure_ascii=False)
+        row[name] = value
+    return row
+
+
+def _rows(path: Path) -> list[Json]:
+    rows: list[Json] = pq.read_table(path).to_pylist()
+    return rows
+
+
+def _read(name: str, value: Any) -> Any:
+    if name in _TURNS:
+        return [read_message(message) for message in value]
+    return json.loads(value) if name in _JSON and value is not None else value
 
 
 def write_dataset(directory: Path, records: Sequence[R], record_type: type[R]) -> None:
@@ -161,9 +197,10 @@ def dataset_type(directory: Path) -> type[Record]:
     return RECORD_TYPES[raw["record_type"]]
 
 
-def message_dicts(messages: Sequence[Message]) -> list[dict[str, str]]:
-    """Return messages as the plain dictionaries that chat templates take."""
-    return [{"role": message.role, "content": message.content} for message in messages]
+def prompt_of(record: Record) -> Conversation:
+    """Return what a record asks, with its tools and arguments, as chat templates take it."""
+    prompt: list[Message] = getattr(record, "prompt")  # noqa: B009 (every record type has one, the base class does not)
+    return Conversation(message_dicts(prompt), record.tools or [], record.template_arguments or {})
 
 
 def untied_pairs(ranks: Sequence[int]) -> list[tuple[int, int]]:

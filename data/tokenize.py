@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.data.chat import load_tokenizer, template_digest, tokenizer_digest
+from posttrain.data.chat.templates import template_digest
+from posttrain.data.chat.tokenizer import load_tokenizer, tokenizer_digest
 from posttrain.data.config.tokenize import DEFAULT_LENGTH, TokenizeConfig
 from posttrain.data.records import (
     SPLITS,
@@ -45,10 +46,15 @@ BATCH_ROWS = 256
 
 _IDS = pa.list_(pa.int32())
 _COMMON = [(name, pa.string()) for name in ("id", "source", "language", "task")]
-_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 SCHEMAS: dict[type[Record], pa.Schema] = {
     Prompt: pa.schema(
-        [*_COMMON, ("prompt_ids", _IDS), ("messages", _MESSAGES), ("reference", pa.string()), ("scorer", pa.string())]
+        [
+            *_COMMON,
+            ("prompt_ids", _IDS),
+            ("conversation", pa.string()),
+            ("reference", pa.string()),
+            ("scorer", pa.string()),
+        ]
     ),
     Demonstration: pa.schema([*_COMMON, ("input_ids", _IDS), ("labels", _IDS)]),
     Comparison: pa.schema([*_COMMON, ("prompt_ids", _IDS), ("responses_ids", pa.list_(_IDS)), ("ranks", _IDS)]),

@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from posttrain.data.chat import encode_prompts, load_tokenizer, tokenizer_digest
+from posttrain.data.chat.pieces import encode_prompts
+from posttrain.data.chat.tokenizer import load_tokenizer, tokenizer_digest
 from posttrain.data.checks.scorers import preference_score, score
-from posttrain.data.records import EvaluationItem, message_dicts
+from posttrain.data.records import EvaluationItem, prompt_of
 from posttrain.evaluate.config.best_of_n import BestOfNConfig
 from posttrain.evaluate.inputs import read_evaluation_items, require_right_and_wrong, split_by_length, take_evenly
 from posttrain.evaluate.measure.selection import SELECTORS, SampledItem, calibration_figures, curve_figures
@@ -49,7 +50,7 @@ def run(config: BestOfNConfig, context: Context) -> StageResult:
     items, too_long = split_by_length(model, tokenizer, items, config.max_new_tokens)
     log.info("%d items, %d samples each, %d new tokens at most", len(items), config.num_samples, config.max_new_tokens)
 
-    prompts = encode_prompts(tokenizer, [message_dicts(item.prompt) for item in items])
+    prompts = encode_prompts(tokenizer, [prompt_of(item) for item in items])
     params = [
         SamplingParams(
             max_tokens=config.max_new_tokens,

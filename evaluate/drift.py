@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from posttrain.data.chat import encode_prompts, load_tokenizer, tokenizer_digest
-from posttrain.data.records import EvaluationItem, message_dicts
+from posttrain.data.chat.pieces import encode_prompts
+from posttrain.data.chat.tokenizer import load_tokenizer, tokenizer_digest
+from posttrain.data.records import EvaluationItem, prompt_of
 from posttrain.evaluate.config.drift import DriftConfig
 from posttrain.evaluate.inputs import read_evaluation_items, split_by_length, take_evenly
 from posttrain.evaluate.measure.drift_scores import (
@@ -53,7 +54,7 @@ def run(config: DriftConfig, context: Context) -> StageResult:
     items, too_long = split_by_length(model, tokenizer, items, config.max_new_tokens)
     log.info("%d items, %d samples each, %d new tokens at most", len(items), config.num_samples, config.max_new_tokens)
 
-    prompts = encode_prompts(tokenizer, [message_dicts(item.prompt) for item in items])
+    prompts = encode_prompts(tokenizer, [prompt_of(item) for item in items])
     plain_params = SamplingParams(
         max_tokens=config.max_new_tokens, temperature=config.temperature, num_samples=config.num_samples
     )

@@ -12,9 +12,10 @@ from typing import Any
 import pyarrow.parquet as pq
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from posttrain.data.chat import encode_prompts, require_tokens
+from posttrain.data.chat.pieces import encode_prompts
+from posttrain.data.chat.tokenizer import require_tokens
 from posttrain.data.checks.scorers import RATINGS, require_scorer
-from posttrain.data.records import SPLITS, EvaluationItem, dataset_type, message_dicts, read_records
+from posttrain.data.records import SPLITS, EvaluationItem, dataset_type, prompt_of, read_records
 from posttrain.models.declared import context_length
 from posttrain.stage.errors import UsageError
 
@@ -91,7 +92,7 @@ def split_by_length(
     context = context_length(model.config)
     if context is None:
         return list(items), []
-    ids = encode_prompts(tokenizer, [message_dicts(item.prompt) for item in items])
+    ids = encode_prompts(tokenizer, [prompt_of(item) for item in items])
     fits = [len(prompt) + max_new_tokens <= context for prompt in ids]
     fitting = [item for item, fit in zip(items, fits, strict=True) if fit]
     if not fitting:

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from posttrain.data.chat import load_tokenizer
-from posttrain.data.records import EvaluationItem, message_dicts
+from posttrain.data.chat.tokenizer import load_tokenizer
+from posttrain.data.records import EvaluationItem, prompt_of
 from posttrain.evaluate.config.policy import PolicyEvaluationConfig
 from posttrain.evaluate.inputs import (
     NONE,
@@ -54,7 +54,7 @@ def run(config: PolicyEvaluationConfig, context: Context) -> StageResult:
         summary["loss"] = summarise_losses(losses, [r["task"] for r in rows], [r["language"] for r in rows])
     if items:
         fitting, summary["too_long"] = split_by_length(model, tokenizer, items, config.max_new_tokens)
-        prompts = [message_dicts(item.prompt) for item in fitting]
+        prompts = [prompt_of(item) for item in fitting]
         responses = generate(model, tokenizer, prompts, config.max_new_tokens, config.batch_size)
         scored = [score_item(item, response) for item, response in zip(fitting, responses, strict=True)]
         write_items(context.output, scored)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from posttrain.data.chat import load_tokenizer
+from posttrain.data.chat.tokenizer import load_tokenizer
 from posttrain.evaluate.config.reward import RewardEvaluationConfig
 from posttrain.evaluate.inputs import NONE, read_heldout_tokens
 from posttrain.evaluate.measure.pair_scores import ScoredGroup, pairs_of, summarise_pairs

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from posttrain.data.chat import CHATML_END, CHATML_START, PAD_TOKEN
+from posttrain.data.chat.tokenizer import CHATML_END, CHATML_START, PAD_TOKEN
 from posttrain.data.records import Demonstration
 
 

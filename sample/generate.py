@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from posttrain.data.chat import Messages, encode_prompts
+from posttrain.data.chat.pieces import encode_prompts
+from posttrain.data.messages import Conversation
 from posttrain.models.batching import by_length
 from posttrain.sample.engine.sampler import Sampler
 from posttrain.sample.sampling import Sample, SamplingParams
@@ -30,7 +31,7 @@ class Response:
 def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Messages],
+    prompts: Sequence[Conversation],
     max_new_tokens: int,
     batch_size: int,
 ) -> list[Response]:

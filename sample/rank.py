@@ -18,9 +18,11 @@ from typing import Any
 
 import torch
 
-from posttrain.data.chat import encode_prompts, load_tokenizer, response_text
+from posttrain.data.chat.pieces import encode_prompts, response_text
+from posttrain.data.chat.tokenizer import load_tokenizer
 from posttrain.data.checks.scorers import RATINGS, check_reference, ranks, require_scorer, score, scoring_function
-from posttrain.data.records import SPLITS, Record, dataset_type, message_dicts, read_records
+from posttrain.data.messages import message_dicts
+from posttrain.data.records import SPLITS, Record, dataset_type, prompt_of, read_records
 from posttrain.models.load import load_policy
 from posttrain.sample.choose.select import derived_seed
 from posttrain.sample.config.rank import RankConfig
@@ -41,7 +43,7 @@ def run(config: RankConfig, context: Context) -> StageResult:
     tokenizer = load_tokenizer(context.inputs["model"])
     model = load_policy(context.inputs["model"], config.dtype).eval().to("cuda" if torch.cuda.is_available() else "cpu")
     sampler = Sampler(model, tokenizer, max_batch_size=config.batch_size)
-    prompts = encode_prompts(tokenizer, [message_dicts(record.prompt) for record in records])
+    prompts = encode_prompts(tokenizer, [prompt_of(record) for record in records])
     plain = SamplingParams(
         max_tokens=config.max_new_tokens,
         temperature=config.temperature,
@@ -122,6 +124,8 @@ def comparison_row(
     return {
         "id": record.id,
         "prompt": message_dicts(record.prompt),
+        "tools": record.tools,
+        "template_arguments": record.template_arguments,
         "responses": list(texts),
         "ranks": ranks(scores),
         "ended": [sample.finish_reason == "stop" for sample in samples],

@@ -21,8 +21,9 @@ from pydantic import TypeAdapter, ValidationError
 from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.data.chat import encode_prompts, load_tokenizer
-from posttrain.data.records import Message, message_dicts
+from posttrain.data.chat.pieces import encode_prompts
+from posttrain.data.chat.tokenizer import load_tokenizer
+from posttrain.data.messages import Conversation, Json, Message, message_dicts
 from posttrain.models.load import load_policy
 from posttrain.sample.backends.cached import CachedSampler
 from posttrain.sample.backends.response_cache import ResponseCache
@@ -40,8 +41,7 @@ CHUNK = 256
 """Prompts of a file that are sampled together; their responses are on the disk before the next ones begin."""
 RESET = "/reset"
 
-Conversation = list[dict[str, str]]
-Row = tuple[dict[str, Any], Conversation]
+Row = tuple[Json, list[Json]]
 """A row of a file as it is, and the conversation that its prompt means."""
 
 
@@ -92,7 +92,7 @@ def respond_to_rows(
     temporary.rename(out)
 
 
-def _conversation(prompt: Any, where: str) -> Conversation:
+def _conversation(prompt: Any, where: str) -> list[Json]:
     if isinstance(prompt, str):
         return [{"role": "user", "content": prompt}]
     try:
@@ -106,8 +106,8 @@ def _conversation(prompt: Any, where: str) -> Conversation:
     return message_dicts(messages)
 
 
-def _with_system(conversation: Conversation, system: str) -> Conversation:
-    return [{"role": "system", "content": system}, *conversation] if system else conversation
+def _with_system(messages: list[Json], system: str) -> Conversation:
+    return Conversation([{"role": "system", "content": system}, *messages] if system else messages)
 
 
 def _plain(sample: Sample) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def chat(
 ) -> None:
     """Talk until the input ends; responses appear token by token, unless a stop text could have to be taken back."""
     write(f"Say something; {RESET} forgets the conversation, an empty line ends it.\n")
-    conversation: Conversation = []
+    conversation: list[Json] = []
     for turn in itertools.count():
         try:
             said = read("> ").strip()

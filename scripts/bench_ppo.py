@@ -39,7 +39,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from posttrain.data.chat import load_tokenizer, prepare_tokenizer, template_digest, tokenizer_digest
+from posttrain.data.chat.templates import template_digest
+from posttrain.data.chat.tokenizer import load_tokenizer, prepare_tokenizer, tokenizer_digest
+from posttrain.data.messages import Conversation
 from posttrain.data.records import Prompt
 from posttrain.data.tokenize import SCHEMAS
 from posttrain.stage.artifact import Manifest, commit
@@ -128,9 +130,10 @@ def end_at_random(policy: LlamaForCausalLM, eos: int, case: Case) -> None:
 def prompt_tokens(root: Path, tokenizer: Any, prompts: list[list[int]]) -> Path:
     directory = root / ".data"
     directory.mkdir()
+    asked = Conversation([{"role": "user", "content": "random words"}]).to_json()
     rows = [
         {"id": f"p{n}", "source": "bench", "language": "und", "task": "bench", "prompt_ids": ids}
-        | {"messages": [{"role": "user", "content": "random words"}], "reference": None, "scorer": None}
+        | {"conversation": asked, "reference": None, "scorer": None}
         for n, ids in enumerate(prompts)
     ]
     for split, part in (("train", rows), ("eval", [])):

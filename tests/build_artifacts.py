@@ -22,7 +22,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from posttrain.data.chat import load_tokenizer, prepare_tokenizer, template_digest, tokenizer_digest
+from posttrain.data.chat.templates import template_digest
+from posttrain.data.chat.tokenizer import load_tokenizer, prepare_tokenizer, tokenizer_digest
+from posttrain.data.messages import Conversation
 from posttrain.stage.artifact import Manifest, Parent, commit, read_manifest
 
 WORDS = [
@@ -160,10 +162,9 @@ def write_tokens(directory: Path, model: Path, record_type: str, rows: dict[str,
 
 _IDS = pa.list_(pa.int32())
 _COMMON = [("id", pa.string()), ("source", pa.string()), ("language", pa.string()), ("task", pa.string())]
-_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 SCHEMAS = {
     "prompt": pa.schema(
-        [*_COMMON, ("prompt_ids", _IDS), ("messages", _MESSAGES), ("reference", pa.string()), ("scorer", pa.string())]
+        [*_COMMON, ("prompt_ids", _IDS), *((name, pa.string()) for name in ("conversation", "reference", "scorer"))]
     ),
     "demonstration": pa.schema([*_COMMON, ("input_ids", _IDS), ("labels", _IDS)]),
     "comparison": pa.schema([*_COMMON, ("prompt_ids", _IDS), ("responses_ids", pa.list_(_IDS)), ("ranks", _IDS)]),
@@ -221,7 +222,8 @@ def build_prompts(
         text = _sentence(generator, 2, words)
         prompt = tokenizer(f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n").input_ids
         row = {"id": f"prompt/{number}", "source": "prompts", "language": "en", "task": "words", "prompt_ids": prompt}
-        row |= {"messages": [{"role": "user", "content": text}], "reference": reference, "scorer": scorer}
+        asked = Conversation([{"role": "user", "content": text}])
+        row |= {"conversation": asked.to_json(), "reference": reference, "scorer": scorer}
         rows["train"].append(row)
     return write_tokens(root / "artifacts" / name, model, "prompt", rows)
 

@@ -21,7 +21,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from posttrain.data.chat import check_tokenizer, prepare_tokenizer, template_digest, tokenizer_digest
+from posttrain.data.chat.templates import template_digest
+from posttrain.data.chat.tokenizer import check_tokenizer, prepare_tokenizer, tokenizer_digest
 from posttrain.data.records import Demonstration, dataset_type, read_records
 from posttrain.models.declared import end_token_ids
 from posttrain.models.pretrained import download, find_weights, model_license, stored_parameters

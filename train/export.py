@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from posttrain.data.chat import load_tokenizer
+from posttrain.data.chat.tokenizer import load_tokenizer
 from posttrain.models.load import BASE_FILE, backbone_directory, is_adapter, load_policy, load_reward_model
 from posttrain.models.pretrained import find_weights, stored_parameters
 from posttrain.stage.artifact import LOGS, MANIFEST, read_manifest

@@ -9,7 +9,7 @@ from functools import partial
 
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
-from posttrain.data.chat import tokenizer_digest
+from posttrain.data.chat.tokenizer import tokenizer_digest
 from posttrain.models.adapters import merged, without_dropout
 from posttrain.models.load import load_policy, load_reward_model
 from posttrain.models.token_log_probs import backbone_and_head, head_gives_logits

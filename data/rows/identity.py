@@ -7,7 +7,8 @@ import json
 import unicodedata
 from typing import Any
 
-from posttrain.data.records import Comparison, Demonstration, EvaluationItem, Message, Prompt, Record
+from posttrain.data.messages import Message
+from posttrain.data.records import Comparison, Demonstration, EvaluationItem, Prompt, Record
 
 _DIGEST_BYTES = 12
 
@@ -30,16 +31,26 @@ def nfc(text: str) -> str:
 def _content(record: Record) -> list[Any]:
     match record:
         case Demonstration():
-            return [_turns(record.prompt), _turns(record.completion)]
+            return [_turns(record.prompt), _turns(record.completion), *_setting(record)]
         case Comparison():
-            ranked = sorted(zip(record.ranks, record.responses, strict=True))
-            return [_turns(record.prompt), ranked, record.annotator]
+            ranked = sorted(zip(record.ranks, _turns(record.responses), strict=True))
+            return [_turns(record.prompt), ranked, record.annotator, *_setting(record)]
         case EvaluationItem():
-            return [_turns(record.prompt), record.reference, record.scorer]
+            return [_turns(record.prompt), record.reference, record.scorer, *_setting(record)]
         case Prompt():
-            return [_turns(record.prompt), record.reference]
+            return [_turns(record.prompt), record.reference, *_setting(record)]
     raise TypeError(f"no content defined for {type(record).__name__}")
 
 
+def _setting(record: Record) -> list[Any]:
+    """Return what else a chat template is given: rows that differ only there are two rows."""
+    return [[record.tools, record.template_arguments]] if record.tools or record.template_arguments else []
+
+
 def _turns(messages: list[Message]) -> list[list[str]]:
-    return [[message.role, message.content] for message in messages]
+    return [[message.role, message.content, *_further(message)] for message in messages]
+
+
+def _further(message: Message) -> list[str]:
+    further = message.model_dump(exclude={"role", "content"}, exclude_none=True)
+    return [json.dumps(further, ensure_ascii=False, sort_keys=True)] if further else []

@@ -77,8 +77,7 @@ def pair(chosen: Messages, rejected: Messages) -> Payload | Drop:
             raise RowError(f"{name} {show(messages[-1]['content'])}: must be an assistant's turn after a prompt")
     if chosen[:-1] != rejected[:-1]:
         return Drop("prompts_differ")
-    responses = [chosen[-1]["content"], rejected[-1]["content"]]
-    return {"prompt": chosen[:-1], "responses": responses, "ranks": [1, 2]}
+    return {"prompt": chosen[:-1], "responses": [chosen[-1], rejected[-1]], "ranks": [1, 2]}
 
 
 def rejected_scored_higher(row: Values) -> bool:
@@ -120,7 +119,7 @@ def ranked(row: Values) -> Payload:
     """
     payload: Payload = {
         "prompt": prompt_messages(row["prompt"], "prompt"),
-        "responses": _texts(row["responses"], "responses"),
+        "responses": _responses(row["responses"], "responses"),
         "ranks": _ranks(row["ranks"], "ranks"),
     }
     if row.get("ended") is not None:
@@ -130,7 +129,7 @@ def ranked(row: Values) -> Payload:
 
 def oasst_ranked(row: Values) -> Payload:
     """``messages, ranked``: K answers, best first; a column ``ranks`` counts from 0, ``lang`` is the language."""
-    responses = _texts(row["ranked"], "ranked")
+    responses = _responses(row["ranked"], "ranked")
     ranks = _ranks(row["ranks"], "ranks") if given(row, "ranks") is not None else list(range(len(responses)))
     if ranks != sorted(ranks):
         raise RowError(f"ranks {show(ranks)}: must not fall, since ranked is best first; sort the row")
@@ -158,7 +157,7 @@ def verdicts(row: Values) -> Payload:
         if not isinstance(output, dict) or not {"response", "follow_list"} <= output.keys():
             raise RowError(f"{where} {show(output)}: must be an object with response and follow_list")
         response = output["response"]
-        responses.append("" if response is None else any_text(response, f"{where}.response"))
+        responses.append(assistant("" if response is None else any_text(response, f"{where}.response")))
         followed.append(sum(_verdicts(output["follow_list"], f"{where}.follow_list")))
     payload: Payload = {
         "prompt": prompt_messages(row["prompt"], "prompt"),
@@ -170,10 +169,10 @@ def verdicts(row: Values) -> Payload:
     return payload
 
 
-def _texts(value: Any, where: str) -> list[str]:
+def _responses(value: Any, where: str) -> Messages:
     if not isinstance(value, list) or len(value) < 2:
         raise RowError(f"{where} {show(value)}: must be a list of at least two texts")
-    return [any_text(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    return [assistant(any_text(item, f"{where}[{index}]")) for index, item in enumerate(value)]
 
 
 def _ranks(value: Any, where: str) -> list[int]:

@@ -12,7 +12,17 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from posttrain.data.sources.readers import BadRow, Row
-from posttrain.data.sources.row_values import Drop, Messages, Payload, RowError, Values, checked_text, given, show
+from posttrain.data.sources.row_values import (
+    Drop,
+    Messages,
+    Payload,
+    RowError,
+    Values,
+    assistant,
+    checked_text,
+    given,
+    show,
+)
 
 ROLES = {"prompter": "user", "assistant": "assistant"}
 
@@ -67,7 +77,7 @@ def comparison(row: Values) -> Payload | Drop:
         return Drop("fewer_than_two_ranked")
     return {
         "prompt": _messages(path),
-        "responses": [checked_text(reply["text"], "text") for reply in group],
+        "responses": [assistant(checked_text(reply["text"], "text")) for reply in group],
         "ranks": [_rank(reply["rank"]) for reply in group],
         **_language(row),
     }

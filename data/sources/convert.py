@@ -106,7 +106,7 @@ def clean_group(payload: Payload) -> tuple[Payload, Counter[str]] | Drop:
     best: dict[str, int] = {}
     removed: Counter[str] = Counter()
     for place, (response, rank) in enumerate(zip(responses, given, strict=True)):
-        text = nfc(response).strip()
+        text = nfc(response["content"]).strip()
         if not text:
             removed["empty"] += 1
             continue

@@ -12,24 +12,11 @@ from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.data.chat import (
-    adds_bos,
-    control_tokens,
-    encode_pieces,
-    render,
-    render_prompt,
-    response_start,
-)
-from posttrain.data.records import (
-    IGNORED,
-    Comparison,
-    Demonstration,
-    EvaluationItem,
-    Message,
-    Prompt,
-    Record,
-    message_dicts,
-)
+from posttrain.data.chat.pieces import encode_pieces
+from posttrain.data.chat.rendering import render, render_prompt, response_start
+from posttrain.data.chat.tokenizer import adds_bos, control_tokens
+from posttrain.data.messages import Message, message_dict, message_dicts
+from posttrain.data.records import IGNORED, Comparison, Demonstration, EvaluationItem, Prompt, Record, prompt_of
 from posttrain.stage.errors import UsageError
 
 Overlong = Literal["drop", "truncate", "error"]
@@ -102,15 +89,18 @@ def lay_out(tokenizer: PreTrainedTokenizerBase, record: Demonstration, loss_on: 
     """
     if not record.prompt and len(record.completion) == 1:
         return Layout(record.completion[0].content, [], [True], plain=True)
-    messages = message_dicts([*record.prompt, *record.completion])
-    if messages[-1]["role"] != "assistant":
-        raise UsageError(f"the last turn is by {messages[-1]['role']!r}; end the completion with an assistant turn")
-    text, spans = render(tokenizer, messages)
+    conversation = prompt_of(record).followed_by(*message_dicts(record.completion))
+    if record.completion[-1].role != "assistant":
+        raise UsageError(
+            f"the last turn is by {record.completion[-1].role!r}; end the completion with an assistant turn"
+        )
+    text, spans = render(tokenizer, conversation)
     if loss_on == "all":
         return Layout(text, [], [True])
     if loss_on == "assistant":
         return Layout(text, [cut for span in spans for cut in span], [False, *[True, False] * len(spans)])
-    return Layout(text, [response_start(tokenizer, render_prompt(tokenizer, messages[:-1]), text)], [False, True])
+    start = response_start(tokenizer, render_prompt(tokenizer, conversation.without_last()), text)
+    return Layout(text, [start], [False, True])
 
 
 def label(
@@ -164,10 +154,10 @@ def encode_comparisons(
 
 
 def _rendered_responses(tokenizer: PreTrainedTokenizerBase, record: Comparison) -> Iterator[tuple[str, int]]:
-    messages = message_dicts(record.prompt)
-    prompt = render_prompt(tokenizer, messages)
+    asked = prompt_of(record)
+    prompt = render_prompt(tokenizer, asked)
     for response in record.responses:
-        text, _ = render(tokenizer, [*messages, {"role": "assistant", "content": response}])
+        text, _ = render(tokenizer, asked.followed_by(message_dict(response)))
         yield text, response_start(tokenizer, prompt, text)
 
 
@@ -212,7 +202,7 @@ def _fit_comparison(
     return Outcome(
         row={**provenance(record), "prompt_ids": prompt, "responses_ids": ids, "ranks": ranks},
         lengths=tuple(len(prompt) + len(response) for response in ids),
-        words=sum(prompt_words + len(record.responses[index].split()) for index in kept),
+        words=sum(prompt_words + count_words([record.responses[index]]) for index in kept),
         truncated=sum(len(responses[index]) > room for index in kept),
         responses_dropped=len(responses) - len(kept),
     )
@@ -255,7 +245,7 @@ def _texts(record: Record) -> Iterator[str]:
         yield from (message.content for message in [*record.prompt, *record.completion])
     elif isinstance(record, Comparison):
         yield from (message.content for message in record.prompt)
-        yield from record.responses
+        yield from (response.content for response in record.responses)
     elif isinstance(record, (Prompt, EvaluationItem)):
         yield from (message.content for message in record.prompt)
 

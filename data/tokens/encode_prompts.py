@@ -7,8 +7,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.data.chat import encode_texts, render_prompt
-from posttrain.data.records import Record, message_dicts
+from posttrain.data.chat.pieces import encode_texts
+from posttrain.data.chat.rendering import render_prompt
+from posttrain.data.records import Record, prompt_of
 from posttrain.data.tokens.encode import (
     OnControlTokens,
     Outcome,
@@ -40,9 +41,7 @@ def encode_prompt_records(
     texts = []
     for record, is_forged in zip(records, forged, strict=True):
         with naming(record):
-            texts.append(
-                "" if is_forged or not record.prompt else render_prompt(tokenizer, message_dicts(record.prompt))
-            )
+            texts.append("" if is_forged or not record.prompt else render_prompt(tokenizer, prompt_of(record)))
     encoded = encode_texts(tokenizer, texts)
     return [
         Outcome(reason="control_token") if is_forged else _fit(record, ids, max_length, overlong)
@@ -61,7 +60,7 @@ def _fit(record: Record, ids: list[int], max_length: int, overlong: Overlong) ->
     row = {
         **provenance(record),
         "prompt_ids": ids,
-        "messages": message_dicts(prompt),
+        "conversation": prompt_of(record).to_json(),
         "reference": getattr(record, "reference", None),
         "scorer": getattr(record, "scorer", None),
     }

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from posttrain.data.checks.scorers import preference_score, score
-from posttrain.data.records import EvaluationItem, Message
+from posttrain.data.messages import Message
+from posttrain.data.records import EvaluationItem
 from posttrain.evaluate.measure.statistics import Interval, mean_interval, proportion
 
 ITEMS_FILE = "items.parquet"

@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from posttrain.data.chat import Messages, encode_prompts
+from posttrain.data.chat.pieces import encode_prompts
+from posttrain.data.messages import Conversation
 from posttrain.sample.sampling import Sample, SamplingParams
 from posttrain.sample.structured.closing import Vocabulary
 from posttrain.sample.structured.constraint import GeneratesUnder
@@ -32,7 +33,7 @@ INSTRUCTION = (
 class Task:
     """A question whose answer is a JSON document."""
 
-    prompt: Messages
+    prompt: Conversation
     schema: Mapping[str, Any]
     reference: Any
     """The right document."""
@@ -76,12 +77,13 @@ class RungReport:
     extra_seconds: float
 
 
-def schema_prompt(prompt: Messages, schema: Mapping[str, Any], examples: Sequence[Example]) -> list[dict[str, str]]:
+def schema_prompt(prompt: Conversation, schema: Mapping[str, Any], examples: Sequence[Example]) -> Conversation:
     """Return a conversation that asks for a document of a schema, after worked examples in compact JSON.
 
     The instruction joins a system message that is there, and the examples come as turns before the first of the user.
     """
-    first = list(prompt[:1]) if prompt and prompt[0]["role"] == "system" else []
+    messages = prompt.messages
+    first = messages[:1] if messages and messages[0]["role"] == "system" else []
     instruction = INSTRUCTION + compact_json(schema)
     system = f"{first[0]['content']}\n\n{instruction}" if first else instruction
     turns = [
@@ -92,7 +94,8 @@ def schema_prompt(prompt: Messages, schema: Mapping[str, Any], examples: Sequenc
             {"role": "assistant", "content": compact_json(example.document)},
         )
     ]
-    return [{"role": "system", "content": system}, *turns, *prompt[len(first) :]]
+    asked = [{"role": "system", "content": system}, *turns, *messages[len(first) :]]
+    return dataclasses.replace(prompt, messages=asked)
 
 
 def compact_json(document: Any) -> str:

@@ -15,7 +15,8 @@ from bench_ppo import word_tokenizer
 from build_artifacts import build_reward_model, commit_artifact, write_tokens
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from posttrain.data.chat import load_tokenizer
+from posttrain.data.chat.tokenizer import load_tokenizer
+from posttrain.data.messages import Conversation
 from posttrain.stage.artifact import is_artifact
 
 Row = dict[str, Any]
@@ -99,7 +100,8 @@ class Bench:
 
     def prompts(self, count: int, length: int) -> Path:
         """Return prompts for rollouts."""
-        more = {"messages": [{"role": "user", "content": "words"}], "reference": None, "scorer": None}
+        asked = Conversation([{"role": "user", "content": "words"}])
+        more = {"conversation": asked.to_json(), "reference": None, "scorer": None}
         return self._tokens("prompt", [{"prompt_ids": ids, **more} for ids in self.rows_of_words(count, length)])
 
     def _tokens(self, record_type: str, rows: Sequence[Row]) -> Path:

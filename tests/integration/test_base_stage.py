@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from posttrain.data.chat import load_tokenizer
-from posttrain.data.records import Demonstration, Message, write_dataset
+from posttrain.data.chat.tokenizer import load_tokenizer
+from posttrain.data.messages import Message
+from posttrain.data.records import Demonstration, write_dataset
 from posttrain.models.adapters import make_trainable
 from posttrain.stage.artifact import verify
 from posttrain.stage.entry import Context, StageResult

@@ -13,9 +13,11 @@ import torch
 from build_artifacts import build_model, commit_artifact, run_stage
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
-from posttrain.data.chat import encode_prompts, load_tokenizer
+from posttrain.data.chat.pieces import encode_prompts
+from posttrain.data.chat.tokenizer import load_tokenizer
 from posttrain.data.checks.scorers import preference_score, score
-from posttrain.data.records import EvaluationItem, Message, write_dataset
+from posttrain.data.messages import Message
+from posttrain.data.records import EvaluationItem, prompt_of, write_dataset
 from posttrain.models.load import load_policy
 from posttrain.sample.choose.curves import best_of_k, majority_at_k, pass_at_k
 from posttrain.sample.choose.select import derived_seed
@@ -78,7 +80,7 @@ def test_samples_are_the_samplers_and_scored(
     artifacts, items = inputs
     rows = pq.read_table(output / "samples.parquet").to_pylist()
     sampler = Sampler(load_policy(artifacts["model"]).eval(), load_tokenizer(artifacts["model"]))
-    prompts = encode_prompts(sampler.tokenizer, [[{"role": "user", "content": i.prompt[0].content}] for i in items])
+    prompts = encode_prompts(sampler.tokenizer, [prompt_of(item) for item in items])
     params = [SamplingParams(max_tokens=5, num_samples=6, seed=derived_seed(3, i.id)) for i in items]
     for row, entry, own in zip(rows, items, sampler.generate(prompts, params), strict=True):
         assert row["responses"] == [sample.text for sample in own]

@@ -12,9 +12,11 @@ import torch
 from build_artifacts import build_model, commit_artifact, run_stage
 from peft import LoraConfig, get_peft_model
 
-from posttrain.data.chat import encode_prompts, load_tokenizer
+from posttrain.data.chat.pieces import encode_prompts
+from posttrain.data.chat.tokenizer import load_tokenizer
 from posttrain.data.checks.scorers import preference_score, score
-from posttrain.data.records import EvaluationItem, Message, write_dataset
+from posttrain.data.messages import Conversation, Message
+from posttrain.data.records import EvaluationItem, prompt_of, write_dataset
 from posttrain.evaluate import drift
 from posttrain.evaluate.config.drift import DriftConfig
 from posttrain.evaluate.measure.drift_scores import SampledResponse, distinct_n, read_responses
@@ -92,9 +94,7 @@ def naive_logprobs(directory: Path, prompt: list[int], response: list[int], temp
 def test_every_figure_of_every_sample(bench: Bench, tmp_path: Path, temperature: float) -> None:
     rows = iter(measure(bench.inputs(), tmp_path / "out", temperature=temperature))
     sampler = Sampler(load_policy(bench.model).eval(), load_tokenizer(bench.model))
-    prompts = encode_prompts(
-        sampler.tokenizer, [[{"role": "user", "content": i.prompt[0].content}] for i in bench.items]
-    )
+    prompts = encode_prompts(sampler.tokenizer, [prompt_of(item) for item in bench.items])
     shape: dict[str, Any] = {"max_tokens": 6, "num_samples": 3, "temperature": temperature}
     params = [SamplingParams(**shape, seed=derived_seed(5, item.id)) for item in bench.items]
     for item, prompt, samples in zip(bench.items, prompts, sampler.generate(prompts, params), strict=True):
@@ -152,7 +152,7 @@ def test_an_adapter_drifts_from_the_model_under_it(bench: Bench, tmp_path: Path)
     adapter = commit_artifact(directory, "model", "adapter")
     row = measure(bench.inputs(model=adapter), tmp_path / "out")[-1]
     sampler = Sampler(load_policy(adapter).eval(), load_tokenizer(adapter))
-    (prompt,) = encode_prompts(sampler.tokenizer, [[{"role": "user", "content": row.prompt}]])
+    (prompt,) = encode_prompts(sampler.tokenizer, [Conversation([{"role": "user", "content": row.prompt}])])
     params = SamplingParams(max_tokens=6, num_samples=3, seed=derived_seed(5, row.id))
     ids = sampler.generate([prompt], params)[0][row.sample].token_ids
     ours, theirs = (float(naive_logprobs(of, prompt, ids, 1.0).sum()) for of in (adapter, bench.reference))

@@ -14,8 +14,10 @@ import torch
 from build_artifacts import build_comparisons, build_demonstrations, build_model, commit_artifact, run_stage
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
-from posttrain.data.chat import encode_prompts, load_tokenizer
-from posttrain.data.records import EvaluationItem, Message, write_dataset
+from posttrain.data.chat.pieces import encode_prompts
+from posttrain.data.chat.tokenizer import load_tokenizer
+from posttrain.data.messages import Conversation, Message
+from posttrain.data.records import EvaluationItem, write_dataset
 from posttrain.evaluate import policy, reward
 from posttrain.evaluate.config.policy import PolicyEvaluationConfig
 from posttrain.evaluate.config.reward import RewardEvaluationConfig
@@ -30,7 +32,7 @@ from posttrain.stage.spec import Distributed, StageSpec, Tracking
 from posttrain.stage.tracking import NullTracker
 
 PROMPTS = [
-    [{"role": "user", "content": text}]
+    Conversation([{"role": "user", "content": text}])
     for text in ("red blue", "one two three four five six seven cat dog bird", "sings", "the dog runs here and there")
 ]
 
@@ -163,7 +165,7 @@ def test_items_are_answered_and_scored(bench: Bench, tmp_path: Path) -> None:
     items = read_items(tmp_path / "out")
     assert [i.id for i in items] == [f"item/{n}" for n in range(12)]
     tokenizer, model = load_tokenizer(bench.model), load_policy(bench.model).eval()
-    prompt = [{"role": "user", "content": items[7].prompt}]
+    prompt = Conversation([{"role": "user", "content": items[7].prompt}])
     ids = greedy(model, encode_prompts(tokenizer, [prompt])[0], 5)
     assert items[7].response == tokenizer.decode(ids, skip_special_tokens=True)
     assert [i.preference is None for i in items] == [n % 2 == 0 for n in range(12)]

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from build_artifacts import ENVIRONMENT, build_model
 
-from posttrain.data.chat import encode_prompts, load_tokenizer
+from posttrain.data.chat.pieces import encode_prompts
+from posttrain.data.chat.tokenizer import load_tokenizer
+from posttrain.data.messages import Conversation
 from posttrain.models.load import load_policy
 from posttrain.pipeline import cli
 from posttrain.pipeline.commands.generate import sampling_knobs
@@ -60,14 +62,16 @@ def test_a_file_keeps_its_rows_and_gets_the_samplers_responses(model: Path, samp
     found = [json.loads(line) for line in first.splitlines()]
     assert [{k: v for k, v in row.items() if k != "responses"} for row in found] == rows
     system = {"role": "system", "content": "be brief"}
-    prompts = encode_prompts(sampler.tokenizer, [[system, user("the dog runs")], [system, *talk]])
+    prompts = encode_prompts(
+        sampler.tokenizer, [Conversation([system, *turns]) for turns in ([user("the dog runs")], talk)]
+    )
     params = SamplingParams(temperature=0.8, top_p=0.9, max_tokens=6, num_samples=2, seed=5)  # general's top_p
     expected = [[sample.text for sample in own] for own in sampler.generate(prompts, params)]
     assert [[response["text"] for response in row["responses"]] for row in found] == expected
 
 
 def test_one_prompt_is_answered_on_the_output(model: Path, sampler: Sampler) -> None:
-    ((sample,),) = sampler.generate(encode_prompts(sampler.tokenizer, [[user("red blue")]]), GREEDY)
+    ((sample,),) = sampler.generate(encode_prompts(sampler.tokenizer, [Conversation([user("red blue")])]), GREEDY)
     done = generate(model, "--prompt", "red blue", "--preset", "eval", "max_tokens=6")
     assert done.stdout == f"{sample.text}\n"
 
@@ -144,7 +148,7 @@ class Terminal:
 
 
 def answer(sampler: Sampler, conversation: list[dict[str, str]], params: SamplingParams) -> str:
-    ((sample,),) = sampler.generate(encode_prompts(sampler.tokenizer, [conversation]), params)
+    ((sample,),) = sampler.generate(encode_prompts(sampler.tokenizer, [Conversation(conversation)]), params)
     return sample.text
 
 

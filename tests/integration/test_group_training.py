@@ -16,7 +16,7 @@ from forked_stages import run_child, signal_in
 from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from posttrain.data.chat import load_tokenizer
+from posttrain.data.chat.tokenizer import load_tokenizer
 from posttrain.stage.artifact import read_manifest
 
 LORA = {"adapter.kind": "lora", "adapter.rank": 4}

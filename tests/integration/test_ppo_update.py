@@ -21,7 +21,7 @@ from build_artifacts import build_model, build_prompts, build_reward_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainingArguments
 
-from posttrain.data.chat import load_tokenizer
+from posttrain.data.chat.tokenizer import load_tokenizer
 from posttrain.stage.artifact import Parent
 from posttrain.stage.entry import Context
 from posttrain.stage.schema import build, to_dict

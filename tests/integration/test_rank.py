@@ -12,13 +12,15 @@ import pytest
 from build_artifacts import build_model, commit_artifact
 
 from posttrain.data import openings
-from posttrain.data.chat import encode_prompts, load_tokenizer, response_text
+from posttrain.data.chat.pieces import encode_prompts, response_text
+from posttrain.data.chat.tokenizer import load_tokenizer
 from posttrain.data.checks.scorers import ranks, score
 from posttrain.data.config.curate import CurateConfig
 from posttrain.data.config.openings import OpeningsConfig
 from posttrain.data.config.tokenize import TokenizeConfig
 from posttrain.data.curate import run as curate
-from posttrain.data.records import Comparison, EvaluationItem, Message, Prompt, Record, read_records, write_dataset
+from posttrain.data.messages import Conversation, Message
+from posttrain.data.records import Comparison, EvaluationItem, Prompt, Record, read_records, write_dataset
 from posttrain.data.tokenize import run as tokenize
 from posttrain.models.load import load_policy
 from posttrain.sample import rank
@@ -92,7 +94,7 @@ def test_the_samplers_responses_are_ranked_with_ties(inputs: dict[str, Path], ra
     rows = rows_of(ranked[0])
     assert sorted(row["id"] for row in rows) == [f"p/{number}" for number in range(6)]
     for row in rows:
-        (ids,) = encode_prompts(tokenizer, [row["prompt"]])
+        (ids,) = encode_prompts(tokenizer, [Conversation(row["prompt"])])
         params = SamplingParams(max_tokens=6, num_samples=4, seed=derived_seed(3, row["id"]))
         (samples,) = sampler.generate([ids], params)
         assert row["responses"] == [response_text(tokenizer, ids, sample.token_ids) for sample in samples]

@@ -22,7 +22,7 @@ import torch
 from build_artifacts import ENVIRONMENT, build_model, build_prompts, commit_artifact, run_stage
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from posttrain.data.chat import load_tokenizer
+from posttrain.data.chat.tokenizer import load_tokenizer
 from posttrain.models.load import load_policy
 from posttrain.sample.backends.server import ServerSampler
 from posttrain.sample.choose.select import best_of_n, by_logprob, first_valid

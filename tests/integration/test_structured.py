@@ -10,7 +10,8 @@ import torch
 from structured_data import SHARED, all_schemas, json_tokenizer
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from posttrain.data.chat import prepare_tokenizer
+from posttrain.data.chat.tokenizer import prepare_tokenizer
+from posttrain.data.messages import Conversation
 from posttrain.sample.engine.sampler import Sampler
 from posttrain.sample.sampling import Sample, SamplingParams
 from posttrain.sample.structured.closing import Vocabulary
@@ -130,7 +131,7 @@ def test_the_ladder_counts_each_rung() -> None:
     sampler = sampler_of(tokenizer)
     vocabulary = Vocabulary.of(tokenizer, sampler.ends)
     tasks = [
-        Task([{"role": "user", "content": f"Give {digit}"}], SCHEMA, {"digit": digit})
+        Task(Conversation([{"role": "user", "content": f"Give {digit}"}]), SCHEMA, {"digit": digit})
         for digit in range(10)
         for _ in range(4)
     ]
@@ -143,9 +144,9 @@ def test_the_ladder_counts_each_rung() -> None:
     assert 0 < grammar.right < 0.5 and grammar.right * len(tasks) == round(grammar.right * len(tasks))
     asked = [schema_prompt(task.prompt, SCHEMA, examples) for task in tasks]
     added = [
-        len(tokenizer.apply_chat_template(messages, tokenize=True, add_generation_prompt=True).input_ids)
-        - len(tokenizer.apply_chat_template(list(task.prompt), tokenize=True, add_generation_prompt=True).input_ids)
-        for messages, task in zip(asked, tasks, strict=True)
+        len(tokenizer.apply_chat_template(prompted.messages, tokenize=True, add_generation_prompt=True).input_ids)
+        - len(tokenizer.apply_chat_template(task.prompt.messages, tokenize=True, add_generation_prompt=True).input_ids)
+        for prompted, task in zip(asked, tasks, strict=True)
     ]
     assert repair.tokens == prompt.tokens
     assert grammar.extra_tokens < sum(added) / len(added) < prompt.extra_tokens + 24
@@ -154,7 +155,7 @@ def test_the_ladder_counts_each_rung() -> None:
 
 def test_the_schema_joins_a_system_message() -> None:
     prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Give 1"}]
-    messages = schema_prompt(prompt, SCHEMA, [Example("Give 2", {"digit": 2})])
+    messages = schema_prompt(Conversation(prompt), SCHEMA, [Example("Give 2", {"digit": 2})]).messages
     assert [message["role"] for message in messages] == ["system", "user", "assistant", "user"]
     assert messages[0]["content"].startswith("Be brief.") and json.dumps(SCHEMA["required"]) in messages[0]["content"]
     assert messages[2]["content"] == '{"digit":2}' and messages[3] == prompt[1]

@@ -16,7 +16,7 @@ from forked_stages import run_child
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from posttrain.data.chat import load_tokenizer
+from posttrain.data.chat.tokenizer import load_tokenizer
 from posttrain.models.load import load_policy, load_reward_model
 from posttrain.models.packing import best_fit_decreasing
 from posttrain.stage.artifact import read_manifest

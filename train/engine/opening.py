@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.data.chat import load_tokenizer, require_tokens
+from posttrain.data.chat.tokenizer import load_tokenizer, require_tokens
 from posttrain.models.adapters import parameter_counts
 from posttrain.models.load import backbone_directory
 from posttrain.plan.memory import MemoryEstimate, estimate_memory

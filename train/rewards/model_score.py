@@ -9,14 +9,10 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.data.chat import (
-    control_tokens,
-    encode_texts,
-    load_tokenizer,
-    render,
-    template_digest,
-    tokenizer_digest,
-)
+from posttrain.data.chat.pieces import encode_texts
+from posttrain.data.chat.rendering import render
+from posttrain.data.chat.templates import template_digest
+from posttrain.data.chat.tokenizer import control_tokens, load_tokenizer, tokenizer_digest
 from posttrain.models.adapters import merged
 from posttrain.models.batching import by_tokens
 from posttrain.models.declared import context_length
@@ -77,7 +73,9 @@ class RewardModelScore:
         texts = []
         for answer in answers:
             content = control.sub(" ", answer.text)  # or a policy could learn to spell this model's end of turn
-            texts.append(render(self.tokenizer, [*answer.messages, {"role": "assistant", "content": content}])[0])
+            texts.append(
+                render(self.tokenizer, answer.conversation.followed_by({"role": "assistant", "content": content}))[0]
+            )
         encoded = encode_texts(self.tokenizer, texts)
         end = self.tokenizer.eos_token_id
         return [_up_to_end(ids, end, answer.ended) for ids, answer in zip(encoded, answers, strict=True)]

@@ -130,14 +130,14 @@ def _no_number(text: str) -> None:
 def _python(term: RewardTerm, path: str) -> Reward:
     assert term.function is not None
     function = scoring_function(term.function, f"{path}.function")
-    return _each(lambda answer: function(answer.messages, answer.text, answer.reference))
+    return _each(lambda answer: function(answer.conversation.messages, answer.text, answer.reference))
 
 
 def _grounding(term: RewardTerm, path: str) -> Reward:
     """Return the share of a response's quotes, numbers and names that stand in its prompt or its reference."""
 
     def one(answer: Answer) -> float:
-        given = [message["content"] for message in answer.messages if message["role"] != "assistant"]
+        given = [message["content"] for message in answer.conversation.messages if message["role"] != "assistant"]
         return grounded_share(answer.text, [*given, answer.reference or ""])
 
     return _each(one)

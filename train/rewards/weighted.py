@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from posttrain.data.messages import Conversation
 from posttrain.stage.errors import PosttrainError
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 class Answer:
     """A response and what it answers."""
 
-    messages: list[dict[str, str]]
+    conversation: Conversation
     """The conversation up to the response."""
     prompt_ids: list[int]
     """The same under the policy's template and tokenizer."""

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from posttrain.data.messages import Conversation
 from posttrain.stage.artifact import LOGS
 from posttrain.train.rollouts.episodes import Episode
 from posttrain.train.rows.dataset import Row
@@ -29,7 +30,7 @@ class SampleLog:
             return
         with self.path.open("a", encoding="utf-8") as file:
             for episode in episodes[: self.rows]:
-                prompt = self.prompts[episode.row]["messages"]
+                prompt = Conversation.from_json(self.prompts[episode.row]["conversation"]).messages
                 row = {"rollout": phase, "step": step, "prompt": prompt, "response": episode.text}
                 row |= {"score": round(episode.score, 4), "ended": episode.ended, **episode.components}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from posttrain.data.messages import Conversation
 from posttrain.models.batching import by_tokens
 from posttrain.models.token_log_probs import (
     backbone_and_head,
@@ -94,7 +95,7 @@ class EpisodeScorer:
     def _answer(self, episode: Episode) -> Answer:
         row = self.prompts[episode.row]
         return Answer(
-            messages=row["messages"],
+            conversation=Conversation.from_json(row["conversation"]),
             prompt_ids=episode.prompt_ids,
             response_ids=episode.response_ids,
             text=episode.text,

@@ -65,7 +65,7 @@ COMPARISONS: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("name", "row"), COMPARISONS)
 def test_comparisons(name: str, row: dict[str, Any]) -> None:
-    wanted = {"prompt": [HI], "responses": ["Hello!", "Go away."], "ranks": [1, 2]}
+    wanted = {"prompt": [HI], "responses": [HELLO, GO], "ranks": [1, 2]}
     assert convert(row, "comparison") == (name, wanted)
 
 
@@ -83,7 +83,7 @@ def test_comparisons(name: str, row: dict[str, Any]) -> None:
 def test_a_preference_keeps_its_prompt_once_before_whole_conversations(prompt: Any, before: Any) -> None:
     row = {"prompt": prompt, "chosen": [*before, HELLO], "rejected": [*before, GO]}
     _, made = convert(row, "comparison")
-    assert made == {"prompt": [BRIEF, HI], "responses": ["Hello!", "Go away."], "ranks": [1, 2]}
+    assert made == {"prompt": [BRIEF, HI], "responses": [HELLO, GO], "ranks": [1, 2]}
 
 
 def test_conversations_may_go_on_from_a_history_and_a_greeting_is_not_doubled() -> None:
@@ -117,7 +117,7 @@ def test_earlier_turns_and_context_belong_to_the_prompt() -> None:
     assert made["prompt"] == [{"role": "user", "content": "Translate.\n\nHallo"}]
     transcript = "\n\nHuman: Hi\n\nAssistant: Hello!\n\nHuman: Hi\n\nAssistant:"
     _, made = convert({"chosen": f"{transcript} Go away.", "rejected": f"{transcript} "}, "comparison")
-    assert made == {"prompt": [HI, HELLO, HI], "responses": ["Go away.", ""], "ranks": [1, 2]}
+    assert made == {"prompt": [HI, HELLO, HI], "responses": [GO, {"role": "assistant", "content": ""}], "ranks": [1, 2]}
 
 
 def test_speakers_of_sharegpt_keep_their_roles() -> None:
@@ -137,7 +137,7 @@ def test_verdicts_tie_where_equally_many_instructions_are_followed_and_pass_null
     outputs = [{"response": text, "follow_list": kept} for text, kept in zip(["a", None, "c", "d"], lists, strict=True)]
     _, made = convert({"prompt": "Hi", "outputs": outputs, "lang": "fr"}, "comparison")
     assert made["ranks"] == [2, 2, 1, 3]
-    assert made["responses"] == ["a", "", "c", "d"]
+    assert [turn["content"] for turn in made["responses"]] == ["a", "", "c", "d"]
     assert made["language"] == "fr"
 
 
@@ -301,7 +301,7 @@ def test_ranked_siblings_of_a_tree_are_a_comparison() -> None:
     assert unit.position == ":1"
     assert ADAPTERS["oasst"].converter("comparison")(unit.values) == {
         "prompt": [{"role": "user", "content": "text p1"}],
-        "responses": ["text a1", "text a2"],
+        "responses": [{"role": "assistant", "content": text} for text in ("text a1", "text a2")],
         "ranks": [2, 1],
         "language": "en",
     }

@@ -8,20 +8,18 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from posttrain.data.chat import (
+from posttrain.data.chat.pieces import encode_pieces, response_text
+from posttrain.data.chat.rendering import render, render_prompt, response_start
+from posttrain.data.chat.templates import template_digest
+from posttrain.data.chat.tokenizer import (
     adds_bos,
     check_tokenizer,
     control_tokens,
-    encode_pieces,
     load_tokenizer,
     prepare_tokenizer,
-    render,
-    render_prompt,
-    response_start,
-    response_text,
-    template_digest,
     tokenizer_digest,
 )
+from posttrain.data.messages import Conversation
 from posttrain.models.tokenizer import train_tokenizer
 from posttrain.stage.errors import UsageError
 
@@ -71,9 +69,10 @@ def fake(template: str, eos: str, extra: list[str], **tokens: str) -> PreTrained
 
 
 def pieces_of(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> list[list[int]]:
-    text, _ = render(tokenizer, messages)
+    conversation = Conversation(messages)
+    text, _ = render(tokenizer, conversation)
     return encode_pieces(
-        tokenizer, [text], [[response_start(tokenizer, render_prompt(tokenizer, messages[:-1]), text)]]
+        tokenizer, [text], [[response_start(tokenizer, render_prompt(tokenizer, conversation.without_last()), text)]]
     )[0]
 
 
@@ -82,7 +81,7 @@ def test_pieces_and_masks_are_those_of_transformers(name: str) -> None:
     tokenizer = chat_tokenizer(name)
     check_tokenizer(tokenizer, generation_markers=True)
     expected = tokenizer.apply_chat_template(CONVERSATION, return_assistant_tokens_mask=True)
-    text, spans = render(tokenizer, CONVERSATION)
+    text, spans = render(tokenizer, Conversation(CONVERSATION))
     assert [text[start:end] for start, end in spans] == ["Là-bas 🙂\n- 36\n<|im_end|>", "No more.<|im_end|>"]
     pieces = encode_pieces(tokenizer, [text], [[cut for span in spans for cut in span]])[0]
     assert [token for piece in pieces for token in piece] == expected["input_ids"]

@@ -17,7 +17,7 @@ from posttrain.data.records import Comparison, Demonstration, EvaluationItem
 from posttrain.data.rows.accounting import SourceCounts, accounting
 from posttrain.data.rows.splits import held_out_score
 from posttrain.data.sources.convert import clean_group
-from posttrain.data.sources.row_values import Drop, RowError
+from posttrain.data.sources.row_values import Drop, RowError, assistant
 from posttrain.stage.errors import UsageError
 from posttrain.stage.schema import build
 
@@ -176,7 +176,8 @@ def test_groups_are_cleaned(tmp_path: Path) -> None:
     made = curate(tmp_path, "comparison", [pairs, ranked], eval_fraction=0)
     (kept,) = made.train
     assert isinstance(kept, Comparison)
-    assert (kept.responses, kept.ranks, kept.annotator) == (["c", "a", "b"], [3, 1, 2], "Ann")
+    assert [turn.content for turn in kept.responses] == ["c", "a", "b"]
+    assert (kept.ranks, kept.annotator) == ([3, 1, 2], "Ann")
     assert kept.ended == [True, False, True]
     assert made.accounting["dropped"] == {"all_tied": 1, "empty_response": 1, "identical_responses": 1}
     assert made.result.facts["sources"]["ranked"]["responses_removed"] == {"repeated": 1}
@@ -189,18 +190,23 @@ def test_groups_are_cleaned(tmp_path: Path) -> None:
 def test_a_repeated_response_keeps_the_best_of_its_ranks(
     responses: list[str], ranks: list[int], kept: list[int]
 ) -> None:
-    cleaned = clean_group({"responses": responses, "ranks": ranks})
-    assert cleaned == ({"responses": responses[:2], "ranks": kept}, {"repeated": 1})
+    turns = [assistant(response) for response in responses]
+    cleaned = clean_group({"responses": turns, "ranks": ranks})
+    assert cleaned == ({"responses": turns[:2], "ranks": kept}, {"repeated": 1})
+
+
+def said(*responses: str) -> list[dict[str, str]]:
+    return [assistant(response) for response in responses]
 
 
 def test_clean_group_reasons() -> None:
-    assert clean_group({"responses": ["a", "", "a"], "ranks": [1, 2, 3]}) == Drop("identical_responses")
-    assert clean_group({"responses": ["", "a"], "ranks": [1, 2]}) == Drop("empty_response")
-    assert clean_group({"responses": ["a", "b", "a"], "ranks": [2, 1, 1]}) == Drop("all_tied")
+    assert clean_group({"responses": said("a", "", "a"), "ranks": [1, 2, 3]}) == Drop("identical_responses")
+    assert clean_group({"responses": said("", "a"), "ranks": [1, 2]}) == Drop("empty_response")
+    assert clean_group({"responses": said("a", "b", "a"), "ranks": [2, 1, 1]}) == Drop("all_tied")
     with pytest.raises(RowError, match="2 responses but 3 ranks"):
-        clean_group({"responses": ["a", "b"], "ranks": [1, 2, 3]})
+        clean_group({"responses": said("a", "b"), "ranks": [1, 2, 3]})
     with pytest.raises(RowError, match="2 responses but 1 ended"):
-        clean_group({"responses": ["a", "b"], "ranks": [1, 2], "ended": [True]})
+        clean_group({"responses": said("a", "b"), "ranks": [1, 2], "ended": [True]})
 
 
 def test_the_same_ranking_by_two_annotators_is_no_duplicate(tmp_path: Path) -> None:

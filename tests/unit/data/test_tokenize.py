@@ -11,18 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.data.chat import load_tokenizer, prepare_tokenizer
+from posttrain.data.chat.tokenizer import load_tokenizer, prepare_tokenizer
 from posttrain.data.config.tokenize import TokenizeConfig
-from posttrain.data.records import (
-    IGNORED,
-    Comparison,
-    Demonstration,
-    EvaluationItem,
-    Message,
-    Prompt,
-    Record,
-    write_dataset,
-)
+from posttrain.data.messages import Conversation, Message
+from posttrain.data.records import IGNORED, Comparison, Demonstration, EvaluationItem, Prompt, Record, write_dataset
 from posttrain.data.tokenize import length_limit, run
 from posttrain.data.tokens.encode import Outcome, encode_comparisons, encode_demonstrations
 from posttrain.data.tokens.encode_prompts import encode_prompt_records
@@ -63,8 +55,9 @@ def demonstration(*turns: str, **fields: Any) -> Demonstration:
 
 
 def comparison(responses: list[str], ranks: list[int], **fields: Any) -> Comparison:
+    turns = [Message(role="assistant", content=response) for response in responses]
     return Comparison(
-        **{"id": "c1", "source": "hand", "prompt": messages("What?"), "responses": responses, "ranks": ranks, **fields}
+        **{"id": "c1", "source": "hand", "prompt": messages("What?"), "responses": turns, "ranks": ranks, **fields}
     )
 
 
@@ -328,7 +321,8 @@ def test_prompts_end_where_the_answer_begins(model: Path, tmp_path: Path) -> Non
     (row,) = pq.read_table(output / "train.parquet").to_pylist()
     tokenizer = load_tokenizer(model)
     assert tokenizer.decode(row["prompt_ids"]).endswith("two?<|im_end|>\n<|im_start|>assistant\n")
-    assert (row["messages"], row["reference"], row["scorer"]) == ([{"role": "user", "content": "two?"}], "2", "number")
+    assert (row["reference"], row["scorer"]) == ("2", "number")
+    assert Conversation.from_json(row["conversation"]).messages == [{"role": "user", "content": "two?"}]
     assert json.loads((output / "tokens.json").read_text())["record_type"] == "prompt"
     pair = comparison(["four", "two"], [1, 2])
     output = tokenize(tmp_path, model, [pair], prompts_only=True)

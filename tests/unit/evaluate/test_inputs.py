@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from posttrain.data.records import EvaluationItem, Message, Prompt, Split, write_dataset
+from posttrain.data.messages import Message
+from posttrain.data.records import EvaluationItem, Prompt, Split, write_dataset
 from posttrain.evaluate.inputs import read_evaluation_items
 from posttrain.stage.errors import UsageError
 

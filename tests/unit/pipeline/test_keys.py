@@ -169,7 +169,7 @@ def test_code_files_follow_imports_templates_and_packages() -> None:
     assert {"posttrain.train.sft", "posttrain.train.engine.fit", "posttrain.stage.entry", "posttrain.train"} <= set(
         found
     )
-    assert found["posttrain.data.chat: chat/chatml.jinja"].read_text().startswith("{")
+    assert found["posttrain.data.chat.templates: chat/chatml.jinja"].read_text().startswith("{")
     assert "posttrain.train.dpo" not in found
     assert not any(name.startswith("posttrain.pipeline") for name in found)
     pages = code_files("posttrain.evaluate.report")

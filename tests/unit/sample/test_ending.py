@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from posttrain.data.chat import prepare_tokenizer
+from posttrain.data.chat.tokenizer import prepare_tokenizer
 from posttrain.models.tokenizer import train_tokenizer
 from posttrain.sample.engine.ending import Ending, end_tokens, special_stops
 

@@ -14,7 +14,8 @@ import torch
 from build_artifacts import build_model, build_reward_model
 from transformers import AutoTokenizer
 
-from posttrain.data.chat import load_tokenizer
+from posttrain.data.chat.tokenizer import load_tokenizer
+from posttrain.data.messages import Conversation
 from posttrain.models.load import load_reward_model
 from posttrain.stage.errors import PosttrainError, UsageError
 from posttrain.stage.schema import build
@@ -54,14 +55,14 @@ def foreign_reward_model(root: Path) -> Path:
 
 def answer(text: str, ended: bool = True, prompt: str = "How many cats?", **fields: Any) -> Answer:
     values = {"prompt_ids": [], "response_ids": [0] * len(text.split()), "reference": None, "scorer": None, **fields}
-    return Answer(messages=[{"role": "user", "content": prompt}], text=text, ended=ended, **values)
+    return Answer(conversation=Conversation([{"role": "user", "content": prompt}]), text=text, ended=ended, **values)
 
 
 def encoded(policy: Path, text: str, ended: bool = True) -> Answer:
     """Return an answer with its token ids under the policy's tokenizer and template."""
     tokenizer = load_tokenizer(policy)
     plain = answer(text, ended)
-    prompt = f"<|im_start|>user\n{plain.messages[0]['content']}<|im_end|>\n<|im_start|>assistant\n"
+    prompt = f"<|im_start|>user\n{plain.conversation.messages[0]['content']}<|im_end|>\n<|im_start|>assistant\n"
     response = text + ("<|im_end|>" if ended else "")
     return dataclasses.replace(
         plain, prompt_ids=tokenizer(prompt).input_ids, response_ids=tokenizer(response).input_ids
@@ -170,7 +171,7 @@ def test_grounding_is_the_share_of_claims_that_stand_in_the_prompt_or_the_refere
 
 def test_what_the_assistant_said_before_is_no_ground() -> None:
     given = answer("It is Rome.")
-    given.messages.insert(0, {"role": "assistant", "content": "Rome"})
+    given.conversation.messages.insert(0, {"role": "assistant", "content": "Rome"})
     assert values({"kind": "grounding"}, given) == [0.0]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from build_artifacts import build_demonstrations, build_model
 
-from posttrain.data.chat import load_tokenizer, require_tokens
+from posttrain.data.chat.tokenizer import load_tokenizer, require_tokens
 from posttrain.stage.errors import UsageError
 from posttrain.train.rows.dataset import FILLER, fill_up, read_demonstrations
 

@@ -7,12 +7,18 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from posttrain.data.messages import Conversation
 from posttrain.train.rewards.weighted import Answer, Component, Rewards
 from posttrain.train.rollouts.episodes import Episode
 from posttrain.train.rollouts.scoring import EpisodeScorer
 
+
+def asking(text: str) -> Conversation:
+    return Conversation([{"role": "user", "content": text}])
+
+
 PROMPTS = [
-    {"messages": [{"role": "user", "content": name}], "reference": f"right {name}", "scorer": "exact"}
+    {"conversation": asking(name).to_json(), "reference": f"right {name}", "scorer": "exact"}
     for name in ("first", "second")
 ]
 
@@ -39,7 +45,9 @@ def test_a_reward_sees_the_prompt_of_its_own_response() -> None:
 
     scorer = EpisodeScorer(PROMPTS, Rewards([Component("note", 1.0, None, note)]), None, 1.0, 64, 0.0)
     scorer.score([episode(0, 1, "b", True), episode(1, 0, "a", False)], policy=None, critic=None)
-    assert [(answer.messages[0]["content"], answer.reference, answer.text, answer.ended) for answer in seen] == [
+    asked = [answer.conversation.messages[0]["content"] for answer in seen]
+    answered = [(answer.reference, answer.text, answer.ended) for answer in seen]
+    assert [(prompt, *rest) for prompt, rest in zip(asked, answered, strict=True)] == [
         ("second", "right second", "b", True),
         ("first", "right first", "a", False),
     ]

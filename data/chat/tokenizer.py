@@ -1,4 +1,4 @@
-"""Chat templates, special tokens, and the boundary between prompt and response, owned in one place.
+"""What a tokenizer needs to train and chat: a template, padding that is not EOS, and an end of turn.
 
 A model artifact carries its tokenizer with a chat template, a padding token that is not EOS, and as EOS the token that
 ends an assistant's turn: every response ends with it, and generation stops at it.
@@ -6,43 +6,30 @@ ends an assistant's turn: every response ends with it, and generation stops at i
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
-from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from jinja2.exceptions import TemplateError
 from tokenizers import AddedToken
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils.chat_template_utils import render_jinja_template
 
+from posttrain.data.chat.rendering import render, render_prompt, response_start
+from posttrain.data.chat.templates import (
+    TEMPLATES,
+    has_generation_markers,
+    named_template,
+    template_digest,
+    template_name,
+)
+from posttrain.data.messages import Conversation
 from posttrain.stage.errors import UsageError
 from posttrain.stage.files import canonical_json, sha256_text
 
-Messages = Sequence[dict[str, str]]
-"""A conversation: ``{"role": …, "content": …}`` by turn."""
-Span = tuple[int, int]
-"""Half-open range of characters."""
-
-Pieces = TypeVar("Pieces", str, list[int])
-
 CHATML_START, CHATML_END, PAD_TOKEN = "<|im_start|>", "<|im_end|>", "<|pad|>"
-_GENERATION_MARKER = re.compile(r"{%-?\s*generation\s*-?%}")
 _PADDING = re.compile(r"\W*(finetune_)?(right_)?pad(_id|_token|ding)?\W*", re.IGNORECASE)
-_PROBE = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "World"}]
-
-
-TEMPLATES = {"chatml": "chat/chatml.jinja", "verbatim": "chat/verbatim.jinja"}
-"""Our templates: ChatML, and running text for models that continue what they read; both mark the assistant's part."""
-
-
-def named_template(name: str, begins_with_bos: bool) -> str:
-    """Return a template of ours; some models want BOS before everything."""
-    template = resources.files("posttrain.conf").joinpath(TEMPLATES[name]).read_text(encoding="utf-8")
-    return "{{- bos_token -}}\n" + template if begins_with_bos else template
+_QUESTION = Conversation([{"role": "user", "content": "Hello"}])
+_PROBE = _QUESTION.followed_by({"role": "assistant", "content": "World"})
 
 
 def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -119,7 +106,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, *, generation_markers: b
 
 def _check_end_of_turn(tokenizer: PreTrainedTokenizerBase) -> None:
     text, _ = render(tokenizer, _PROBE)
-    start = response_start(tokenizer, render_prompt(tokenizer, _PROBE[:-1]), text)
+    start = response_start(tokenizer, render_prompt(tokenizer, _QUESTION), text)
     after = text[start:].partition("World")[2]
     if tokenizer.eos_token in after:
         return
@@ -145,20 +132,10 @@ def _check_generation_markers(tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
-def has_generation_markers(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Return whether the chat template marks what the assistant says."""
-    return _GENERATION_MARKER.search(tokenizer.get_chat_template()) is not None
-
-
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Return the special tokens of a tokenizer, longest first: texts that hold one could forge a turn."""
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     return sorted(special.union(tokenizer.all_special_tokens), key=lambda token: (-len(token), token))
-
-
-def template_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the SHA-256 of the chat template."""
-    return sha256_text(tokenizer.get_chat_template())
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -187,100 +164,3 @@ def require_tokens(directory: Path, record_type: str, tokenizer: PreTrainedToken
                 f"{directory.name}: made with {what} {made_with[:12]}, but the model's is {models_own[:12]}; tokenize "
                 "with this model"
             )
-
-
-def template_name(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return how messages call the chat template."""
-    return f"the chat template {template_digest(tokenizer)[:12]}"
-
-
-def render(
-    tokenizer: PreTrainedTokenizerBase, messages: Messages, *, add_generation_prompt: bool = False
-) -> tuple[str, list[Span]]:
-    """Return a conversation as text, with the spans that the template marks as the assistant's.
-
-    Raises UsageError when the template refuses the conversation.
-    """
-    marked = has_generation_markers(tokenizer)
-    try:
-        texts, spans = render_jinja_template(
-            conversations=[messages],
-            chat_template=tokenizer.get_chat_template(),
-            return_assistant_tokens_mask=marked,
-            add_generation_prompt=add_generation_prompt,
-            **tokenizer.special_tokens_map,
-        )
-    except TemplateError as error:
-        raise UsageError(f"{template_name(tokenizer)} refuses the conversation: {error}") from None
-    return texts[0], spans[0] if marked else []
-
-
-def render_prompt(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
-    """Return a conversation as the text that the model continues with its response."""
-    return render(tokenizer, messages, add_generation_prompt=True)[0]
-
-
-def response_start(tokenizer: PreTrainedTokenizerBase, prompt: str, text: str) -> int:
-    """Return the character at which the response begins in a conversation rendered as ``text``.
-
-    ``prompt`` is what `render_prompt` gives without the response. Raises UsageError when the template renders the same
-    turns differently once the response stands behind them.
-    """
-    if not text.startswith(prompt):
-        raise UsageError(
-            f"{template_name(tokenizer)} does not begin a finished conversation with its generation prompt "
-            f"({prompt[-40:]!r}), so the response cannot be told from its prompt; set train.base.chat_template=chatml"
-        )
-    return len(prompt)
-
-
-def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Return the token ids of rendered texts, nothing added; equal texts are encoded once."""
-    unique = list(dict.fromkeys(texts))
-    if not unique:
-        return []
-    ids = dict(zip(unique, tokenizer(unique, add_special_tokens=False, verbose=False).input_ids, strict=True))
-    return [ids[text] for text in texts]
-
-
-def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages]) -> list[list[int]]:
-    """Return the token ids of conversations under the tokenizer's chat template, up to where the answer begins."""
-    return encode_texts(tokenizer, [render_prompt(tokenizer, prompt) for prompt in prompts])
-
-
-def response_text(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], response: Sequence[int]) -> str:
-    """Return the text of sampled tokens as it stands behind that of their prompt, without special tokens.
-
-    Decoded by themselves they may lose a space at their beginning, which a tokenizer of SentencePiece's kind takes for
-    the one that it puts before every text.
-    """
-    before, whole = (tokenizer.decode(ids, skip_special_tokens=True) for ids in (prompt, [*prompt, *response]))
-    text: str = whole[len(before) :]
-    return text
-
-
-def encode_pieces(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], cuts: Sequence[Sequence[int]]
-) -> list[list[list[int]]]:
-    """Return each text's token ids in pieces that meet at the given characters, in ascending order.
-
-    The pieces are those of the whole text where its tokens break at the cuts. Where a token would span a cut, as when
-    a tokenizer joins the template's newline with one that a response begins with, each piece is encoded by itself:
-    so does generation, which continues a prompt that ends at the cut.
-    """
-    heads = [text[:cut] for text, text_cuts in zip(texts, cuts, strict=True) for cut in text_cuts]
-    encoded = encode_texts(tokenizer, [*texts, *heads])
-    wholes, prefixes = encoded[: len(texts)], iter(encoded[len(texts) :])
-    pieces = []
-    for text, text_cuts, whole in zip(texts, cuts, wholes, strict=True):
-        text_heads = [next(prefixes) for _ in text_cuts]
-        if all(whole[: len(head)] == head for head in text_heads):
-            pieces.append(_split(whole, [len(head) for head in text_heads]))
-        else:
-            pieces.append(encode_texts(tokenizer, _split(text, text_cuts)))
-    return pieces
-
-
-def _split(sequence: Pieces, cuts: Sequence[int]) -> list[Pieces]:
-    bounds = [0, *cuts, len(sequence)]
-    return [sequence[start:end] for start, end in itertools.pairwise(bounds)]
