@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from posttrain.data.chat.pieces import encode_texts
 from posttrain.data.chat.rendering import render
 from posttrain.data.chat.templates import template_digest
-from posttrain.data.chat.tokenizer import control_tokens, load_tokenizer, tokenizer_digest
+from posttrain.data.chat.tokenizer import control_pattern, load_tokenizer, tokenizer_digest
 from posttrain.models.adapters import merged
 from posttrain.models.batching import by_tokens
 from posttrain.models.declared import context_length
@@ -69,7 +68,7 @@ class RewardModelScore:
         """Return the tokens that the model reads: the policy's where it would make the same, else its own."""
         if self.same_tokens:
             return [[*answer.prompt_ids, *answer.response_ids] for answer in answers]
-        control = re.compile("|".join(map(re.escape, control_tokens(self.tokenizer))))
+        control = control_pattern(self.tokenizer)
         texts = []
         for answer in answers:
             content = control.sub(" ", answer.text)  # or a policy could learn to spell this model's end of turn
