@@ -7,6 +7,7 @@ import itertools
 import json
 import random
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -221,8 +222,10 @@ def test_what_choosing_among_samples_buys_is_shown(inputs: dict[str, Path], tmp_
             language="en",
             prompt_tokens=4,
             responses=["a"] * 4,
+            texts=["a"] * 4,
             answers=[rng.choice("ab") for _ in range(4)],
             tokens=[5] * 4,
+            reasoning_tokens=[number % 3] * 4,
             ended=[True] * 4,
             logprobs=[rng.random() - 1 for _ in range(4)],
             rewards=[rng.random() for _ in range(4)],
@@ -346,3 +349,22 @@ def test_durations_are_readable() -> None:
         "3 min 04 s",
         "2 h 10 min",
     ]
+
+
+def test_the_reasonings_length_is_told_where_there_is_any(
+    inputs: dict[str, Path], written: tuple[StageResult, str, Any], tmp_path: Path
+) -> None:
+    (name,) = (name for name, path in inputs.items() if (path / "items.parquet").exists() and "dpo" in path.name)
+    reasoned = shutil.copytree(inputs[name], inputs[name].with_name("reasoned-0001"))
+    items = enumerate(read_items(reasoned))
+    write_items(reasoned, [i._replace(answer="only this", reasoning_tokens=7, answered=n % 4 > 0) for n, i in items])
+    run_report({name: reasoned}, tmp_path / "out", resamples=100)
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    for shown in (
+        "Reasoning per task",
+        "% without an answer",
+        "7 tokens of reasoning",
+        "All that was said",
+        "only this",
+    ):
+        assert shown in page and shown not in written[1]
