@@ -19,6 +19,10 @@ class SourceCounts:
     """Rows kept, by split."""
     rejected_scored_higher: int = 0
     """Comparisons, kept or dropped later, whose own scores say the contrary of chosen and rejected."""
+    ignored_columns: Counter[str] = field(default_factory=Counter)
+    """Rows with a column that nobody uses, by column."""
+    ignored_content: Counter[str] = field(default_factory=Counter)
+    """Those of them where the column looks like content."""
 
     def drop(self, reason: str) -> None:
         """Count one row as dropped."""
@@ -40,9 +44,14 @@ class SourceCounts:
     def summary(self) -> dict[str, Any]:
         """Return the counts as `accounting.json` holds them."""
         sides = {"train": self.sides["train"], "eval": self.sides["eval"]}
-        doubts = {"rejected_scored_higher": self.rejected_scored_higher} if self.rejected_scored_higher else {}
+        further = {
+            "rejected_scored_higher": self.rejected_scored_higher,
+            "ignored_columns": dict(sorted(self.ignored_columns.items())),
+            "ignored_content": dict(sorted(self.ignored_content.items())),
+        }
+        said = {name: value for name, value in further.items() if value}
         dropped = dict(sorted(self.dropped.items()))
-        return {"rows_in": self.rows_in, "kept": self.kept, "dropped": dropped, **sides, **doubts}
+        return {"rows_in": self.rows_in, "kept": self.kept, "dropped": dropped, **sides, **said}
 
 
 def accounting(by_source: dict[str, SourceCounts]) -> dict[str, Any]:
