@@ -33,7 +33,7 @@ from posttrain.data.records import (
     dataset_type,
     read_records,
 )
-from posttrain.data.tokens.accounting import TokenAccounting
+from posttrain.data.tokens.accounting import TokenAccounting, told_tokens
 from posttrain.data.tokens.encode import Outcome, encode_comparisons, encode_demonstrations
 from posttrain.data.tokens.encode_prompts import encode_prompt_records
 from posttrain.stage.entry import Context, StageResult, stage_main
@@ -90,7 +90,7 @@ def run(config: TokenizeConfig, context: Context) -> StageResult:
     tokens = account["tokens"]["total"]
     return StageResult(
         metrics={"rows": account["kept"], "tokens": tokens, "truncated": account["truncated"]},
-        headline=f"{account['kept']:,} rows, {tokens:,} tokens",
+        headline=told_tokens(account, max_length),
         tokens=tokens,
         facts={**facts, "accounting": account},
     )

@@ -17,6 +17,7 @@ from posttrain.pipeline.commands.plan import print_pipeline_plan
 from posttrain.pipeline.commands.run import dry_run, prepare
 from posttrain.pipeline.config.compose import compose_config
 from posttrain.pipeline.graph.graph import build_graph
+from posttrain.pipeline.graph.overlap import unguarded
 from posttrain.pipeline.local.launch import local_launcher
 from posttrain.stage.schema import external_paths
 
@@ -52,6 +53,7 @@ def test_every_recipe_composes_and_plans(
     given = [f"root={tmp_path / 'outputs'}", *_given_by_the_user(recipe, tmp_path)]
     config = compose_config([f"recipe={recipe}", f"hardware={hardware}", *given])
     stages = build_graph(config)
+    assert unguarded(stages) == []
     absent = [path for stage in stages for path in external_paths(stage.config) if not path.exists()]
     if absent:
         pytest.skip(f"recipe={recipe} reads {absent[0]}, which is not here")
