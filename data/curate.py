@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 CONTRADICTED = "rejected_scored_higher"
 """What is noted of a comparison whose own scores say the contrary of chosen and rejected."""
-ITEM = "evaluation_item"
+ITEM = "in_evaluation_items"
 """Why a training row drops, or is noted: it asks what an evaluation item of the pipeline asks."""
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from posttrain.pipeline.config.pipeline import PipelineConfig
 from posttrain.pipeline.graph.graph import build_graph
 from posttrain.pipeline.graph.keys import check_external_paths
+from posttrain.pipeline.graph.lengths import check_lengths
 from posttrain.pipeline.graph.overlap import unguarded
 from posttrain.pipeline.local.launch import local_launcher
 from posttrain.pipeline.local.scheduler import Scheduler, State, Task
@@ -35,6 +36,7 @@ def prepare(config: PipelineConfig) -> Point:
     """
     stages = build_graph(config)
     check_external_paths(stages)
+    check_lengths(stages)
     for line in unguarded(stages):
         print(f"note: {line}", file=sys.stderr, flush=True)
     run = RunDirectory.of(config, stages)

@@ -88,8 +88,8 @@ def test_what_evaluation_items_ask_is_not_trained_on(pipeline: Pipeline) -> None
     assert questions(made.train) == [q for q in ("question 58?", "question 59?") if q not in drawn]
     assert {*questions(made.eval)} == drawn
     dropped = 58 - len(drawn - {"question 58?", "question 59?"})
-    assert made.accounting["dropped"] == {"evaluation_item": dropped}
-    assert f"(evaluation item {dropped})" in made.result.headline
+    assert made.accounting["dropped"] == {"in_evaluation_items": dropped}
+    assert f"(in evaluation items {dropped})" in made.result.headline
 
 
 def test_a_question_is_found_wherever_it_stands_in_a_conversation(pipeline: Pipeline) -> None:
@@ -103,7 +103,7 @@ def test_a_question_is_found_wherever_it_stands_in_a_conversation(pipeline: Pipe
     ]
     made = pipeline.curate("demonstrations", "demonstration", chats, eval_fraction=0)
     assert [record.completion[0].content for record in made.train] == ["No.", "I."]
-    assert made.accounting["dropped"] == {"evaluation_item": 2}
+    assert made.accounting["dropped"] == {"in_evaluation_items": 2}
 
 
 def test_an_overlap_with_items_can_be_an_error_or_stay_noted(pipeline: Pipeline) -> None:
@@ -113,7 +113,7 @@ def test_an_overlap_with_items_can_be_an_error_or_stay_noted(pipeline: Pipeline)
         pipeline.curate("refused", "prompt", rows, eval_fraction=0, item_overlap="error")
     kept = pipeline.curate("kept", "prompt", rows, eval_fraction=0, item_overlap="keep")
     assert questions(kept.train) == ["a?", "b?", "a ?"]
-    assert kept.accounting["noted"] == {"evaluation_item": 1}
+    assert kept.accounting["noted"] == {"in_evaluation_items": 1}
     with pytest.raises(UsageError, match=r"1 of 1 rows ask what .* and no other row is left to train on"):
         pipeline.curate("nothing_left", "demonstration", [qa("A?")], eval_fraction=0)
 
