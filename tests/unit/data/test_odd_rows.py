@@ -139,9 +139,10 @@ def test_comparisons_whose_scores_say_the_contrary_stay_and_are_counted(
     plain = [{"prompt": "plain?", "chosen": "a", "rejected": "b"}]
     sources = [source(tmp_path, "scored", pairs), source(tmp_path, "plain", plain)]
     made = curate(tmp_path, "comparison", sources, eval_fraction=0)
-    assert made.accounting["by_source"]["scored"]["rejected_scored_higher"] == 2
+    assert made.accounting["by_source"]["scored"]["noted"] == made.accounting["noted"] == {"rejected_scored_higher": 2}
     assert made.accounting["by_source"]["scored"]["kept"] == len(pairs)
-    assert "rejected_scored_higher" not in made.accounting["by_source"]["plain"]
+    assert "noted" not in made.accounting["by_source"]["plain"]
+    assert made.result.headline == "8 rows kept of 8 (rejected scored higher 2), nothing held out"
     assert made.result.facts["sources"]["scored"] == {"adapter": "preference"}
     assert (
         caplog.messages[0]
