@@ -147,12 +147,9 @@ def read_source(
     if maker.ignored_content:
         names = ", ".join(f"{name} ({rows:,} rows)" for name, rows in maker.ignored_content.most_common())
         log.warning("%s: columns that look like content, which adapter %r does not use: %s", path, adapter.name, names)
-    further = {
-        "ignored_columns": dict(maker.ignored_columns),
-        "responses_removed": dict(maker.responses_removed),
-        "rows_with_calls_in_text": maker.read_from_text,
-    }
-    curation.facts[source.name] = {"adapter": adapter.name, **{name: value for name, value in further.items() if value}}
+    counts.rows_with_calls_in_text = maker.read_from_text
+    omitted = {"ignored_columns": dict(maker.ignored_columns), "responses_removed": dict(maker.responses_removed)}
+    curation.facts[source.name] = {"adapter": adapter.name, **{name: value for name, value in omitted.items() if value}}
 
 
 def check_id(record: Record, position: str, places: dict[str, tuple[str, str]]) -> None:

@@ -19,6 +19,8 @@ class SourceCounts:
     """Rows kept, by split."""
     rejected_scored_higher: int = 0
     """Comparisons, kept or dropped later, whose own scores say the contrary of chosen and rejected."""
+    rows_with_calls_in_text: int = 0
+    """Rows whose tools and calls stood as marked text, which was read."""
     ignored_columns: Counter[str] = field(default_factory=Counter)
     """Rows with a column that nobody uses, by column."""
     ignored_content: Counter[str] = field(default_factory=Counter)
@@ -46,6 +48,7 @@ class SourceCounts:
         sides = {"train": self.sides["train"], "eval": self.sides["eval"]}
         further = {
             "rejected_scored_higher": self.rejected_scored_higher,
+            "rows_with_calls_in_text": self.rows_with_calls_in_text,
             "ignored_columns": dict(sorted(self.ignored_columns.items())),
             "ignored_content": dict(sorted(self.ignored_content.items())),
         }

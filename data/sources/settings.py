@@ -17,6 +17,7 @@ A source leaves a column out by ``ignore``.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from posttrain.data.config.curate import RecordType
@@ -66,6 +67,7 @@ _TAKEN = frozenset(
 """Arguments that rendering gives the template itself."""
 
 
+@lru_cache
 def settings_of(record_type: RecordType) -> frozenset[str]:
     """Return the columns that are read for records of a type besides those of the adapter."""
     if record_type in ("prompt", "evaluation"):  # what concerns the answer alone is left out with it
@@ -75,7 +77,8 @@ def settings_of(record_type: RecordType) -> frozenset[str]:
 
 def settle(row: Values, payload: Payload, record_type: RecordType) -> Payload:
     """Return the payload of a row with what its further columns say. Raises RowError for what cannot be used."""
-    said = {name: row[name] for name in (*sorted(settings_of(record_type)), "label") if not is_absent(row.get(name))}
+    read = settings_of(record_type)
+    said = {name: value for name, value in row.items() if (name in read or name == "label") and not is_absent(value)}
     if not said:
         return payload
     _refuse(said, payload, record_type)
@@ -107,7 +110,7 @@ def _refuse(said: Values, payload: Payload, record_type: RecordType) -> None:
         return
     if record_type == "demonstration" and _is_verdict(said.get("label")):
         raise _fault("label", said["label"], "says whether the completion is good; use record_type=unpaired")
-    if record_type == "comparison":
+    if "completion" not in payload:
         for name in REASONING:
             if name in said:
                 raise _fault(name, said[name], "does not say whose; give responses as messages with reasoning_content")

@@ -311,6 +311,14 @@ def test_ranked_siblings_of_a_tree_are_a_comparison() -> None:
     }
 
 
+def test_a_reply_of_a_tree_may_say_nothing_as_other_responses_may() -> None:
+    silent: list[Row | BadRow] = [*TREE_ROWS[:2], Row(":3", TREE[2] | {"text": ""})]
+    (unit,) = [unit for unit in ranked_groups(silent) if isinstance(unit, Row)]
+    made = ADAPTERS["oasst"].converter("comparison")(unit.values)
+    assert not isinstance(made, Drop)
+    assert [turn["content"] for turn in made["responses"]] == ["text a1", ""]
+
+
 def test_faults_of_tree_messages_are_bad_rows() -> None:
     circle = [message("a8", "a9"), message("a9", "a8")]
     rows: list[Row | BadRow] = [
