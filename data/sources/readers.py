@@ -112,8 +112,19 @@ def read_hub_dataset(name: str, subset: str | None, split: str, revision: str | 
         yield Row(f"[{index}]", as_given(values))
 
 
-_OPEN = frozenset({"arguments", "parameters", "tools", "functions", "properties", "input_schema"})
-"""What may have other keys in every row: the arguments of calls, and the definitions of tools."""
+_OPEN = frozenset(
+    {
+        "arguments",
+        "chat_template_kwargs",
+        "functions",
+        "input_schema",
+        "parameters",
+        "properties",
+        "template_arguments",
+        "tools",
+    }
+)
+"""What may have other keys in every row: arguments of calls and of templates, and the definitions of tools."""
 
 
 def _has_open(types: str) -> bool:

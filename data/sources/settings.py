@@ -34,6 +34,7 @@ from posttrain.data.sources.row_values import (
     show,
 )
 from posttrain.data.sources.turns import (
+    LEADING,
     REASONING,
     Messages,
     assistant,
@@ -150,7 +151,7 @@ def _with_context(said: Values, prompt: Messages) -> Messages:
     if "context" not in said:
         return prompt
     *before, asked = prompt
-    if asked["role"] != "user" or any(turn["role"] not in ("system", "developer") for turn in before):
+    if asked["role"] != "user" or any(turn["role"] not in LEADING for turn in before):
         raise _fault("context", said["context"], "belongs to one question, not to a conversation; write it in a turn")
     return [*before, user(f"{asked['content']}\n\n{checked_text(said['context'], 'context')}")]
 
@@ -171,7 +172,7 @@ def _with_history(said: Values, prompt: Messages) -> Messages:
 
 def _lead(turns: Messages) -> tuple[Messages, Messages]:
     """Return the system turns with which a conversation begins, and the others."""
-    count = next((index for index, turn in enumerate(turns) if turn["role"] not in ("system", "developer")), len(turns))
+    count = next((index for index, turn in enumerate(turns) if turn["role"] not in LEADING), len(turns))
     return turns[:count], turns[count:]
 
 
@@ -194,7 +195,7 @@ def _with_system(said: Values, prompt: Messages) -> Messages:
     if not text:
         return prompt
     turn = {"role": "system", "content": text}
-    if prompt[0]["role"] in ("system", "developer"):
+    if prompt[0]["role"] in LEADING:
         if says(prompt[0])[1] != says(turn)[1]:
             found = show(prompt[0]["content"])
             raise _fault("system", text, f"the conversation begins with another system turn, {found}; keep one")

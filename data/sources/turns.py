@@ -20,6 +20,8 @@ Turn = dict[str, Any]
 Messages = list[Turn]
 
 ROLES = get_args(Role)
+LEADING = ("system", "developer")
+"""Roles of turns that stand before a conversation and set what it is to be."""
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """Names by which files call what an assistant thought before it answered."""
 _KEYS = frozenset({"name", "tool_call_id", "tool_calls", "function_call", "train", "weight", *REASONING})

@@ -44,6 +44,7 @@ def test_demonstrations(name: str, row: dict[str, Any]) -> None:
 COMPARISONS: list[tuple[str, dict[str, Any]]] = [
     ("preference", {"prompt": "Hi", "chosen": "Hello!", "rejected": "Go away."}),
     ("preference", {"prompt": [HI], "chosen": [HELLO], "rejected": [GO]}),
+    ("preference", {"prompt": "Hi", "chosen": HELLO, "rejected": GO}),
     ("preference", {"chosen": [HI, HELLO], "rejected": [HI, GO]}),
     ("preference", {"prompt": "Hi", "chosen": [HI, HELLO], "rejected": [HI, GO]}),
     ("hh", {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello!", "rejected": "\n\nHuman: Hi\n\nAssistant: Go away."}),
@@ -99,6 +100,7 @@ def test_conversations_may_go_on_from_a_history_and_a_greeting_is_not_doubled() 
     [
         ("Bye", [HI]),
         ([BRIEF], [{**BRIEF, "content": "Be long."}, HI]),
+        ([BRIEF], [{"role": "developer", "content": "Be brief."}, HI]),
         ([BRIEF, HI], [BRIEF, {**HI, "content": "Bye"}]),
         ([HI, GO], [HI]),
         ([BRIEF, HI, GO], [HI]),
