@@ -49,6 +49,8 @@ SET_ASIDE = "on_bad_row=quarantine sets bad rows aside"
 """What else to do about a bad row than to mend it."""
 CONTRADICTED = "rejected_scored_higher"
 """What is noted of a comparison whose own scores say the contrary of chosen and rejected."""
+CALLS_IN_TEXT = "calls_in_text"
+"""What is noted of a row whose tools and calls stood as marked text, which was read."""
 ITEM = "in_evaluation_items"
 """Why a training row drops, or is noted: it asks what an evaluation item of the pipeline asks."""
 
@@ -161,12 +163,10 @@ def read_source(
     if maker.ignored_content:
         names = ", ".join(f"{name} ({rows:,} rows)" for name, rows in maker.ignored_content.most_common())
         log.warning("%s: columns that look like content, which adapter %r does not use: %s", path, adapter.name, names)
-    further = {
-        "ignored_columns": dict(maker.ignored_columns),
-        "responses_removed": dict(maker.responses_removed),
-        "rows_with_calls_in_text": maker.read_from_text,
-    }
-    curation.facts[source.name] = {"adapter": adapter.name, **{name: value for name, value in further.items() if value}}
+    if maker.read_from_text:
+        counts.noted[CALLS_IN_TEXT] = maker.read_from_text
+    omitted = {"ignored_columns": dict(maker.ignored_columns), "responses_removed": dict(maker.responses_removed)}
+    curation.facts[source.name] = {"adapter": adapter.name, **{name: value for name, value in omitted.items() if value}}
 
 
 def check_id(record: Record, position: str, places: dict[str, tuple[str, str]]) -> None:
