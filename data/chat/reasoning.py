@@ -94,7 +94,7 @@ def _block(text: str, opening: str) -> tuple[str, str | None]:
     closing = FORMS[opening]
     inside, closed, behind = text.partition(closing)
     if not closed:
-        return text, None
+        return (_TURN_END.sub("", text) if closing in _CHANNEL_MARKS else text), None
     for _ in range(inside.count(opening)):
         more, closed, further = behind.partition(closing)
         if not closed or opening in more:

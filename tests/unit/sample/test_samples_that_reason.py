@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import threading
 from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
@@ -11,14 +14,18 @@ from saying_model import saying_model, words_tokenizer
 
 from posttrain.data.chat.pieces import encode_prompts
 from posttrain.data.messages import Conversation
+from posttrain.sample.backends.server import ServerSampler
 from posttrain.sample.choose.answers import number_answer
 from posttrain.sample.choose.select import best_of, by_logprob, first_valid, majority_of
 from posttrain.sample.engine.sampler import Sampler
 from posttrain.sample.respond import chat, readable
 from posttrain.sample.sampling import Accept, Prompts, Sample, SamplingParams
+from posttrain.sample.structured.closing import Vocabulary
+from posttrain.sample.structured.grammar import choice_grammar
 from posttrain.sample.structured.json_schema import Validator
 from posttrain.sample.structured.ladder import read_document
 from posttrain.sample.structured.repair import repair_json
+from posttrain.stage.errors import UsageError
 
 GREEDY = SamplingParams(temperature=0, max_tokens=12)
 PLAIN, SPECIAL = ("<think>", "</think>"), ("[THINK]", "[/THINK]")
@@ -65,6 +72,15 @@ def test_reasoning_that_goes_on_is_no_answer_whatever_ended_the_sample(said: str
     assert sample.finish_reason == reason
     assert (sample.text, sample.ended, sample.answered) == ("", False, False)
     assert sample.reasoning.startswith("one two") and sample.response.startswith("<think> one two")
+
+
+def test_a_document_under_a_grammar_is_whole_whatever_it_quotes() -> None:
+    tokenizer = words_tokenizer()
+    sampler = Sampler(saying_model(tokenizer, f" one{END}"), tokenizer)
+    grammar = choice_grammar(Vocabulary.of(tokenizer, sampler.ends), ["a </think> b"])
+    prompt = tokenizer("<think>\n").input_ids
+    ((sample,),) = sampler.generate([prompt], dataclasses.replace(GREEDY, max_tokens=40), constraints=[grammar])
+    assert (sample.text, sample.answered, sample.reasoning) == ("a </think> b", True, "")
 
 
 def made(text: str, *, reasoning: str = "", answered: bool = True, logprob: float = -1.0) -> Sample:
@@ -147,3 +163,41 @@ def test_prompts_of_a_template_are_sampled_as_they_are_rendered() -> None:
     (prompt,) = encode_prompts(tokenizer, [Conversation([{"role": "user", "content": "red"}])])
     ((sample,),) = Sampler(saying_model(tokenizer, f" one</think> two{END}"), tokenizer).generate([prompt], GREEDY)
     assert (sample.text, sample.reasoning) == (" two", "one")
+
+
+class Answering(BaseHTTPRequestHandler):
+    """A server of vLLM's dialect that gives one response."""
+
+    choice: dict[str, Any]
+
+    def do_POST(self) -> None:
+        body = json.dumps({"choices": [self.choice]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize("marks", [PLAIN, SPECIAL])
+def test_a_servers_response_is_told_apart_though_its_text_lacks_special_tokens(marks: tuple[str, str]) -> None:
+    tokenizer = words_tokenizer(*PLAIN, special=SPECIAL)
+    ids = tokenizer(f"{marks[0]} one{marks[1]} two{END}").input_ids
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    choice = {"finish_reason": "stop", "text": text, "token_ids": ids}
+    choice["logprobs"] = {"token_logprobs": [-1.0] * len(ids)}
+    handler = type("Own", (Answering,), {"choice": choice})
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.handle_request).start()
+        sampler = ServerSampler(f"http://127.0.0.1:{server.server_port}", "policy", tokenizer)
+        ((sample,),) = sampler.generate([[1]], SamplingParams())
+    assert (sample.text, sample.reasoning, sample.ended) == (" two", "one", True)
+
+
+def test_a_server_that_loses_the_marks_is_refused() -> None:
+    tokenizer = words_tokenizer(*PLAIN, special=SPECIAL)
+    sampler = ServerSampler("http://127.0.0.1:9", "policy", tokenizer, "transformers")
+    with pytest.raises(UsageError, match=r"\[THINK\]: transformers serve leaves special tokens out.*; use vllm"):
+        sampler.generate([[1]], SamplingParams())
