@@ -86,7 +86,7 @@ def split_reply(response: str, prompt: str = "") -> Reply:
         thoughts.append(thought)
         answer, rest = answer + rest[: found.start()], behind
     answer = _without_headers(answer + rest)
-    return Reply(answer.lstrip("\n") if thoughts else answer, _joined(thoughts))
+    return Reply(answer.lstrip() if thoughts else answer, _joined(thoughts))
 
 
 def _block(text: str, opening: str) -> tuple[str, str | None]:

@@ -51,7 +51,7 @@ def test_every_form_is_told_from_the_answer(opening: str) -> None:
         ("<think>a <think>b</think> c</think>d", "", Reply("d", "a <think>b</think> c")),
         ("<think>the <think> mark</think>d", "", Reply("d", "the <think> mark")),
         ("<think>a</think>The mark is <think>.", "", Reply("The mark is <think>.", "a")),
-        ("<think>a</think>    indented", "", Reply("    indented", "a")),
+        ("<think>a</think>    indented", "", Reply("indented", "a")),
         (
             "<think>call it</think>\n<tool_call>\n{}\n</tool_call>",
             "",

@@ -45,7 +45,7 @@ def say(said: str, params: SamplingParams = GREEDY, first: str = "\n") -> Sample
 def test_text_is_the_answer_and_the_whole_response_is_kept(marks: tuple[str, str], beams: int) -> None:
     opening, closing = marks
     sample = say(f"{opening} one two{closing} three{END}", dataclasses.replace(GREEDY, num_beams=beams))
-    assert (sample.text, sample.reasoning, sample.reasoning_tokens) == (" three", "one two", 2)
+    assert (sample.text, sample.reasoning, sample.reasoning_tokens) == ("three", "one two", 2)
     assert sample.response == f"{opening} one two{closing} three"
     assert sample.ended and sample.answered
 
@@ -60,7 +60,7 @@ def test_a_response_without_reasoning_is_as_it_was() -> None:
 def test_a_prompt_may_open_the_block(marks: tuple[str, str]) -> None:
     opening, closing = marks
     sample = say(f" one two{closing} three{END}", first=f"\n{opening}")
-    assert (sample.text, sample.reasoning) == (" three", "one two")
+    assert (sample.text, sample.reasoning) == ("three", "one two")
     assert say(f" one two{END}", first=f"\n{opening}").text == ""
 
 
@@ -154,7 +154,7 @@ def test_a_chat_shows_all_and_goes_on_with_the_answer() -> None:
     said = iter(["red", "blue", ""])
     chat(sampler, GREEDY, "", lambda prompt: next(said), shown.append)
     assert "".join(shown).count("[THINK] one[/THINK] two\n") == 2
-    assert "assistant< two|one>" in sampler.asked
+    assert "assistant<two|one>" in sampler.asked
 
 
 def test_prompts_of_a_template_are_sampled_as_they_are_rendered() -> None:
@@ -162,7 +162,7 @@ def test_prompts_of_a_template_are_sampled_as_they_are_rendered() -> None:
     tokenizer.chat_template += "{% if add_generation_prompt %}<think>\n{% endif %}"
     (prompt,) = encode_prompts(tokenizer, [Conversation([{"role": "user", "content": "red"}])])
     ((sample,),) = Sampler(saying_model(tokenizer, f" one</think> two{END}"), tokenizer).generate([prompt], GREEDY)
-    assert (sample.text, sample.reasoning) == (" two", "one")
+    assert (sample.text, sample.reasoning) == ("two", "one")
 
 
 class Answering(BaseHTTPRequestHandler):
@@ -193,7 +193,7 @@ def test_a_servers_response_is_told_apart_though_its_text_lacks_special_tokens(m
         threading.Thread(target=server.handle_request).start()
         sampler = ServerSampler(f"http://127.0.0.1:{server.server_port}", "policy", tokenizer)
         ((sample,),) = sampler.generate([[1]], SamplingParams())
-    assert (sample.text, sample.reasoning, sample.ended) == (" two", "one", True)
+    assert (sample.text, sample.reasoning, sample.ended) == ("two", "one", True)
 
 
 def test_a_server_that_loses_the_marks_is_refused() -> None:
