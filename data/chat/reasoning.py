@@ -86,7 +86,7 @@ def split_reply(response: str, prompt: str = "") -> Reply:
         thoughts.append(thought)
         answer, rest = answer + rest[: found.start()], behind
     answer = _without_headers(answer + rest)
-    return Reply(answer.lstrip("\n") if thoughts else answer, _joined(thoughts))
+    return Reply(answer.lstrip() if thoughts else answer, _joined(thoughts))
 
 
 def opened_block(prompt: str) -> str | None:
@@ -100,7 +100,7 @@ def _block(text: str, opening: str) -> tuple[str, str | None]:
     closing = FORMS[opening]
     inside, closed, behind = text.partition(closing)
     if not closed:
-        return text, None
+        return (_TURN_END.sub("", text) if closing in _CHANNEL_MARKS else text), None
     for _ in range(inside.count(opening)):
         more, closed, further = behind.partition(closing)
         if not closed or opening in more:
