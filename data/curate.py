@@ -225,7 +225,9 @@ def hold_items_out(
     if asking and overlap == "error":
         raise UsageError(f"{found}, first {asking[0].id}; take them out, or set data.curate.item_overlap=exclude")
     if asking and not any(record.split == "train" for record in kept):
-        raise UsageError(f"{found}, and no other row is left to train on; give other items or other rows")
+        raise UsageError(
+            f"{found}, and no other row is left to train on; give other items, or set data.curate.item_overlap=keep"
+        )
     if asking:
         log.warning("%s, first %s; data.curate.item_overlap=%s", found, asking[0].id, overlap)
     return kept

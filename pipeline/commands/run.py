@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import sys
 from collections.abc import Iterator
@@ -38,10 +39,16 @@ def prepare(config: PipelineConfig) -> Point:
     check_external_paths(stages)
     check_lengths(stages)
     for line in unguarded(stages):
-        print(f"note: {line}", file=sys.stderr, flush=True)
+        _note(line)
     run = RunDirectory.of(config, stages)
     run.check_unused(config, stages)
     return Point(config, stages, run)
+
+
+@functools.cache
+def _note(line: str) -> None:
+    """Say something once, however many points of a sweep it holds for."""
+    print(f"note: {line}", file=sys.stderr, flush=True)
 
 
 def run_pipelines(points: dict[str, Point]) -> int:

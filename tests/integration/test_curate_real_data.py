@@ -63,7 +63,7 @@ def test_demonstrations_of_gsm8k_and_oasst1(tmp_path: Path) -> None:
         assert [message["role"] for message in row["completion"]] == ["assistant"]
     sides: dict[str, set[str]] = {"train": set(), "eval": set()}
     for row in rows:
-        sides[row["split"]].add(" ".join(row["prompt"][0]["content"].split()).casefold())
+        sides[row["split"]].add("\n".join(" ".join(m["content"].split()).casefold() for m in row["prompt"]))
     assert not sides["train"] & sides["eval"]
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from posttrain.pipeline.commands.run import prepare
 from posttrain.pipeline.config.pipeline import PipelineConfig
 from posttrain.pipeline.graph.graph import build_graph
 from posttrain.pipeline.graph.overlap import unguarded
@@ -120,7 +122,9 @@ def test_datasets_can_be_given_to_curation_under_any_name() -> None:
     assert message == "stages.more.inputs.before: base makes model, but data.curate takes dataset"
 
 
-def test_datasets_that_do_not_know_the_items_of_their_models_are_named() -> None:
+def test_datasets_that_do_not_know_the_items_of_their_models_are_named_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = {"run": "data.curate", "with": {"record_type": "demonstration", "sources": SOURCES}}
     items = {"run": "data.curate", "with": {"record_type": "evaluation", "sources": SOURCES}}
     evaluate = {"run": "evaluate.policy", "inputs": {"model": "sft", "items": "items"}}
@@ -128,6 +132,12 @@ def test_datasets_that_do_not_know_the_items_of_their_models_are_named() -> None
     open_to_it = chain(items=items, evaluate=evaluate, gold=gold, again=evaluate)
     line = "rows: may train on what items asks; stages.rows.inputs.items=items holds that out"
     assert unguarded(graph_of(open_to_it)) == [line]
+    (tmp_path / "rows.jsonl").touch()
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for seed in (0, 1):
+        prepare(build(PipelineConfig, {**open_to_it, "seed": seed}, ""))
+    assert capsys.readouterr().err.splitlines() == [f"note: {line}"]
     guarded = chain(items=items, evaluate=evaluate, rows={**rows, "inputs": {"items": "items"}})
     assert unguarded(graph_of(guarded)) == []
 
