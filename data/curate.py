@@ -10,7 +10,8 @@ A row goes through these steps, and each step that takes it out counts it under 
    drop as `empty_response` or `identical_responses`, and groups without any preference as `all_tied`. Pairs whose own
    scores say the contrary stay, and are counted as `rejected_scored_higher`.
 3. Prompts are held out (`posttrain.data.rows.splits`): `held_out_prompt`.
-4. Exact duplicates drop as `duplicate`; the first, in the order of the sources, stays.
+4. Exact duplicates drop as `duplicate`; the first, in the order of the sources, stays. Answers that unpaired rows label
+   both ways stay, and are counted as `labelled_both_ways`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from posttrain.data.checks.scorers import SCORERS
 from posttrain.data.config.curate import CurateConfig, RecordType, SourceConfig
 from posttrain.data.records import RECORD_TYPES, Comparison, Record, write_dataset
 from posttrain.data.rows.accounting import SourceCounts, accounting
+from posttrain.data.rows.contradictions import labelled_both_ways
 from posttrain.data.rows.identity import content_digest
 from posttrain.data.rows.splits import HELD_OUT, assign_splits
 from posttrain.data.sources.adapters import ADAPTERS, Adapter, detect
@@ -63,6 +65,7 @@ def run(config: CurateConfig, context: Context) -> StageResult:
     records = hold_out(curation.records, wanted, config.eval_fraction, config.split_seed, curation.counts)
     if config.dedup:
         records = drop_duplicates(records, curation.counts)
+    note_contradictions(records, curation.counts)
     make_ids_unique(records)
     for record in records:
         curation.counts[record.source].keep(record.split)
@@ -223,6 +226,13 @@ def drop_duplicates(records: Sequence[Record], counts: Mapping[str, SourceCounts
             seen.add(digest)
             kept.append(record)
     return kept
+
+
+def note_contradictions(records: Sequence[Record], counts: Mapping[str, SourceCounts]) -> None:
+    """Count, and say, which answers are labelled both ways."""
+    for name, rows in labelled_both_ways(records).items():
+        log.warning("%s: %d rows have an answer that is labelled both ways; they stay and are counted", name, rows)
+        counts[name].labelled_both_ways = rows
 
 
 def make_ids_unique(records: Sequence[Record]) -> None:

@@ -28,6 +28,6 @@ class TokenizeConfig:
     on_control_tokens: Literal["drop", "error"] = "error"
     """What to do with a row whose text holds a special token of the tokenizer, such as ``<|im_end|>``."""
     prompts_only: bool = False
-    """Keep only the prompts of demonstrations or comparisons, for rollouts."""
+    """Keep only the prompts of records that have answers, for rollouts."""
     num_workers: int = speed(1, ge=1)
     """Processes that encode."""

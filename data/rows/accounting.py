@@ -19,6 +19,8 @@ class SourceCounts:
     """Rows kept, by split."""
     rejected_scored_higher: int = 0
     """Comparisons, kept or dropped later, whose own scores say the contrary of chosen and rejected."""
+    labelled_both_ways: int = 0
+    """Unpaired preferences, kept, whose answer another row labels the other way."""
 
     def drop(self, reason: str) -> None:
         """Count one row as dropped."""
@@ -40,9 +42,10 @@ class SourceCounts:
     def summary(self) -> dict[str, Any]:
         """Return the counts as `accounting.json` holds them."""
         sides = {"train": self.sides["train"], "eval": self.sides["eval"]}
-        doubts = {"rejected_scored_higher": self.rejected_scored_higher} if self.rejected_scored_higher else {}
+        doubts = {name: getattr(self, name) for name in ("rejected_scored_higher", "labelled_both_ways")}
         dropped = dict(sorted(self.dropped.items()))
-        return {"rows_in": self.rows_in, "kept": self.kept, "dropped": dropped, **sides, **doubts}
+        found = {name: count for name, count in doubts.items() if count}
+        return {"rows_in": self.rows_in, "kept": self.kept, "dropped": dropped, **sides, **found}
 
 
 def accounting(by_source: dict[str, SourceCounts]) -> dict[str, Any]:

@@ -12,6 +12,8 @@ published datasets carry many (labels, scores, annotator ids), and refusing them
 | `verdicts`          | prompt, outputs [, lang]                     | comparisons                  |
 | `hh`                | chosen, rejected (transcripts)               | comparisons                  |
 | `preference`        | chosen, rejected [, prompt]                  | comparisons                  |
+| `unpaired`          | prompt, completion, label [, ended]          | unpaired preferences         |
+| `unpaired_messages` | messages, label                              | unpaired preferences         |
 | `evaluation`        | prompt, reference [, scorer, ideal]          | evaluation items             |
 | `question_answer`   | question, answer                             | demonstrations, evaluation   |
 | `messages`          | messages                                     | demonstrations               |
@@ -21,19 +23,21 @@ published datasets carry many (labels, scores, annotator ids), and refusing them
 | `text`              | text                                         | demonstrations               |
 | `prompt`            | prompt [, reference]                         | prompts                      |
 
-Every adapter but `text` also makes prompt records, by leaving the answers out. Any row may carry id, license, language
-and task; rows of comparisons may carry annotator, and pairs score_chosen and score_rejected.
+Every adapter but `text` also makes prompt records, by leaving the answers out. What makes comparisons also makes
+unpaired preferences, two of each: the best response is desirable, the worst is not. Any row may carry id, license,
+language and task; rows of comparisons may carry annotator, and pairs score_chosen and score_rejected.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from posttrain.data.config.curate import RecordType
 from posttrain.data.sources import adapters_comparisons as comparisons
 from posttrain.data.sources import adapters_demonstrations as demonstrations
 from posttrain.data.sources import adapters_trees as trees
+from posttrain.data.sources import adapters_unpaired as unpaired
 from posttrain.data.sources.near_misses import cost, phrase, renames
 from posttrain.data.sources.readers import BadRow, Row
 from posttrain.data.sources.row_values import Drop, Payload, RowError, Values
@@ -61,6 +65,8 @@ class Adapter:
     """A further condition on the first row, where columns do not tell shapes apart."""
     expand: dict[RecordType, Expand] = field(default_factory=dict)
     """Turns the file's rows into the units to convert, for shapes that spread a record over rows."""
+    whole_rows: bool = True
+    """Whether a unit has the columns of a row of the file."""
 
     def converter(self, record_type: RecordType) -> Convert:
         """Return the function that makes records of a type.
@@ -78,8 +84,8 @@ class Adapter:
 
     def units(self, rows: Iterable[Row | BadRow], record_type: RecordType) -> Iterator[Row | BadRow]:
         """Yield the rows to convert, which are the file's own for all shapes but trees."""
-        expand = self.expand.get(record_type) or next(iter(self.expand.values()), iter)
-        return expand(rows)
+        made = record_type if record_type in self.makes else next(iter(self.makes))
+        return self.expand.get(made, iter)(rows)
 
     def check(self, row: Values) -> None:
         """Raise RowError when the file's row lacks a column; the first row had them all, others may not."""
@@ -97,7 +103,8 @@ class Adapter:
     def ignored(self, row: Values, record_type: RecordType) -> set[str]:
         """Return the columns of a unit that nobody reads."""
         read = self.columns | self.optional | set(PROVENANCE)
-        return set(row) - read - ({"annotator"} if record_type == "comparison" else set())
+        more = {"comparison": {"annotator"}, "unpaired": {unpaired.LABEL}}
+        return set(row) - read - more.get(record_type, set())
 
 
 def _prompts_of(convert: Convert) -> Convert:
@@ -120,6 +127,7 @@ _ALL = (
         _columns("message_id parent_id role text"),
         {"demonstration": trees.demonstration, "comparison": trees.comparison},
         expand={"demonstration": trees.answers, "comparison": trees.ranked_groups},
+        whole_rows=False,
     ),
     Adapter(
         "oasst_ranked", _columns("messages ranked"), {"comparison": comparisons.oasst_ranked}, _columns("ranks lang")
@@ -139,6 +147,8 @@ _ALL = (
         {"comparison": comparisons.preference},
         SCORES | {"prompt"},
     ),
+    Adapter("unpaired", _columns("prompt completion label"), {"unpaired": unpaired.unpaired}, _columns("ended")),
+    Adapter("unpaired_messages", _columns("messages label"), {"unpaired": unpaired.unpaired_messages}),
     Adapter(
         "evaluation", _columns("prompt reference"), {"evaluation": demonstrations.evaluation}, _columns("scorer ideal")
     ),
@@ -154,7 +164,19 @@ _ALL = (
     Adapter("text", _columns("text"), {"demonstration": demonstrations.plain_text}),
     Adapter("prompt", _columns("prompt"), {"prompt": demonstrations.bare_prompt}, _columns("reference")),
 )
-ADAPTERS: dict[str, Adapter] = {adapter.name: adapter for adapter in _ALL}
+
+
+def _with_unpaired(adapter: Adapter) -> Adapter:
+    """Return an adapter that, where it makes comparisons, makes an unpaired preference of either side as well."""
+    if "comparison" not in adapter.makes:
+        return adapter
+    groups = adapter.expand.get("comparison", iter)
+    makes: dict[RecordType, Convert] = {**adapter.makes, "unpaired": adapter.makes["comparison"]}
+    expand: dict[RecordType, Expand] = {**adapter.expand, "unpaired": lambda rows: unpaired.both_sides(groups(rows))}
+    return replace(adapter, makes=makes, expand=expand)
+
+
+ADAPTERS: dict[str, Adapter] = {adapter.name: _with_unpaired(adapter) for adapter in _ALL}
 """In the order in which `detect` tries them: the shape with the most telling columns first."""
 
 
@@ -171,6 +193,15 @@ def detect(row: Values, record_type: RecordType) -> Adapter:
     Raises UsageError when none fits, or those that fit make other records; it names the renaming that would mend it.
     """
     fitting = [adapter for adapter in ADAPTERS.values() if adapter.columns <= row.keys() and adapter.fits(row)]
+    if (
+        record_type == "demonstration"
+        and unpaired.is_labelled(row)
+        and any(a.makes.keys() == {"unpaired"} for a in fitting)
+    ):
+        raise UsageError(
+            f"column {unpaired.LABEL!r} calls answers desirable or not, and a demonstration is always imitated; set "
+            "record_type=unpaired (for train.kto), remove the rows that are not desirable, or name the adapter"
+        )
     for adapter in fitting:
         if record_type in adapter.makes or (record_type == "prompt" and adapter.name != "text"):
             return adapter

@@ -16,7 +16,16 @@ from posttrain.data.chat.pieces import encode_pieces
 from posttrain.data.chat.rendering import render, render_prompt, response_start
 from posttrain.data.chat.tokenizer import adds_bos, control_tokens
 from posttrain.data.messages import Message, message_dict, message_dicts
-from posttrain.data.records import IGNORED, Comparison, Demonstration, EvaluationItem, Prompt, Record, prompt_of
+from posttrain.data.records import (
+    IGNORED,
+    Comparison,
+    Demonstration,
+    EvaluationItem,
+    Prompt,
+    Record,
+    UnpairedPreference,
+    prompt_of,
+)
 from posttrain.stage.errors import UsageError
 
 Overlong = Literal["drop", "truncate", "error"]
@@ -241,7 +250,7 @@ def hold_control_tokens(
 
 
 def _texts(record: Record) -> Iterator[str]:
-    if isinstance(record, Demonstration):
+    if isinstance(record, (Demonstration, UnpairedPreference)):
         yield from (message.content for message in [*record.prompt, *record.completion])
     elif isinstance(record, Comparison):
         yield from (message.content for message in record.prompt)
