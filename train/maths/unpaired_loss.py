@@ -30,6 +30,11 @@ def unpaired_loss(
     return weights_B * torch.sigmoid(torch.where(desirable_B, -gains_B, gains_B))
 
 
+def reference_point(total: Tensor, count: Tensor) -> Tensor:
+    """Return the mean of ``count`` log-ratios of mismatched responses, but no less than 0, since it stands for a KL."""
+    return (total / count).clamp(min=0).float()
+
+
 def weight_ratio(desirable: int, undesirable: int, desirable_weight: float, undesirable_weight: float) -> float:
     """Return the weight of all desirable rows over that of all others; infinite where the others have none."""
     others = undesirable * undesirable_weight

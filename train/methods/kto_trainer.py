@@ -18,6 +18,7 @@ from posttrain.stage import heartbeat
 from posttrain.train.engine.first_step import require_fused_log_probs
 from posttrain.train.engine.metrics import RatioSums
 from posttrain.train.engine.trainer import StageTrainer
+from posttrain.train.maths.unpaired_loss import reference_point
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Of log-ratios, which rows are desirable, and the reference point, the loss of each row."""
@@ -91,7 +92,7 @@ class KtoTrainer(StageTrainer):
                 ratios_B = (logps_B - inputs["ref_mismatched_logps"]) * inputs["counted"]
                 found += torch.stack([ratios_B.sum(), inputs["counted"].sum()]).double()
         total, count = self.accelerator.reduce(found, reduction="sum")
-        self.points[mode] = (total / count).clamp(min=0).float()
+        self.points[mode] = reference_point(total, count)
         self.sums.add(mode, "kl", self.points[mode], 1)
 
     def _outputs(self, model: Any, inputs: dict[str, Tensor], prefix: str = "") -> Any:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from posttrain.stage.errors import UsageError
 from posttrain.train.kto import check_balance, require_mismatches
-from posttrain.train.maths.unpaired_loss import unpaired_loss, weight_ratio
+from posttrain.train.maths.unpaired_loss import reference_point, unpaired_loss, weight_ratio
 
 OWN, OTHER = 1, 2
 """Tokens by which the model below tells rows from their mismatched ones."""
@@ -91,6 +91,12 @@ def test_the_loss_is_the_papers() -> None:
     found = unpaired_loss(torch.tensor([0.8, -0.4]), torch.tensor([True, False]), 0.3, 0.5, 2.0, 0.5)
     expected = [2.0 * (1 - sigmoid(0.5 * (0.8 - 0.3))), 0.5 * (1 - sigmoid(0.5 * (0.3 + 0.4)))]
     assert found.tolist() == pytest.approx(expected)
+
+
+def test_the_reference_point_is_a_mean_that_is_never_negative() -> None:
+    total, count = torch.tensor([3.0, 4.0], dtype=torch.float64)
+    assert reference_point(total, count).tolist() == 0.75
+    assert reference_point(-total, count).tolist() == 0.0
 
 
 def test_large_ratios_lose_no_gradient_to_rounding() -> None:
