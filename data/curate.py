@@ -12,7 +12,8 @@ A row goes through these steps, and each step that takes it out counts it under 
 3. Prompts are held out (`posttrain.data.rows.splits`): `held_out_prompt`. Every input besides ``sources`` is a dataset
    that was curated before: a prompt keeps the side that it has there, or drops (`trained_on_prompt` where it should be
    held out), and what its evaluation items ask is not trained on: `evaluation_item`.
-4. Exact duplicates drop as `duplicate`; the first, in the order of the sources, stays.
+4. Exact duplicates drop as `duplicate`; the first, in the order of the sources, stays. Answers that unpaired rows label
+   both ways stay, and are counted as `labelled_both_ways`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from typing import Any
 from posttrain.data.config.curate import CurateConfig, RecordType, SourceConfig
 from posttrain.data.records import RECORD_TYPES, Comparison, EvaluationItem, Record, Split, write_dataset
 from posttrain.data.rows.accounting import SourceCounts, accounting, told
+from posttrain.data.rows.contradictions import labelled_both_ways
 from posttrain.data.rows.earlier import Earlier, asks_an_item, read_earlier
 from posttrain.data.rows.identity import content_digest
 from posttrain.data.rows.splits import Excluded, assign_splits
@@ -80,6 +82,7 @@ def run(config: CurateConfig, context: Context) -> StageResult:
     records = hold_items_out(records, earlier, config.item_overlap, curation.counts)
     if config.dedup:
         records = drop_duplicates(records, curation.counts)
+    note_contradictions(records, curation.counts)
     make_ids_unique(records)
     for record in records:
         curation.counts[record.source].keep(record.split)
@@ -246,6 +249,13 @@ def drop_duplicates(records: Sequence[Record], counts: Mapping[str, SourceCounts
             seen.add(digest)
             kept.append(record)
     return kept
+
+
+def note_contradictions(records: Sequence[Record], counts: Mapping[str, SourceCounts]) -> None:
+    """Count, and say, which answers are labelled both ways."""
+    for name, rows in labelled_both_ways(records).items():
+        log.warning("%s: %d rows have an answer that is labelled both ways; they stay and are counted", name, rows)
+        counts[name].noted["labelled_both_ways"] = rows
 
 
 def make_ids_unique(records: Sequence[Record]) -> None:

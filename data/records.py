@@ -90,6 +90,27 @@ class Comparison(Record):
         return self
 
 
+class UnpairedPreference(Record):
+    """One answer to a prompt, and whether it is desirable."""
+
+    prompt: Annotated[list[Message], Field(min_length=1)]
+    completion: Annotated[list[Message], Field(min_length=1, max_length=1)]
+    """One turn of the assistant."""
+    label: bool
+    """True where the completion is desirable."""
+    ended: bool = True
+    """Whether the completion came to its end, rather than being cut at a limit."""
+
+    @model_validator(mode="after")
+    def _is_an_answer(self) -> UnpairedPreference:
+        turn = self.completion[0]
+        if turn.role != "assistant":
+            raise ValueError(f"the completion is by {turn.role!r}; give one turn of the assistant")
+        if not (turn.content or turn.tool_calls):
+            raise ValueError("completion: empty content; write a text or remove the row")
+        return self
+
+
 class Prompt(Record):
     """A prompt to answer, for rollouts and synthesis."""
 
@@ -110,6 +131,7 @@ class EvaluationItem(Record):
 RECORD_TYPES: dict[str, type[Record]] = {
     "demonstration": Demonstration,
     "comparison": Comparison,
+    "unpaired": UnpairedPreference,
     "prompt": Prompt,
     "evaluation": EvaluationItem,
 }
@@ -133,6 +155,12 @@ _PAYLOAD: dict[type[Record], list[tuple[str, pa.DataType]]] = {
         ("ranks", pa.list_(pa.int32())),
         ("annotator", pa.string()),
         ("ended", pa.list_(pa.bool_())),
+    ],
+    UnpairedPreference: [
+        ("prompt", _MESSAGES),
+        ("completion", _MESSAGES),
+        ("label", pa.bool_()),
+        ("ended", pa.bool_()),
     ],
     Prompt: [("prompt", _MESSAGES), ("reference", pa.string())],
     EvaluationItem: [
@@ -187,8 +215,13 @@ def write_dataset(directory: Path, records: Sequence[R], record_type: type[R]) -
     """Write records into a dataset directory, one file per split, and name their type."""
     for split in SPLITS:
         write_records(directory / f"{split}.parquet", [r for r in records if r.split == split], record_type)
-    name = next(name for name, cls in RECORD_TYPES.items() if cls is record_type)
-    (directory / "dataset.json").write_text(json.dumps({"record_type": name}) + "\n", encoding="utf-8")
+    facts = {"record_type": type_name(record_type)}
+    (directory / "dataset.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
+
+
+def type_name(record_type: type[Record]) -> str:
+    """Return what a record type is called in configurations and artifacts."""
+    return next(name for name, cls in RECORD_TYPES.items() if cls is record_type)
 
 
 def dataset_type(directory: Path) -> type[Record]:

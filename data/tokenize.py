@@ -30,13 +30,16 @@ from posttrain.data.records import (
     EvaluationItem,
     Prompt,
     Record,
+    UnpairedPreference,
     dataset_type,
     read_records,
+    type_name,
 )
 from posttrain.data.tokens.accounting import TokenAccounting, told_tokens
 from posttrain.data.tokens.encode import encode_demonstrations
 from posttrain.data.tokens.encode_comparisons import encode_comparisons
 from posttrain.data.tokens.encode_prompts import encode_prompt_records
+from posttrain.data.tokens.encode_unpaired import encode_unpaired
 from posttrain.data.tokens.outcome import Outcome, Policies
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError
@@ -60,6 +63,7 @@ SCHEMAS: dict[type[Record], pa.Schema] = {
     ),
     Demonstration: pa.schema([*_COMMON, ("input_ids", _IDS), ("labels", _IDS)]),
     Comparison: pa.schema([*_COMMON, ("prompt_ids", _IDS), ("responses_ids", pa.list_(_IDS)), ("ranks", _IDS)]),
+    UnpairedPreference: pa.schema([*_COMMON, ("prompt_ids", _IDS), ("response_ids", _IDS), ("label", pa.bool_())]),
 }
 
 Encode = Callable[[PreTrainedTokenizerBase, Sequence[Any]], list[Outcome]]
@@ -82,8 +86,7 @@ def run(config: TokenizeConfig, context: Context) -> StageResult:
             write_tokens(path, records, SCHEMAS[made], encode_batches, accounting)
     account = accounting.summary()
     facts = {"template_sha256": template_digest(tokenizer), "tokenizer_sha256": tokenizer_digest(tokenizer)}
-    name = made.__name__.lower()
-    described = {"record_type": name, "max_length": max_length, "loss_on": config.loss_on, **facts}
+    described = {"record_type": type_name(made), "max_length": max_length, "loss_on": config.loss_on, **facts}
     write_json_atomic(context.output / "tokens.json", described)
     write_json_atomic(context.output / "accounting.json", account)
     tokens = account["tokens"]["total"]
@@ -131,6 +134,8 @@ def encoder(config: TokenizeConfig, record_type: type[Record], max_length: int) 
         return partial(encode_demonstrations, policies=policies, loss_on=config.loss_on)
     if record_type is Comparison:
         return partial(encode_comparisons, policies=policies)
+    if record_type is UnpairedPreference:
+        return partial(encode_unpaired, policies=policies)
     return partial(encode_prompt_records, policies=policies)
 
 

@@ -168,6 +168,7 @@ SCHEMAS = {
     ),
     "demonstration": pa.schema([*_COMMON, ("input_ids", _IDS), ("labels", _IDS)]),
     "comparison": pa.schema([*_COMMON, ("prompt_ids", _IDS), ("responses_ids", pa.list_(_IDS)), ("ranks", _IDS)]),
+    "unpaired": pa.schema([*_COMMON, ("prompt_ids", _IDS), ("response_ids", _IDS), ("label", pa.bool_())]),
 }
 
 
@@ -203,6 +204,20 @@ def build_comparisons(root: Path, model: Path, count: int = 32, seed: int = 0, n
         row |= {"responses_ids": [answers[k] for k in order], "ranks": [k + 1 for k in order]}
         rows["eval" if number % 8 == 7 else "train"].append(row)
     return write_tokens(root / "artifacts" / name, model, "comparison", rows)
+
+
+def build_unpaired(root: Path, model: Path, count: int = 48, seed: int = 0, name: str = "labelled-0001") -> Path:
+    """Commit tokens of unpaired preferences; long responses are desirable. An eighth is held out."""
+    tokenizer, generator = load_tokenizer(model), random.Random(seed)
+    rows: dict[str, list[dict[str, Any]]] = {"train": [], "eval": []}
+    for number in range(count):
+        prompt = f"<|im_start|>user\n{_sentence(generator, 2, 6)}<|im_end|>\n<|im_start|>assistant\n"
+        label = generator.random() < 0.5
+        answer = _sentence(generator, *((5, 8) if label else (1, 3)))
+        row = {"id": f"labelled/{number}", "source": "labelled", "language": "en", "task": "words", "label": label}
+        row |= {"prompt_ids": tokenizer(prompt).input_ids, "response_ids": tokenizer(f"{answer}<|im_end|>").input_ids}
+        rows["eval" if number % 8 == 7 else "train"].append(row)
+    return write_tokens(root / "artifacts" / name, model, "unpaired", rows)
 
 
 def build_prompts(

@@ -25,6 +25,7 @@ STAGES = {
     "sft": ("SftConfig", "model"),
     "reward": ("RewardConfig", "reward_model"),
     "dpo": ("DpoConfig", "model"),
+    "kto": ("KtoConfig", "model"),
     "reference": ("ReferenceConfig", "reference_logps"),
     "rloo": ("RlooConfig", "model"),
     "grpo": ("GrpoConfig", "model"),

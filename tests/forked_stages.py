@@ -129,6 +129,7 @@ STAGES = {
     "sft": ("SftConfig", "model"),
     "reward": ("RewardConfig", "reward_model"),
     "dpo": ("DpoConfig", "model"),
+    "kto": ("KtoConfig", "model"),
     "reference": ("ReferenceConfig", "reference_logps"),
     "base": ("BaseConfig", "model"),
     "ppo": ("PpoConfig", "model"),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from build_artifacts import ENVIRONMENT, build_comparisons, build_demonstrations, build_model
+from build_artifacts import ENVIRONMENT, build_comparisons, build_demonstrations, build_model, build_unpaired
 from forked_ranks import distributed, train
 from safetensors.torch import load_file
 
@@ -32,15 +32,16 @@ class Bench:
     model: Path
     demonstrations: Path
     comparisons: Path
+    unpaired: Path
 
     def inputs(self, stage: str, model: Path | None = None) -> dict[str, Path]:
-        """Return the inputs of a stage, for DPO with reference log-probabilities of the model."""
+        """Return the inputs of a stage, for DPO and KTO with reference log-probabilities of the model."""
         model = model or self.model
         if stage == "sft":
             return {"model": model, "data": self.demonstrations}
-        inputs = {"model": model, "data": self.comparisons}
-        if stage == "dpo":
-            reference = self.root / "artifacts" / f"reference_of_{model.name}"
+        inputs = {"model": model, "data": self.unpaired if stage == "kto" else self.comparisons}
+        if stage in ("dpo", "kto"):
+            reference = self.root / "artifacts" / f"{stage}_reference_of_{model.name}"
             if not reference.exists():
                 train("reference", reference, inputs, distributed("single", 1))
             inputs["reference"] = reference
@@ -65,12 +66,13 @@ def make_bench(root: Path, attention_dropout: float) -> Bench:
     """Import what the ranks need, so that they can be forked from here, and build their inputs."""
     os.environ.update(ENVIRONMENT)
     torch.set_num_threads(1)
-    for module in ("sft", "reward", "dpo", "reference"):
+    for module in ("sft", "reward", "dpo", "kto", "reference"):
         importlib.import_module(f"posttrain.train.{module}")
     with warnings.catch_warnings(action="ignore"):
         importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")  # or each rank of a ZeRO engine does
     model = build_model(root, attention_dropout=attention_dropout)
-    return Bench(root, model, build_demonstrations(root, model), build_comparisons(root, model))
+    made = (build(root, model) for build in (build_demonstrations, build_comparisons, build_unpaired))
+    return Bench(root, model, *made)
 
 
 def losses(artifact: Path, name: str = "loss") -> list[float]:

@@ -7,16 +7,12 @@ log-probabilities.
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import trl
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from posttrain.stage.artifact import read_manifest
 from posttrain.stage.entry import Context, StageResult, stage_main
-from posttrain.stage.errors import UsageError
 from posttrain.train.config.dpo import DpoConfig
 from posttrain.train.engine.arguments import training_arguments
 from posttrain.train.engine.first_step import require_fused_log_probs
@@ -26,6 +22,7 @@ from posttrain.train.engine.trainer import StageTrainer
 from posttrain.train.nets.policy import trainable_policy, wants_mask
 from posttrain.train.rows.collate import collate_pairs
 from posttrain.train.rows.dataset import pair_dataset, read_groups
+from posttrain.train.rows.references import read_reference, require_reference
 
 
 class DpoTrainer(StageTrainer, trl.DPOTrainer):
@@ -39,28 +36,13 @@ class DpoTrainer(StageTrainer, trl.DPOTrainer):
         return dataset
 
 
-def require_reference(reference: Path, model: Path, data: Path) -> None:
-    """Check that reference log-probabilities were made by the policy's starting point, on the same tokens.
-
-    Raises UsageError otherwise.
-    """
-    parents = read_manifest(reference).parents
-    for name, directory in (("model", model), ("data", data)):
-        digest = read_manifest(directory).digest
-        if parents[name].digest != digest:
-            raise UsageError(
-                f"inputs.reference: {reference.name} was made from {name} {parents[name].name}, but this stage has "
-                f"{directory.name}; make the reference from the same {name}"
-            )
-
-
 def run(config: DpoConfig, context: Context) -> StageResult:
     """Optimise ``inputs.model`` on the preference pairs of ``inputs.data`` and write the model."""
     tokenizer = begin(context, "comparison")
     source, data, reference = (context.inputs[name] for name in ("model", "data", "reference"))
     require_reference(reference, source, data)
     rows, held_out = (
-        pair_dataset(read_groups(data, split), pq.read_table(reference / f"{split}.parquet"), config.pairs)
+        pair_dataset(read_groups(data, split), read_reference(reference, split), config.pairs)
         for split in ("train", "eval")
     )
     distributed = context.spec.distributed

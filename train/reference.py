@@ -1,5 +1,7 @@
 """Log-probabilities of every response under the frozen reference model, computed once and kept as an artifact.
 
+Of unpaired preferences also those of a mismatched response each, see `posttrain.train.rows.unpaired`.
+
     accelerate launch -m posttrain.train.reference inputs.model=DIR inputs.data=DIR output=DIR
 
 Responses are sorted by length and batched by tokens, so little padding is computed; ranks take batches in turn.
@@ -8,6 +10,7 @@ Responses are sorted by length and batched by tokens, so little padding is compu
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -22,21 +25,23 @@ from posttrain.train.config.reference import ReferenceConfig
 from posttrain.train.engine.opening import begin
 from posttrain.train.engine.processes import device
 from posttrain.train.rows.dataset import read_groups
+from posttrain.train.rows.unpaired import is_unpaired, read_unpaired
 
 log = logging.getLogger(__name__)
 
 
 def run(config: ReferenceConfig, context: Context) -> StageResult:
     """Score all responses of ``inputs.data`` under ``inputs.model`` and write one row a response."""
-    begin(context, "comparison")
+    unpaired = is_unpaired(context.inputs["data"])
+    begin(context, "unpaired" if unpaired else "comparison")
     model = load_policy(context.inputs["model"], config.dtype, config.attention, four_bit=config.four_bit)
     model = model.to(device()).eval()
     tokens = 0
     for split in ("train", "eval"):
-        groups = list(read_groups(context.inputs["data"], split))
-        names = [(group["id"], number) for group in groups for number in range(len(group["responses_ids"]))]
-        prompts = [group["prompt_ids"] for group in groups for _ in group["responses_ids"]]
-        responses = [response for group in groups for response in group["responses_ids"]]
+        groups = responses_of(context.inputs["data"], split, unpaired)
+        names = [(name, number) for name, _, responses in groups for number in range(len(responses))]
+        prompts = [prompt for _, prompt, responses in groups for _ in responses]
+        responses = [response for _, _, of_group in groups for response in of_group]
         lengths = [len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)]
         tokens += sum(lengths)
         batches = by_tokens(lengths, config.batch_tokens)
@@ -47,6 +52,14 @@ def run(config: ReferenceConfig, context: Context) -> StageResult:
         if context.main_process:
             pq.write_table(_table(rows), context.output / f"{split}.parquet")
     return StageResult({"tokens": tokens}, f"{tokens:,} tokens scored", tokens)
+
+
+def responses_of(data: Path, split: str, unpaired: bool) -> list[tuple[str, list[int], list[list[int]]]]:
+    """Return id, prompt and responses of every row; of unpaired ones its own response and a mismatched one."""
+    if not unpaired:
+        return [(row["id"], row["prompt_ids"], row["responses_ids"]) for row in read_groups(data, split)]
+    rows = read_unpaired(data, split)
+    return [(row["id"], row["prompt_ids"], [row["response_ids"], row["mismatched_ids"]]) for row in rows]
 
 
 def _own(batches: list[list[int]]) -> list[list[int]]:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from posttrain.stage.schema import external, schema
 
-RecordType = Literal["demonstration", "comparison", "prompt", "evaluation"]
+RecordType = Literal["demonstration", "comparison", "unpaired", "prompt", "evaluation"]
 AdapterName = Literal[
     "auto",
     "oasst",
@@ -19,6 +19,8 @@ AdapterName = Literal[
     "verdicts",
     "hh",
     "preference",
+    "unpaired",
+    "unpaired_messages",
     "evaluation",
     "question_answer",
     "messages",
@@ -87,7 +89,7 @@ class CurateConfig:
     """Turns sources into one dataset of one record type."""
 
     record_type: RecordType
-    """What the dataset holds."""
+    """What the dataset holds. ``unpaired`` also takes comparisons: the best response is desirable, the worst is not."""
     sources: list[SourceConfig] = Field(min_length=1)
     """Where its rows come from; of duplicates the first stays."""
     eval_fraction: float = Field(default=0.05, ge=0, lt=1)

@@ -37,7 +37,7 @@ class TokenizeConfig:
     A model is given its earlier answers without their reasoning; turns that lose theirs to `last_turn` are not trained.
     """
     prompts_only: bool = False
-    """Keep only the prompts of demonstrations or comparisons, for rollouts."""
+    """Keep only the prompts of records that have answers, for rollouts."""
     num_workers: int = speed(1, ge=1)
     """Processes that encode."""
 

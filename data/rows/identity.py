@@ -8,7 +8,7 @@ import unicodedata
 from typing import Any
 
 from posttrain.data.messages import Message
-from posttrain.data.records import Comparison, Demonstration, EvaluationItem, Prompt, Record
+from posttrain.data.records import Comparison, Demonstration, EvaluationItem, Prompt, Record, UnpairedPreference
 
 _DIGEST_BYTES = 12
 
@@ -35,11 +35,18 @@ def _content(record: Record) -> list[Any]:
         case Comparison():
             ranked = sorted(zip(record.ranks, _turns(record.responses), strict=True))
             return [_turns(record.prompt), ranked, record.annotator, *_setting(record)]
+        case UnpairedPreference():
+            return [*answer_content(record), record.label, *_setting(record)]
         case EvaluationItem():
             return [_turns(record.prompt), record.reference, record.scorer, *_setting(record)]
         case Prompt():
             return [_turns(record.prompt), record.reference, *_setting(record)]
     raise TypeError(f"no content defined for {type(record).__name__}")
+
+
+def answer_content(record: UnpairedPreference) -> list[Any]:
+    """Return what an unpaired row says but for its label."""
+    return [_turns(record.prompt), _turns(record.completion)]
 
 
 def _setting(record: Record) -> list[Any]:

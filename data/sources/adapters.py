@@ -15,6 +15,8 @@ scores, annotator ids), and refusing them would only make people strip files.
 | `verdicts`          | prompt, outputs [, lang]                     | comparisons                  |
 | `hh`                | chosen, rejected (transcripts)               | comparisons                  |
 | `preference`        | chosen, rejected [, prompt]                  | comparisons                  |
+| `unpaired`          | prompt, completion, label [, ended]          | unpaired preferences         |
+| `unpaired_messages` | messages, label                              | unpaired preferences         |
 | `evaluation`        | prompt, reference [, scorer, ideal]          | evaluation items             |
 | `question_answer`   | question, answer                             | demonstrations, evaluation   |
 | `messages`          | messages                                     | demonstrations               |
@@ -24,14 +26,15 @@ scores, annotator ids), and refusing them would only make people strip files.
 | `text`              | text                                         | demonstrations               |
 | `prompt`            | prompt [, reference]                         | prompts                      |
 
-Every adapter but `text` also makes prompt records, by leaving the answers out. Any row may carry id, license, language
-and task; rows of comparisons may carry annotator, and pairs score_chosen and score_rejected.
+Every adapter but `text` also makes prompt records, by leaving the answers out. What makes comparisons also makes
+unpaired preferences, two of each: the best response is desirable, the worst is not. Any row may carry id, license,
+language and task; rows of comparisons may carry annotator, and pairs score_chosen and score_rejected.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from posttrain.data.config.curate import RecordType
@@ -40,6 +43,7 @@ from posttrain.data.sources import adapters_demonstrations as demonstrations
 from posttrain.data.sources import adapters_scored as scored
 from posttrain.data.sources import adapters_sharegpt, settings
 from posttrain.data.sources import adapters_trees as trees
+from posttrain.data.sources import adapters_unpaired as unpaired
 from posttrain.data.sources.near_misses import cost, phrase, renames
 from posttrain.data.sources.readers import BadRow, Row
 from posttrain.data.sources.row_values import Drop, Payload, RowError, Values
@@ -69,6 +73,8 @@ class Adapter:
     """What nobody reads within the columns of a row, by a name that says where it stands."""
     expand: dict[RecordType, Expand] = field(default_factory=dict)
     """Turns the file's rows into the units to convert, for shapes that spread a record over rows."""
+    whole_rows: bool = True
+    """Whether a unit has the columns of a row of the file."""
 
     def converter(self, record_type: RecordType) -> Convert:
         """Return the function that makes records of a type.
@@ -86,8 +92,8 @@ class Adapter:
 
     def units(self, rows: Iterable[Row | BadRow], record_type: RecordType) -> Iterator[Row | BadRow]:
         """Yield the rows to convert, which are the file's own for all shapes but trees."""
-        expand = self.expand.get(record_type) or next(iter(self.expand.values()), iter)
-        return expand(rows)
+        made = record_type if record_type in self.makes else next(iter(self.makes))
+        return self.expand.get(made, iter)(rows)
 
     def check(self, row: Values) -> None:
         """Raise RowError when the file's row lacks a column; the first row had them all, others may not."""
@@ -105,8 +111,7 @@ class Adapter:
     def ignored(self, row: Values, record_type: RecordType) -> dict[str, Any]:
         """Return what nobody reads of a unit: its columns, and what stands within those that are read."""
         read = self.columns | self.optional | set(PROVENANCE) | settings.settings_of(record_type)
-        if record_type == "comparison":
-            read |= {"annotator"}
+        read |= {"comparison": {"annotator"}, "unpaired": {unpaired.LABEL}}.get(record_type, set())
         return {name: value for name, value in row.items() if name not in read} | dict(self.unread(row))
 
 
@@ -130,6 +135,7 @@ _ALL = (
         _columns("message_id parent_id role text"),
         {"demonstration": trees.demonstration, "comparison": trees.comparison},
         expand={"demonstration": trees.answers, "comparison": trees.ranked_groups},
+        whole_rows=False,
     ),
     Adapter(
         "oasst_ranked", _columns("messages ranked"), {"comparison": comparisons.oasst_ranked}, _columns("ranks lang")
@@ -158,6 +164,8 @@ _ALL = (
         {"comparison": comparisons.preference},
         SCORES | {"prompt"},
     ),
+    Adapter("unpaired", _columns("prompt completion label"), {"unpaired": unpaired.unpaired}, _columns("ended")),
+    Adapter("unpaired_messages", _columns("messages label"), {"unpaired": unpaired.unpaired_messages}),
     Adapter(
         "evaluation", _columns("prompt reference"), {"evaluation": demonstrations.evaluation}, _columns("scorer ideal")
     ),
@@ -173,7 +181,19 @@ _ALL = (
     Adapter("text", _columns("text"), {"demonstration": demonstrations.plain_text}),
     Adapter("prompt", _columns("prompt"), {"prompt": demonstrations.bare_prompt}, _columns("reference")),
 )
-ADAPTERS: dict[str, Adapter] = {adapter.name: adapter for adapter in _ALL}
+
+
+def _with_unpaired(adapter: Adapter) -> Adapter:
+    """Return an adapter that, where it makes comparisons, makes an unpaired preference of either side as well."""
+    if "comparison" not in adapter.makes:
+        return adapter
+    groups = adapter.expand.get("comparison", iter)
+    makes: dict[RecordType, Convert] = {**adapter.makes, "unpaired": adapter.makes["comparison"]}
+    expand: dict[RecordType, Expand] = {**adapter.expand, "unpaired": lambda rows: unpaired.both_sides(groups(rows))}
+    return replace(adapter, makes=makes, expand=expand)
+
+
+ADAPTERS: dict[str, Adapter] = {adapter.name: _with_unpaired(adapter) for adapter in _ALL}
 """In the order in which `detect` tries them: the shape with the most telling columns first."""
 
 
@@ -196,6 +216,15 @@ def detect(row: Values, record_type: RecordType) -> Adapter:
     Raises UsageError when none fits, or those that fit make other records; it names the renaming that would mend it.
     """
     fitting = [adapter for adapter in ADAPTERS.values() if adapter.columns <= row.keys() and adapter.fits(row)]
+    if (
+        record_type == "demonstration"
+        and unpaired.is_labelled(row)
+        and any(a.makes.keys() == {"unpaired"} for a in fitting)
+    ):
+        raise UsageError(
+            f"column {unpaired.LABEL!r} calls answers desirable or not, and a demonstration is always imitated; set "
+            "record_type=unpaired (for train.kto), remove the rows that are not desirable, or name the adapter"
+        )
     for adapter in fitting:
         if record_type in adapter.makes or (record_type == "prompt" and adapter.name != "text"):
             return adapter

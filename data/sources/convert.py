@@ -12,6 +12,7 @@ from posttrain.data.config.curate import RecordType
 from posttrain.data.records import RECORD_TYPES, Record
 from posttrain.data.rows.identity import content_digest
 from posttrain.data.sources.adapters import Adapter
+from posttrain.data.sources.adapters_unpaired import one_side
 from posttrain.data.sources.columns import is_content
 from posttrain.data.sources.hermes import read_marked_text
 from posttrain.data.sources.readers import BadRow, Row
@@ -53,7 +54,7 @@ class RecordMaker:
         """Return the record of a row, or why it is dropped. Raises RowError for a malformed row."""
         if isinstance(unit, BadRow):
             raise RowError(unit.reason)
-        if not self.adapter.expand:
+        if self.adapter.whole_rows:
             self.adapter.check(unit.values)
             ignored = self.adapter.ignored(unit.values, self.record_type)
             self.ignored_columns.update(ignored.keys())
@@ -61,15 +62,18 @@ class RecordMaker:
         payload = self._convert(unit.values)
         if isinstance(payload, Drop):
             return payload
-        if not self.adapter.expand:
+        if self.adapter.whole_rows:
             payload, was_text = read_marked_text(settle(unit.values, payload, self.record_type))
             self.read_from_text += was_text
-        if self.record_type == "comparison":
+        if self.record_type in ("comparison", "unpaired") and "ranks" in payload:
             group = clean_group(payload)
             if isinstance(group, Drop):
                 return group
             payload, removed = group
-            self.responses_removed.update(removed)
+            if self.record_type == "unpaired":
+                payload = one_side(payload, unit.values)
+            else:
+                self.responses_removed.update(removed)
         return self._validated(payload | self._provenance(unit.values, payload))
 
     def _provenance(self, row: Values, payload: Payload) -> Payload:

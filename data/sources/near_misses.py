@@ -19,6 +19,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "rejected": ("dispreferred", "loser", "worse", "rejected_response"),
     "responses": ("completions", "answers", "candidates", "outputs"),
     "ranks": ("rank", "ranking", "rankings"),
+    "label": ("labels", "desirable", "is_desirable"),
     "reference": ("answer", "target", "label", "solution", "ground_truth", "expected"),
 }
 """Other names that published files give to the columns of adapters, the commonest first."""

@@ -16,6 +16,7 @@ METHOD_NAMES = {
     "train.base": "base model",
     "train.sft": "SFT",
     "train.dpo": "DPO",
+    "train.kto": "KTO",
     "train.ppo": "PPO",
     "train.rloo": "RLOO",
     "train.grpo": "GRPO",

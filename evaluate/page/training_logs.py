@@ -30,6 +30,7 @@ PANELS = (
     Panel("Pair accuracy", "share of pairs ranked right", re.compile(r"^(rewards/)?accurac(y|ies)$")),
     Panel("Reward margin", "chosen − rejected", re.compile(r"^(rewards/)?margins?$")),
     Panel("Rewards", "reward", re.compile(r"^rewards/(chosen|rejected)$|^(mean|min|max)_reward$")),
+    Panel("Reference point", "nats per mismatched response", re.compile(r"^kl$")),
     Panel("Log-probability", "nats per response", re.compile(r"^logps/(chosen|rejected)$")),
     Panel("Token accuracy", "share of tokens", re.compile(r"^mean_token_accuracy$|^token_accuracy$")),
     Panel("Score of the rollouts", "reward", re.compile(r"^objective/scores$")),

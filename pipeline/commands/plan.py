@@ -16,7 +16,7 @@ from posttrain.plan.table import StagePlan, print_plan
 from posttrain.stage.engine import shards_like_zero
 from posttrain.stage.errors import EXIT_DONE, UsageError, did_you_mean
 
-SEQUENCES_PER_ROW = {"train.sft": 1, "train.reward": 2, "train.dpo": 2}
+SEQUENCES_PER_ROW = {"train.sft": 1, "train.reward": 2, "train.dpo": 2, "train.kto": 1}
 """Sequences that one row puts through the model; a reward model's group is taken as a pair."""
 
 

@@ -93,6 +93,8 @@ class TrainNodes:
     """The reference's log-probabilities."""
     dpo: dict[str, Any] = Field(default_factory=dict)
     """Direct preference optimisation."""
+    kto: dict[str, Any] = Field(default_factory=dict)
+    """Kahneman-Tversky optimisation."""
     ppo: dict[str, Any] = Field(default_factory=dict)
     """Proximal policy optimisation."""
     rloo: dict[str, Any] = Field(default_factory=dict)

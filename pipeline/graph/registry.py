@@ -73,6 +73,7 @@ _TYPES = (
     _trained("train.reward", "RewardConfig", "reward_model"),
     _trained("train.reference", "ReferenceConfig", "reference_logps"),
     _trained("train.dpo", "DpoConfig", "model", reference=Input(("reference_logps",))),
+    _trained("train.kto", "KtoConfig", "model", reference=Input(("reference_logps",))),
     _trained("train.ppo", "PpoConfig", "model", reward=Input(("reward_model",), required=False)),
     _trained("train.rloo", "RlooConfig", "model", reward=Input(("reward_model",), required=False)),
     _trained("train.grpo", "GrpoConfig", "model", reward=Input(("reward_model",), required=False)),

@@ -1,7 +1,7 @@
 """The first loss of every stage under every engine, in float32 and in bfloat16, where it is known beforehand.
 
-At the start a policy is its reference, so DPO's loss is ln 2; a rollout's tokens have the log-probabilities that
-training finds for them, so PPO's rollout difference is nothing but rounding.
+At the start a policy is its reference, so DPO's loss is ln 2 and KTO's a half; a rollout's tokens have the
+log-probabilities that training finds for them, so PPO's rollout difference is nothing but rounding.
 """
 
 from __future__ import annotations
@@ -54,17 +54,31 @@ def seen(stage: str, kind: str, dtype: str, value: float) -> None:
     print(f"\nFIRST {stage} {kind} {dtype} {value:.7g}")
 
 
-@pytest.mark.parametrize(("kind", "dtype"), EVERYWHERE)
-def test_dpo_starts_at_ln_2(bench: Bench, kind: str, dtype: str) -> None:
-    inputs = {"model": bench.model, "data": bench.comparisons}
-    reference = bench.artifact(f"reference_{dtype}")
+def against_reference(bench: Bench, stage: str, data: Path, kind: str, dtype: str) -> float:
+    """Return the first loss of a stage that starts from its reference, which has the same precision."""
+    inputs = {"model": bench.model, "data": data}
+    reference = bench.artifact(f"{stage}_reference_{dtype}")
     if not reference.exists():
         train("reference", reference, inputs, distributed("single", 1), dtype=dtype)
-    output = bench.artifact(f"dpo_{kind}_{dtype}")
+    output = bench.artifact(f"{stage}_{kind}_{dtype}")
     how = distributed(kind, processes(kind))
-    train("dpo", output, {**inputs, "reference": reference}, how, **{**KNOBS, **STEPS, "dtype": dtype})
-    seen("dpo", kind, dtype, losses(output)[0])
-    assert losses(output)[0] == pytest.approx(math.log(2), abs=1e-6 if dtype == "float32" else 1e-3)
+    train(stage, output, {**inputs, "reference": reference}, how, **{**KNOBS, **STEPS, "dtype": dtype})
+    seen(stage, kind, dtype, losses(output)[0])
+    return losses(output)[0]
+
+
+@pytest.mark.parametrize(("kind", "dtype"), EVERYWHERE)
+def test_dpo_starts_at_ln_2(bench: Bench, kind: str, dtype: str) -> None:
+    found = against_reference(bench, "dpo", bench.comparisons, kind, dtype)
+    assert found == pytest.approx(math.log(2), abs=1e-6 if dtype == "float32" else 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [pytest.param(kind, dtype, marks=pytest.mark.slow) for kind in KINDS for dtype in DTYPES]
+)
+def test_kto_starts_at_a_half(bench: Bench, kind: str, dtype: str) -> None:
+    found = against_reference(bench, "kto", bench.unpaired, kind, dtype)
+    assert found == pytest.approx(0.5, abs=1e-6 if dtype == "float32" else 1e-3)
 
 
 @pytest.mark.parametrize(("kind", "dtype"), EVERYWHERE)

@@ -36,8 +36,11 @@ def same_training(bench: Bench, stage: str, kind: str, processes: int = 2) -> No
         torch.testing.assert_close(got[name], tensor, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("stage", ["sft", "reward", "dpo"])
+TRAINED: list[Any] = [(stage, kind) for stage in ("sft", "reward", "dpo") for kind in KINDS]
+TRAINED += [pytest.param("kto", kind, marks=[] if kind == "fsdp2" else pytest.mark.slow) for kind in KINDS]
+
+
+@pytest.mark.parametrize(("stage", "kind"), TRAINED)
 def test_two_ranks_train_what_one_process_trains(bench: Bench, stage: str, kind: str) -> None:
     same_training(bench, stage, kind)
     artifact = bench.train(stage, kind)
@@ -74,7 +77,7 @@ def test_an_adapter_is_trained_on_with_every_kind(bench: Bench, kind: str) -> No
     assert got.keys() == expected.keys()
     for name, tensor in expected.items():
         torch.testing.assert_close(got[name], tensor, atol=1e-5, rtol=0)
-    for stage, tag in (("dpo", "lora"), ("reward", "lora"), ("dpo", "merged"), ("reward", "merged")):
+    for stage, tag in (("dpo", "lora"), ("kto", "lora"), ("reward", "lora"), ("dpo", "merged"), ("reward", "merged")):
         knobs = LORA if tag == "lora" else {}
         one = bench.train(stage, "single", 1, model=alone, tag=tag, **knobs)
         two = bench.train(stage, kind, model=alone, tag=tag, **knobs)

@@ -9,7 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
-from build_artifacts import build_comparisons, build_demonstrations, build_model, build_prompts, build_reward_model
+from build_artifacts import (
+    build_comparisons,
+    build_demonstrations,
+    build_model,
+    build_prompts,
+    build_reward_model,
+    build_unpaired,
+)
 from forked_stages import run_child
 
 from posttrain.stage.artifact import read_manifest, verify
@@ -21,7 +28,7 @@ MORE = {
     "ppo": [*ROLLOUTS, "ppo_epochs=2", "kl.target=1.0", "kl.horizon=64", "critic.warmup_steps=1"],
     "grpo": [*ROLLOUTS, "num_iterations=2", "beta=0.05"],
 }
-STAGES = ["sft", "reward", "dpo", "ppo", "grpo"]
+STAGES = ["sft", "reward", "dpo", "kto", "ppo", "grpo"]
 
 
 class Scene:
@@ -39,7 +46,9 @@ class Scene:
                 "data": build_prompts(root, model),
                 "reward": build_reward_model(root, model),
             }
-        if stage == "dpo":
+        if stage == "kto":
+            self.inputs = {"model": model, "data": build_unpaired(root, model)}
+        if stage in ("dpo", "kto"):
             reference = root / "artifacts" / "reference-0001"
             arguments = [f"inputs.{name}={path}" for name, path in self.inputs.items()]
             assert run_child("posttrain.train.reference", [*arguments, f"output={reference}"], root)[0] == 0
@@ -107,6 +116,11 @@ def test_killed_again_and_again_by_the_clock(sft: Scene) -> None:
     assert sft.run()[0] == 0
     sft.check_same_result()
     sft.clear()
+
+
+def test_kto_is_killed_between_two_checkpoints(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, "kto")
+    kill_and_resume(scene, round(0.6 * scene.events))
 
 
 @pytest.mark.slow

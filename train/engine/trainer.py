@@ -192,11 +192,15 @@ class StageTrainer(Trainer):
 
     def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
         """Run one batch of an evaluation, unless a rank was asked to stop: then all raise StoppedError."""
+        self.obey_stop_in_evaluation()
+        return super().prediction_step(*args, **kwargs)
+
+    def obey_stop_in_evaluation(self) -> None:
+        """Show a sign of life before a batch of an evaluation, or raise StoppedError on all ranks."""
         if self.stop.any_rank_requested(self.args.device):
             step, last = self.state.global_step, self.plan.max_steps
             raise StoppedError(f"stopped on request in an evaluation at step {step} of {last}; {GO_ON}")
         heartbeat.beat("evaluation")
-        return super().prediction_step(*args, **kwargs)
 
     # Checkpoints: `transformers` writes into a staging folder; the commit is ours.
 

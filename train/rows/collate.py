@@ -103,6 +103,32 @@ def collate_pairs(rows: list[Row], collate: Callable[[list[Row]], Batch], with_m
     return {**_bookkeeping(rows, int(mask_BT.sum())), **batch, "attention_mask": shown_BT}
 
 
+def collate_unpaired(rows: list[Row], pad_token_id: int, with_mask: bool = False) -> Batch:
+    """Return unpaired preferences: ``input_ids_BT``, ``targets_BT``, ``ref_logps_B``, ``desirable_B``, ``counted_B``.
+
+    Targets are ignored but in the response. ``mismatched_ids_BT`` and so on are the same of prompts with the mismatched
+    responses. Fillers are not counted. Masks are there with ``with_mask`` alone, for the reason of `collate_sft`.
+    """
+    batch: Batch = {
+        "desirable": torch.tensor([bool(row["label"]) for row in rows]),
+        "counted": torch.tensor([row["row"] != FILLER for row in rows]),
+    }
+    tokens = 0
+    for prefix, response, logps in (
+        ("mismatched_", "mismatched_ids", "ref_mismatched_logps"),
+        ("", "response_ids", "ref_logps"),
+    ):
+        name = prefix or "input_"
+        ids_BT, mask_BT = pad_rows([[*row["prompt_ids"], *row[response]] for row in rows], pad_token_id)
+        trained = [[IGNORED] * len(row["prompt_ids"]) + list(row[response]) for row in rows]
+        batch |= {f"{name}ids": ids_BT, f"{prefix}targets": pad_rows(trained, IGNORED)[0]}
+        batch[logps] = torch.tensor([row[logps] for row in rows], dtype=torch.float32)
+        if with_mask:
+            batch[f"{prefix}attention_mask"] = mask_BT
+        tokens = int(mask_BT.sum())
+    return {**_bookkeeping(rows, tokens), **batch}
+
+
 def _labels(row: Row) -> list[int]:
     return [IGNORED] * len(row["labels"]) if row["row"] == FILLER else row["labels"]
 

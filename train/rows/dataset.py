@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 
 from posttrain.data.records import untied_pairs
+from posttrain.train.rows.references import logps_of_responses
 
 Row = dict[str, Any]
 
@@ -93,8 +94,7 @@ def pair_dataset(groups: Dataset, reference: pa.Table, which: str) -> Dataset:
 
     ``reference`` has a row (`id`, `response`, `logp`) for every response of every group.
     """
-    keys = zip(reference["id"].to_pylist(), reference["response"].to_pylist(), strict=True)
-    logps = dict(zip(keys, reference["logp"].to_pylist(), strict=True))
+    logps = logps_of_responses(reference)
     rows = []
     for pair in make_pairs(list(groups["ranks"]), which):
         group = groups[pair.group]

@@ -126,7 +126,7 @@ def test_speakers_of_sharegpt_keep_their_roles() -> None:
     said = {"system": "Be brief.", "human": "Hi", "gpt": "Hello!", "tool": "4", "chatgpt": "Go away."}
     turns = [{"from": speaker, "value": text} for speaker, text in said.items()]
     _, made = convert({"conversations": turns}, "demonstration")
-    assert made == {"prompt": [BRIEF, HI, HELLO, {"role": "tool", "content": "4"}], "completion": [GO]}
+    assert made == {"prompt": [BRIEF, HI], "completion": [HELLO, {"role": "tool", "content": "4"}, GO]}
 
 
 def test_plain_text_has_no_prompt() -> None:
@@ -248,9 +248,11 @@ def test_columns_that_are_named_otherwise_are_told_their_names(columns: str, rec
 def test_unknown_columns_and_wrong_record_types_are_refused() -> None:
     with pytest.raises(UsageError, match="columns body, title fit no adapter; rename them to those of one of"):
         detect({"title": "a", "body": "b"}, "demonstration")
-    with pytest.raises(UsageError, match="'preference' makes comparison records, not demonstration records"):
+    with pytest.raises(
+        UsageError, match="'preference' makes comparison or unpaired records, not demonstration records"
+    ):
         detect({"prompt": "a", "chosen": "b", "rejected": "c"}, "demonstration")
-    with pytest.raises(UsageError, match="'verdicts' makes comparison records, not demonstration records"):
+    with pytest.raises(UsageError, match="'verdicts' makes comparison or unpaired records, not demonstration records"):
         detect({"prompt": "a", "outputs": []}, "demonstration")
 
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from posttrain.data.chat.tokenizer import load_tokenizer, prepare_tokenizer
 from posttrain.data.config.tokenize import TokenizeConfig
 from posttrain.data.messages import Conversation, Message
-from posttrain.data.records import Demonstration, EvaluationItem, Prompt, Record, write_dataset
+from posttrain.data.records import Demonstration, EvaluationItem, Prompt, Record, UnpairedPreference, write_dataset
 from posttrain.data.tokenize import length_limit, run
 from posttrain.data.tokens.accounting import told_tokens
 from posttrain.data.tokens.encode import encode_demonstrations
@@ -324,6 +324,24 @@ def test_comparisons_are_stored_with_their_ranks(model: Path, tmp_path: Path) ->
     assert json.loads((output / "accounting.json").read_text())["dropped"] == {"all_tied": 1}
     facts = json.loads((output / "tokens.json").read_text())
     assert (facts["record_type"], facts["max_length"]) == ("comparison", 128)
+
+
+def test_unpaired_preferences_are_stored_with_their_labels(model: Path, tmp_path: Path) -> None:
+    rows = [
+        UnpairedPreference(
+            id=f"u{number}",
+            source="hand",
+            prompt=messages("What?"),
+            completion=[Message(role="assistant", content=answer)],
+            label=label,
+        )
+        for number, (answer, label) in enumerate([("four", True), (TEXT * 9, True), ("two", False)])
+    ]
+    output = tokenize(tmp_path, model, rows)
+    assert json.loads((output / "tokens.json").read_text())["record_type"] == "unpaired"
+    assert json.loads((output / "accounting.json").read_text())["dropped"] == {"overlong": 1}
+    stored = pq.read_table(output / "train.parquet").to_pylist()
+    assert [(row["id"], row["label"]) for row in stored] == [("u0", True), ("u2", False)]
 
 
 def test_prompts_end_where_the_answer_begins(model: Path, tmp_path: Path) -> None:

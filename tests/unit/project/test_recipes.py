@@ -13,7 +13,7 @@ import yaml
 
 from posttrain.data.sources.adapters import ADAPTERS
 from posttrain.data.sources.row_values import Drop
-from posttrain.pipeline.commands.plan import print_pipeline_plan
+from posttrain.pipeline.commands.plan import SEQUENCES_PER_ROW, print_pipeline_plan
 from posttrain.pipeline.commands.run import dry_run, prepare
 from posttrain.pipeline.config.compose import compose_config
 from posttrain.pipeline.config.sweep import compose_sweep
@@ -64,8 +64,19 @@ def test_every_recipe_composes_and_plans(
     assert [line.split()[1] for line in printed.splitlines() if line.startswith("# ")] == [s.name for s in stages]
     assert print_pipeline_plan(config) == 0
     table = capsys.readouterr().out
-    assert all(stage.name in table for stage in stages if stage.type.run in ("train.sft", "train.reward", "train.dpo"))
+    assert all(stage.name in table for stage in stages if stage.type.run in SEQUENCES_PER_ROW)
     assert not (tmp_path / "outputs").exists()
+
+
+def test_the_demo_of_kto_takes_what_the_demo_made() -> None:
+    made, wanted = (
+        {stage.name: stage for stage in build_graph(compose_config([f"recipe={recipe}"]))}
+        for recipe in ("demo", "demo_kto")
+    )
+    shared = ("sources", "texts", "demonstrations", "items", "untrained", "text_tokens", "base", "demonstration_tokens")
+    for name in (*shared, "sft", "evaluate_base", "evaluate_sft"):
+        assert (wanted[name].type, wanted[name].config) == (made[name].type, made[name].config), name
+        assert wanted[name].inputs == made[name].inputs, name
 
 
 @pytest.mark.parametrize("hardware", HARDWARE)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from trl.trainer.utils import add_fused_lm_head
@@ -13,6 +14,7 @@ from trl.trainer.utils import add_fused_lm_head
 from posttrain.models.token_log_probs import head_gives_logits, response_log_probs
 from posttrain.stage.errors import UsageError
 from posttrain.train.engine.first_step import require_fused_log_probs, require_separate_rows
+from posttrain.train.nets.policy import with_fused_head
 
 SHAPE: dict[str, Any] = {"vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 2, "initializer_range": 0.1}
 HEADS: dict[str, Any] = {"intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -82,6 +84,16 @@ def test_logits_that_are_more_than_the_output_layers_product_are_refused_by_name
     assert head_gives_logits(plain) and not head_gives_logits(doubled)
     with pytest.raises(UsageError, match=r"train.dpo: the logits of llama are more than its output layer's product"):
         require_fused_log_probs(doubled, ids, "train.dpo")
+
+
+@pytest.mark.parametrize("targets", [["q_proj"], ["q_proj", "lm_head"]])
+def test_an_adapter_on_the_output_layer_would_not_be_trained_and_is_refused(targets: list[str]) -> None:
+    model = get_peft_model(build("llama", **HEADS, tie_word_embeddings=False), LoraConfig(target_modules=targets))
+    if "lm_head" in targets:
+        with pytest.raises(UsageError, match=r"train\.kto\.adapter\.target_modules: an adapter on the output layer"):
+            with_fused_head(model, "train.kto")
+    else:
+        require_fused_log_probs(with_fused_head(model, "train.kto"), pack()[0], "train.kto")
 
 
 SCALED: dict[str, dict[str, Any]] = {

@@ -1,0 +1,112 @@
+"""Kahneman-Tversky optimisation (Ethayarajh et al. 2024) of unpaired preferences, against precomputed reference
+log-probabilities.
+
+    accelerate launch -m posttrain.train.kto inputs.model=DIR inputs.data=DIR inputs.reference=DIR output=DIR beta=0.1
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+
+from peft import PeftModel
+from transformers import TrainingArguments
+
+from posttrain.stage.entry import Context, StageResult, stage_main
+from posttrain.stage.errors import UsageError
+from posttrain.train.config.kto import KtoConfig
+from posttrain.train.engine.arguments import training_arguments
+from posttrain.train.engine.fit import fit, plan_steps, save_model
+from posttrain.train.engine.opening import announce, begin, describe_rows, estimated_memory
+from posttrain.train.maths.unpaired_loss import LEAST_RATIO, MOST_RATIO, unpaired_loss, weight_ratio
+from posttrain.train.methods.kto_trainer import KtoTrainer
+from posttrain.train.nets.policy import trainable_policy, wants_mask, with_fused_head
+from posttrain.train.rows.collate import collate_unpaired
+from posttrain.train.rows.dataset import fill_up
+from posttrain.train.rows.references import read_reference, require_reference
+from posttrain.train.rows.unpaired import read_unpaired, with_reference
+
+log = logging.getLogger(__name__)
+
+
+def run(config: KtoConfig, context: Context) -> StageResult:
+    """Optimise ``inputs.model`` on the unpaired preferences of ``inputs.data`` and write the model."""
+    tokenizer = begin(context, "unpaired")
+    source, data, reference = (context.inputs[name] for name in ("model", "data", "reference"))
+    require_reference(reference, source, data)
+    rows, held_out = (
+        with_reference(read_unpaired(data, split), read_reference(reference, split)) for split in ("train", "eval")
+    )
+    distributed = context.spec.distributed
+    plan = plan_steps(config, len(rows), distributed.num_processes)
+    require_mismatches(rows["prompt_ids"], config.global_batch_size)
+    labels = check_balance(rows["label"], config.desirable_weight, config.undesirable_weight)
+    policy = trainable_policy(source, config.adapter, config.dtype, config.attention, distributed, "train.kto")
+    with_fused_head(policy, "train.kto")
+    if config.gradient_checkpointing and isinstance(policy, PeftModel):
+        policy.enable_input_require_grads()
+    trainer = KtoTrainer(
+        loss=partial(
+            unpaired_loss,
+            beta=config.beta,
+            desirable_weight=config.desirable_weight,
+            undesirable_weight=config.undesirable_weight,
+        ),
+        beta=config.beta,
+        plan=plan,
+        context=context,
+        keep_checkpoints=config.keep_checkpoints,
+        model=policy,
+        args=TrainingArguments(**training_arguments(config, plan, context), label_names=[]),
+        data_collator=partial(collate_unpaired, pad_token_id=tokenizer.pad_token_id, with_mask=wants_mask(policy)),
+        train_dataset=rows,
+        eval_dataset=fill_up(held_out, plan.evaluation_multiple) if len(held_out) else None,
+        processing_class=tokenizer,
+    )
+    memory = estimated_memory(config, context, plan, max(rows["length"]), "lm")
+    announce(plan, "rows", describe_rows(plan, sum(rows["length"])), policy, memory)
+    metrics = fit(trainer, context)
+    save_model(trainer.accelerator.unwrap_model(trainer.model), context, tokenizer)
+    margin = metrics.get("eval_rewards/margins")
+    headline = f"eval margin {margin:.3f}" if margin is not None else ""
+    return StageResult(metrics, headline, int(metrics["tokens"]), facts={"labels": labels})
+
+
+def require_mismatches(prompts: Sequence[Sequence[int]], global_batch_size: int) -> None:
+    """Raise UsageError where the reference point could not be told from the reward of the rows themselves."""
+    if len(set(map(tuple, prompts))) < 2:
+        raise UsageError(
+            "train.kto: all training rows have one prompt, but the reference point is measured on responses to other "
+            "prompts; add rows, or use train.sft"
+        )
+    if global_batch_size < 2:
+        raise UsageError("train.kto.global_batch_size=1: the reference point is a mean over a batch; use 2 or more")
+
+
+def check_balance(labels: Sequence[bool], desirable_weight: float, undesirable_weight: float) -> dict[str, int]:
+    """Return the rows by label, and warn where their weights are not in the proportion that the paper advises."""
+    desirable = sum(labels)
+    undesirable = len(labels) - desirable
+    ratio = weight_ratio(desirable, undesirable, desirable_weight, undesirable_weight)
+    if not desirable or not undesirable:
+        log.warning(
+            "all %d training rows are %s: there is nothing to tell apart",
+            len(labels),
+            "desirable" if desirable else "undesirable",
+        )
+    elif not LEAST_RATIO - 1e-6 <= ratio <= MOST_RATIO + 1e-6:
+        log.warning(
+            "%d desirable and %d undesirable rows: the weight of the former is %.3g times that of the latter, outside "
+            "of 1 to 4/3; set desirable_weight between %.3g and %.3g, or undesirable_weight between %.3g and %.3g",
+            desirable,
+            undesirable,
+            ratio,
+            *(bound * undesirable * undesirable_weight / desirable for bound in (LEAST_RATIO, MOST_RATIO)),
+            *(desirable * desirable_weight / undesirable / bound for bound in (MOST_RATIO, LEAST_RATIO)),
+        )
+    return {"desirable": desirable, "undesirable": undesirable}
+
+
+if __name__ == "__main__":
+    stage_main(run, KtoConfig, kind="model")
