@@ -1,6 +1,9 @@
-"""Figures as people say them."""
+"""Figures and differences as people say them."""
 
 from __future__ import annotations
+
+import json
+from typing import Any
 
 
 def duration(seconds: float) -> str:
@@ -11,3 +14,17 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def differences(recorded: Any, wanted: Any, where: str = "") -> list[str]:
+    """Return one phrase per place where two nested values differ: ``seed: 0 there, 4 here``."""
+    if isinstance(recorded, dict) and isinstance(wanted, dict):
+        keys = [*recorded, *(key for key in wanted if key not in recorded)]
+        below = ((recorded.get(key), wanted.get(key), f"{where}.{key}".lstrip(".")) for key in keys)
+        return [line for old, new, path in below for line in differences(old, new, path)]
+    return [] if recorded == wanted else [f"{where}: {_short(recorded)} there, {_short(wanted)} here"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:37]}…"

@@ -11,11 +11,11 @@ from posttrain.pipeline.graph.code import code_digest
 from posttrain.pipeline.graph.graph import Stage
 from posttrain.pipeline.graph.keys import FileHashes, stage_key
 from posttrain.pipeline.runs.rundir import RunDirectory
-from posttrain.stage.artifact import Manifest, Parent, artifact_name, is_artifact, read_manifest
-from posttrain.stage.errors import UsageError
+from posttrain.stage.artifact import Manifest, Parent, artifact_name, is_artifact, is_free, read_manifest
 from posttrain.stage.record import find_records, read_record, records_of
 from posttrain.stage.schema import to_dict
 from posttrain.stage.spec import Distributed, StageSpec, Tracking
+from posttrain.stage.whole import require_sizes
 
 ACCEPT = "accept"
 """The kind of record that lets an artifact of older code stand for what the present code would make."""
@@ -91,13 +91,12 @@ def accepted(root: Path, key: str) -> Path | None:
 def committed(spec: StageSpec) -> Made | None:
     """Return the artifact that a work order asks for, if it is there already.
 
-    Raises UsageError when a record that lets another artifact stand for it was damaged.
+    Raises UsageError when it is there but damaged, or a record that lets another artifact stand for it is.
     """
     directory = Path(spec.output)
-    try:
-        manifest = read_manifest(directory)
-    except UsageError:
+    if is_free(directory):
         return None
+    manifest = require_sizes(directory)
     if manifest.key != spec.key and not _accepts(directory, manifest, spec.key):
         return None
     return Made(directory, manifest)

@@ -25,6 +25,7 @@ from posttrain.stage.errors import UsageError, did_you_mean
 from posttrain.stage.files import canonical_json, sha256_text, write_text_atomic
 from posttrain.stage.schema import build, key_values, to_dict
 from posttrain.stage.spec import StageSpec
+from posttrain.stage.wording import differences
 
 
 def identity(config: PipelineConfig, stages: list[Stage]) -> dict[str, Any]:
@@ -152,30 +153,22 @@ def link_stage(run: RunDirectory, home: RunDirectory, stage: str) -> None:
             link.symlink_to(os.path.relpath(target, link.parent))
 
 
+def runs_in(root: Path) -> list[RunDirectory]:
+    """Return the runs below a root, by name."""
+    paths = sorted((root.resolve() / "runs").glob("*/config.yaml"))
+    return [RunDirectory(root.resolve(), path.parent.name) for path in paths if not path.parent.is_symlink()]
+
+
 def find_run(root: Path, name: str) -> RunDirectory:
     """Return an existing run by name, or the latest; raise UsageError with the nearest name otherwise."""
     runs = root.resolve() / "runs"
-    known = sorted(path.name for path in runs.glob("*") if (path / "config.yaml").is_file() and not path.is_symlink())
+    known = [run.name for run in runs_in(root)]
     if name == "latest" and (runs / "latest").is_symlink():
         name = (runs / "latest").readlink().name
     if name not in known:
         hint = did_you_mean(name, known) or (f"; known: {', '.join(known)}" if known else "; start one: posttrain run")
         raise UsageError(f"run {name!r}: not in {runs}{hint}")
     return RunDirectory(root.resolve(), name)
-
-
-def differences(recorded: Any, wanted: Any, where: str = "") -> list[str]:
-    """Return one phrase per place where two nested values differ."""
-    if isinstance(recorded, dict) and isinstance(wanted, dict):
-        keys = [*recorded, *(key for key in wanted if key not in recorded)]
-        below = ((recorded.get(key), wanted.get(key), f"{where}.{key}".lstrip(".")) for key in keys)
-        return [line for old, new, path in below for line in differences(old, new, path)]
-    return [] if recorded == wanted else [f"{where}: {_short(recorded)} there, {_short(wanted)} here"]
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else f"{text[:37]}…"
 
 
 def _text(path: Path) -> str | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from posttrain.pipeline.runs.progress import latest_metrics, speed_and_end
 from posttrain.pipeline.runs.resolve import committed
 from posttrain.pipeline.runs.rundir import RunDirectory, signs_of_life
-from posttrain.stage.errors import EXIT_DONE, EXIT_REQUEUE
+from posttrain.stage.errors import EXIT_DONE, EXIT_REQUEUE, UsageError
 from posttrain.stage.heartbeat import read_beats
 from posttrain.stage.lease import holder
 from posttrain.stage.outcome import read_outcome
@@ -90,8 +90,11 @@ def _stage_status(run: RunDirectory, stage: str, queue: Queue) -> StageStatus:
 
 def _state(run: RunDirectory, stage: str, job: Job | None, attempts: int) -> tuple[str, str]:
     path = run.spec(stage)
-    spec = StageSpec.read(path) if path.exists() else None
-    made = committed(spec) if spec is not None else None
+    try:
+        spec = StageSpec.read(path) if path.exists() else None
+        made = committed(spec) if spec is not None else None
+    except UsageError as error:
+        return "damaged", str(error)
     if made is not None:
         detail = f"{made.directory.name}  {duration(made.manifest.wall_seconds)}  {made.manifest.headline}"
         return "done" if attempts else "cached", detail

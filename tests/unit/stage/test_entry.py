@@ -72,3 +72,9 @@ def test_the_manifest_says_what_the_stage_returned_and_came_from(script: Path) -
 
 def test_a_stage_that_fails_commits_nothing(script: Path) -> None:
     assert not made(script, "failed", "fail=true", expect=1).exists()
+
+
+def test_a_stage_consumes_nothing_damaged(script: Path) -> None:
+    parent = made(script, "parent")
+    (parent / "file").write_text("text".upper())
+    assert not made(script, "child", f"inputs.data={parent}", expect=2).exists()
