@@ -136,7 +136,7 @@ class Scheduler:
             return False
         if task.spec is None:
             task.spec = self._resolver.spec(task.stage, present)
-            self._resolver.files.save()
+            self._resolver.save()
         task.made = committed(task.spec)
         return True
 

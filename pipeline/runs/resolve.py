@@ -10,6 +10,7 @@ from posttrain.pipeline.config.pipeline import PipelineConfig
 from posttrain.pipeline.graph.code import code_digest
 from posttrain.pipeline.graph.graph import Stage
 from posttrain.pipeline.graph.keys import FileHashes, stage_key
+from posttrain.pipeline.graph.revisions import Revisions
 from posttrain.pipeline.runs.rundir import RunDirectory
 from posttrain.stage.artifact import Manifest, Parent, artifact_name, is_artifact, is_free, read_manifest
 from posttrain.stage.record import find_records, read_record, records_of
@@ -36,17 +37,33 @@ class Made:
 class Resolver:
     """Gives stages of one run their work orders."""
 
-    def __init__(self, config: PipelineConfig, run: RunDirectory, distributed: Callable[[Stage], Distributed]) -> None:
-        """``distributed`` is what a launcher makes of how a stage is to be spread over processes."""
+    def __init__(
+        self,
+        config: PipelineConfig,
+        run: RunDirectory,
+        distributed: Callable[[Stage], Distributed],
+        frozen: bool = False,
+    ) -> None:
+        """``distributed`` is what a launcher makes of how a stage is to be spread over processes.
+
+        ``frozen`` takes names on the Hub at the commits of the last time.
+        """
         self._config = config
         self._run = run
         self._distributed = distributed
-        self.files = FileHashes(run.root / "cache" / "hashes.json")
+        self._files = FileHashes(run.root / "cache" / "hashes.json")
+        self._revisions = Revisions(run.root / "cache" / "revisions.json", frozen)
+
+    def save(self) -> None:
+        """Remember the hashes of outside files and the commits of names on the Hub."""
+        self._files.save()
+        self._revisions.save()
 
     def key(self, stage: Stage, made: dict[str, Made], code: str) -> str:
         """Return the key that a stage has with some code; ``made`` holds the artifact of each stage that it needs."""
         digests = {name: made[parent].manifest.digest for name, parent in stage.inputs.items()}
-        return stage_key(stage, digests, code, self._config.seed, self.files)
+        pinned = dataclasses.replace(stage, config=self._revisions.pinned(stage.config))
+        return stage_key(pinned, digests, code, self._config.seed, self._files)
 
     def spec(self, stage: Stage, made: dict[str, Made]) -> StageSpec:
         """Return the work order of a stage; ``made`` holds the artifact of each stage that it needs."""
@@ -60,7 +77,7 @@ class Resolver:
             pipeline=self._run.name,
             key=key,
             code_digest=code,
-            config=to_dict(stage.config),
+            config=to_dict(self._revisions.pinned(stage.config)),
             inputs={name: str(parent.directory) for name, parent in inputs.items()},
             parents={name: parent.parent() for name, parent in inputs.items()},
             output=str(accepted(self._run.root, key) or _place(self._run.root / "artifacts", stage.name, key)),

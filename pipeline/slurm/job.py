@@ -79,9 +79,9 @@ class Driver:
     def _work_order(self) -> StageSpec:
         """Return the stage's work order, left where every run that shares the stage finds it."""
         made = {parent: self._made(parent) for parent in dict.fromkeys(self.stage.inputs.values())}
-        resolver = Resolver(self.config, self.run, self.launcher.distributed)
+        resolver = Resolver(self.config, self.run, self.launcher.distributed, frozen=True)
         spec = resolver.spec(self.stage, made)
-        resolver.files.save()
+        resolver.save()
         for run in (self.run, *self.shared_by):
             run.write_spec(spec)
         return spec

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from posttrain.stage.schema import external, schema
+from posttrain.stage.schema import external, hub_revision, schema
 from posttrain.train.config.common import Dtype
 
 
@@ -48,8 +48,8 @@ class BaseConfig:
     """Local Hugging Face folder."""
     hub_name: str | None = None
     """Model on the Hugging Face Hub, such as ``HuggingFaceTB/SmolLM2-135M``."""
-    revision: str | None = None
-    """Commit, tag or branch of `hub_name`; None takes the newest."""
+    revision: str | None = hub_revision("hub_name", kind="model")
+    """Commit, tag or branch of `hub_name`; None takes the newest. The commit is kept."""
     architecture: ArchitectureConfig | None = None
     """Give this instead of a path to start from random weights."""
     chat_template: Literal["chatml", "verbatim"] | None = None
