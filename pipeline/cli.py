@@ -10,7 +10,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from posttrain.stage.errors import EXIT_REQUEUE, PosttrainError
+from posttrain.stage.errors import EXIT_REQUEUE, PosttrainError, from_system
 
 RUN_EXAMPLES = """examples:
   posttrain run recipe=demo                                    the whole pipeline on generated data
@@ -48,6 +48,11 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if (known := from_system(error, str(Path.cwd()))) is None:
+            raise
+        print(f"error: {known}", file=sys.stderr)
+        return known.exit_code
     return code
 
 

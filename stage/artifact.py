@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,17 @@ def commit(temporary: Path, final: Path, manifest: Manifest) -> Manifest:
     publish_directory(temporary, final)
     remember_whole(final, complete.digest, stamps)
     return complete
+
+
+def leftovers(work: Path) -> list[Path]:
+    """Return what a committed stage needs no more: all its work but the lease and W&B's files, which may be unsent."""
+    return [path for path in work.iterdir() if path.name not in {"lease", "wandb"}] if work.is_dir() else []
+
+
+def clear_work(work: Path) -> None:
+    """Drop the checkpoints and metrics of a committed stage."""
+    for path in leftovers(work):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def memory_file(directory: Path) -> Path | None:

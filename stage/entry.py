@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from posttrain.stage import heartbeat
-from posttrain.stage.artifact import LOGS, Manifest, commit, is_artifact, read_manifest
+from posttrain.stage.artifact import LOGS, Manifest, clear_work, commit, is_artifact, read_manifest
 from posttrain.stage.by_hand import BY_HAND, require_own_places, require_same, spec_by_hand
-from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, PosttrainError, UsageError
+from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, PosttrainError, UsageError, from_system
 from posttrain.stage.lease import Lease
 from posttrain.stage.leash import follow
 from posttrain.stage.outcome import Outcome, read_outcome
@@ -90,8 +90,11 @@ def stage_main(function: StageFunction, config_class: type[Any], kind: str) -> N
         print(f"error: {error}", file=sys.stderr)
     except Exception as error:
         ended = Outcome(EXIT_FAILED, f"{type(error).__name__}: {error}", type(error).__name__)
+        if (known := from_system(error, str(outcome and outcome.parent))) is not None:
+            ended = Outcome(known.exit_code, str(known), type(known).__name__)
+            print(f"error: {known}", file=sys.stderr)
         ended = _first_outcome(outcome) or ended
-        if ended.code == EXIT_FAILED:
+        if ended.code == EXIT_FAILED and known is None:
             traceback.print_exc()
     if outcome is not None and (main_process or ended.code != EXIT_DONE) and _first_outcome(outcome) is None:
         ended.write(outcome)
@@ -164,13 +167,6 @@ def _context(spec: StageSpec, temporary: Path, work: Path, main_process: bool) -
     inputs = {name: Path(path) for name, path in spec.inputs.items()}
     work.mkdir(parents=True, exist_ok=True)
     return Context(spec, inputs, temporary, work, open_tracker(spec, main_process), main_process)
-
-
-def clear_work(work: Path) -> None:
-    """Drop the checkpoints of a committed stage; W&B's offline files stay, since they are not yet synced."""
-    for path in work.iterdir():
-        if path.name not in {"lease", "wandb"}:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _manifest(result: StageResult, config: Any, spec: StageSpec, kind: str, seconds: float) -> Manifest:

@@ -3,7 +3,7 @@
 A field made with `speed` changes how fast a stage runs but not what it makes, so it stays out of the artifact's key.
 A field made with `external` names a file or folder outside the store, whose contents are part of the key; one made with
 `external_function` names a function as ``package.module:function``, and the key covers that module's file.
-One made with `hub_revision` says at which revision a name on the Hugging Face Hub is taken, and the key covers its commit.
+One made with `hub_revision` says at which revision a name on the Hugging Face Hub is taken; the key covers its commit.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ def schema(cls: type[T]) -> type[T]:
 
     A field's docstring is its ``description`` at run time, also in the classes that inherit it.
     """
-    made: Any = dataclass(config=ConfigDict(extra="forbid", use_attribute_docstrings=True), kw_only=True)(cls)
+    made: Any = dataclass(
+        config=ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False), kw_only=True
+    )(cls)
     for base in cls.__mro__[1:]:
         for name, inherited in getattr(base, "__pydantic_fields__", {}).items():
             field = made.__pydantic_fields__[name]
@@ -49,7 +51,7 @@ def external(default: Any = None, *, usual_suffix: str | None = None, or_hub: bo
     With ``usual_suffix`` a file's suffix decides how it is read, and another than this one is part of the key. With
     ``or_hub`` the knob is a name on the Hugging Face Hub where there is no such folder.
     """
-    marks = {"external": True, "usual_suffix": usual_suffix, "or_hub": or_hub}
+    marks: dict[str, Any] = {"external": True, "usual_suffix": usual_suffix, "or_hub": or_hub}
     return Field(default=default, json_schema_extra=marks)
 
 

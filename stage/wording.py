@@ -16,6 +16,16 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def size(count: int) -> str:
+    """Return a number of bytes as people say it: ``512 B``, ``3.2 MB``, ``140 GB``."""
+    amount = float(count)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if amount < 1000 or unit == "TB":
+            break
+        amount /= 1000
+    return f"{amount:.3g} {unit}"
+
+
 def differences(recorded: Any, wanted: Any, where: str = "") -> list[str]:
     """Return one phrase per place where two nested values differ: ``seed: 0 there, 4 here``."""
     if isinstance(recorded, dict) and isinstance(wanted, dict):

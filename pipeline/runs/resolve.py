@@ -63,7 +63,7 @@ class Resolver:
         """Return the key that a stage has with some code; ``made`` holds the artifact of each stage that it needs."""
         digests = {name: made[parent].manifest.digest for name, parent in stage.inputs.items()}
         pinned = dataclasses.replace(stage, config=self._revisions.pinned(stage.config))
-        return stage_key(pinned, digests, code, self._config.seed, self._files)
+        return stage_key(pinned, digests, code, stage.seed, self._files)
 
     def spec(self, stage: Stage, made: dict[str, Made]) -> StageSpec:
         """Return the work order of a stage; ``made`` holds the artifact of each stage that it needs."""
@@ -83,7 +83,7 @@ class Resolver:
             output=str(accepted(self._run.root, key) or _place(self._run.root / "artifacts", stage.name, key)),
             work=str(_place(self._run.root / "work", stage.name, key)),
             outcome=str(self._run.outcome(stage.name)),
-            seed=self._config.seed,
+            seed=stage.seed,
             distributed=self._distributed(stage),
             tracking=Tracking(wandb=tracking.wandb, project=tracking.project, group=self._run.name),
             lease_wait_seconds=self._config.launcher.lease_wait_seconds,

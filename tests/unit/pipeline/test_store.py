@@ -11,10 +11,13 @@ import pytest
 from build_artifacts import commit_artifact
 
 from posttrain.pipeline.cli import main
+from posttrain.pipeline.config.compose import compose_config
+from posttrain.pipeline.graph.graph import build_graph
 from posttrain.pipeline.runs.resolve import committed
 from posttrain.pipeline.runs.rundir import RunDirectory
 from posttrain.stage.artifact import MANIFEST, Manifest, read_manifest
-from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, UsageError
+from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, UsageError
+from posttrain.stage.lease import Lease
 from posttrain.stage.outcome import Outcome
 from posttrain.stage.spec import Distributed, StageSpec, Tracking
 
@@ -126,3 +129,69 @@ def test_what_is_damaged_is_not_taken_as_made(root: Path, damage: str, capsys: p
     assert said.startswith(f"error: sft: {artifact(root, 'sft')}") and "damaged" in said
     shutil.rmtree(artifact(root, "sft"))
     assert committed(dataclasses.replace(spec)) is None
+
+
+def test_a_store_that_moved_is_the_same_store(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    moved = tmp_path / "elsewhere" / "store"
+    moved.parent.mkdir()
+    shutil.move(root, moved)
+    assert main(["status", "mine", "--root", str(moved)]) == EXIT_DONE
+    shown = capsys.readouterr().out
+    assert shown.count("done") == 2 and str(tmp_path / "outputs") not in shown
+    assert verify(moved, capsys) == (EXIT_DONE, [])
+
+
+def test_a_copy_without_links_still_knows_its_latest_run(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(root / "runs" / "mine", root / "runs" / "latest")  # as `cp -rL` makes of the link
+    with Lease(RunDirectory(root, "mine").lease, "mine"):
+        pass
+    assert main(["status", "--root", str(root)]) == EXIT_DONE
+    assert capsys.readouterr().out.startswith("run mine: ")
+
+
+TORN = ("", "{", "[]", "null", "{}", '{"version": 99}')
+STATE = ("identity.json", "config.yaml", "slurm/jobs.json", "stages/sft/spec.json", "lease")
+
+
+@pytest.mark.parametrize("command", ["status", "sync", "cancel", "verify", "accept"])
+def test_a_torn_file_of_a_run_is_at_most_one_line(root: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = {"accept": ["sft", "--run", "mine", "--because", "x"], "verify": []}.get(command, ["mine"])
+    for path in (root / "runs" / "mine" / name for name in STATE):
+        path.parent.mkdir(exist_ok=True)
+        before = path.read_text() if path.exists() else None
+        for text in TORN:
+            path.write_text(text)
+            assert main([command, *arguments, "--root", str(root)]) in (EXIT_DONE, EXIT_FAILED, EXIT_USAGE)
+            lines = capsys.readouterr().err.splitlines()
+            assert len(lines) <= 1, (path.name, text)
+        path.unlink() if before is None else path.write_text(before)
+
+
+def test_a_root_that_is_a_file_is_one_line(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(root)
+    root.write_text("")
+    knobs = ["recipe=smoke", f"root={root}", "tracking=none"]
+    assert main(["run", *knobs]) == EXIT_USAGE
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {root}") and "is in the way" in line
+
+
+def test_a_folder_called_latest_stays_and_that_is_said(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "runs" / "latest").mkdir()
+    (root / "runs" / "latest" / "mine").write_text("")
+    config = compose_config(["recipe=smoke", f"root={root}", "run_name=other"])
+    stages = build_graph(config)
+    RunDirectory.of(config, stages).open(config, stages)
+    assert "runs/latest is a folder and stays" in capsys.readouterr().err
+    assert (root / "runs" / "latest" / "mine").exists()
+
+
+def test_a_run_is_not_called_latest() -> None:
+    with pytest.raises(UsageError, match="run_name=latest is what the run started last is called"):
+        compose_config(["recipe=smoke", "run_name=latest"])
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
+def test_a_number_that_is_none_names_its_knob(value: str) -> None:
+    with pytest.raises(UsageError, match=r"weight_decay: .*finite"):
+        build_graph(compose_config(["recipe=smoke", f"train.sft.optimizer.weight_decay={value}"]))
