@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 from posttrain.pipeline.runs.rundir import RunDirectory, runs_in
-from posttrain.pipeline.runs.store import find_artifact
+from posttrain.pipeline.runs.store import artifact_directories, find_artifact
 from posttrain.stage.artifact import MANIFEST, RESTORE, is_free, read_manifest, verify
 from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, UsageError
 from posttrain.stage.lease import holder
@@ -25,7 +26,7 @@ def print_problems(root: Path, names: list[str]) -> int:
     What must be there is known from the artifacts that were made from it and, when all are verified, from the runs
     that made it.
     """
-    directories = [find_artifact(root, name) for name in names] or sorted((root / "artifacts").glob("[!.]*"))
+    directories = [find_artifact(root, name) for name in names] or _all_below(root)
     missing = dict(_parents_gone(directories))
     if not names:
         missing |= {path: why for path, why in _made_by_runs(root) if is_free(path) and path not in missing}
@@ -67,6 +68,13 @@ def artifact_problems(directory: Path) -> list[str]:
         if digest != parent.digest:
             problems.append(f"{path}: digest is {digest}, but {directory.name} was made from {parent.digest} as {name}")
     return problems
+
+
+def _all_below(root: Path) -> list[Path]:
+    """Return the artifacts below a root, and the folders that have the name of one but no manifest any more."""
+    names = re.compile(r"[\w-]+-[0-9a-f]{16}")
+    torn = {path for path in (root / "artifacts").glob("*") if path.is_dir() and names.fullmatch(path.name)}
+    return sorted(torn | set(artifact_directories(root)))
 
 
 def _parents_gone(directories: list[Path]) -> Iterator[tuple[Path, str]]:

@@ -61,10 +61,11 @@ class Driver:
         number = len(self.run.attempts(self.stage.name)) + 1
         try:
             spec = self._work_order()
+            made = committed(spec)
         except PosttrainError as error:
             ledger.begin(number, queue.own_id(), 0)
             return self._give_up(ledger, Outcome(error.exit_code, str(error), type(error).__name__), Cause.USAGE)
-        if committed(spec) is not None:
+        if made is not None:
             print(f"{Path(spec.output).name} is there already", flush=True)
             return EXIT_DONE
         work = Path(spec.work)

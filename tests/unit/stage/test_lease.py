@@ -93,6 +93,9 @@ def test_those_who_look_never_take_each_other_for_a_holder(tmp_path: Path) -> No
     with ThreadPoolExecutor(4) as pool:
         seen = set(pool.map(lambda _: holder(path), range(4000)))
     assert seen == {None}
+    with path.open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)  # as one who looks has it
+        assert holder(path) is None
 
 
 def test_a_holder_that_has_not_said_who_it_is_has_not_the_name_of_a_dead_one(tmp_path: Path) -> None:
