@@ -1,5 +1,5 @@
-"""The command line: `posttrain run`, `status`, `cancel`, `show`, `verify`, `accept`, `sync`, `plan`, `export`
-and `generate`."""
+"""The command line: `posttrain run`, `status`, `cancel`, `show`, `verify`, `accept`, `sync`, `gc`, `rm`, `plan`,
+`export` and `generate`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from posttrain.stage.errors import EXIT_REQUEUE, PosttrainError
+from posttrain.stage.errors import EXIT_REQUEUE, PosttrainError, from_system
 
 RUN_EXAMPLES = """examples:
   posttrain run recipe=demo                                    the whole pipeline on generated data
@@ -48,6 +48,11 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if (known := from_system(error, str(Path.cwd()))) is None:
+            raise
+        print(f"error: {known}", file=sys.stderr)
+        return known.exit_code
     return code
 
 
@@ -110,9 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     accept.add_argument("--run", default="latest", metavar="RUN", help="name of the run; the latest by default")
     accept.add_argument("--because", required=True, metavar="TEXT", help="why the change does not matter; recorded")
     accept.set_defaults(action=_accept)
-    sync = commands.add_parser("sync", parents=[rooted], help="bring the finished stages of a run to W&B")
-    sync.add_argument("run", nargs="?", default="latest", metavar="RUN", help="name of the run; the latest by default")
-    sync.set_defaults(action=_sync)
+    _add_keeping(commands, rooted)
     export = commands.add_parser(
         "export", parents=[rooted], help="copy a model out of the store, adapters merged on demand"
     )
@@ -122,6 +125,22 @@ def _parser() -> argparse.ArgumentParser:
     export.set_defaults(action=_export)
     _add_generate(commands, rooted)
     return parser
+
+
+def _add_keeping(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], rooted: argparse.ArgumentParser
+) -> None:
+    sync = commands.add_parser("sync", parents=[rooted], help="bring the finished stages of a run to W&B")
+    sync.add_argument("run", nargs="?", default="latest", metavar="RUN", help="name of the run; the latest by default")
+    sync.set_defaults(action=_sync)
+    gc = commands.add_parser("gc", parents=[rooted], help="list what no run needs any more, or delete it")
+    gc.add_argument("--days", type=float, default=7.0, metavar="N", help="only what nothing wrote to for N days; 7")
+    gc.set_defaults(action=_gc)
+    rm = commands.add_parser("rm", parents=[rooted], help="remove runs with what they alone need, or artifacts")
+    rm.add_argument("names", nargs="+", metavar="NAME", help="a run or an artifact")
+    rm.set_defaults(action=_rm)
+    for parser in (gc, rm):
+        parser.add_argument("--yes", action="store_true", help="delete it; without, it is only listed")
 
 
 def _add_generate(
@@ -198,6 +217,18 @@ def _sync(options: argparse.Namespace) -> int:
     from posttrain.pipeline.commands.sync import print_sync
 
     return print_sync(options.root, options.run)
+
+
+def _gc(options: argparse.Namespace) -> int:
+    from posttrain.pipeline.commands.gc import collect
+
+    return collect(options.root, options.days, options.yes)
+
+
+def _rm(options: argparse.Namespace) -> int:
+    from posttrain.pipeline.commands.rm import remove_named
+
+    return remove_named(options.root, options.names, options.yes)
 
 
 def _export(options: argparse.Namespace) -> int:

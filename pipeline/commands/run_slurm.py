@@ -68,6 +68,6 @@ def _wait(point: Point) -> int:
     states = run_status(point.run, read_queue(point.run))
     for status in states:
         print(f"{status.stage:<22} {status.state:<10} {status.detail}")
-    if any(status.state == "failed" for status in states):
+    if any(status.state in ("failed", "damaged") for status in states):
         return EXIT_FAILED
     return EXIT_DONE if all(status.state in ("done", "cached") for status in states) else EXIT_REQUEUE

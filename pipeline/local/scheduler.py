@@ -15,7 +15,7 @@ from posttrain.pipeline.runs.resolve import Made, Resolver, committed
 from posttrain.pipeline.runs.rundir import RunDirectory
 from posttrain.pipeline.watch.progress import Display
 from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
-from posttrain.stage.lease import holder
+from posttrain.stage.lease import clear_unheld_work, holder
 from posttrain.stage.spec import StageSpec
 from posttrain.stage.wording import duration
 
@@ -95,7 +95,7 @@ class Scheduler:
         """Mark what is made already; return whether that is everything, and the run's folder knows of it."""
         for task in self.tasks.values():
             if self._resolve(task) and task.made is not None:
-                task.state = State.CACHED
+                self._take_as_made(task)
         return all(task.state is State.CACHED and self._run.knows(task.spec) for task in self.tasks.values())
 
     def _advance(self) -> bool:
@@ -136,17 +136,22 @@ class Scheduler:
             return False
         if task.spec is None:
             task.spec = self._resolver.spec(task.stage, present)
-            self._resolver.files.save()
+            self._resolver.save()
         task.made = committed(task.spec)
         return True
 
     def _start_if_possible(self, task: Task) -> None:
         assert task.spec is not None
         if task.made is not None:
-            task.state = State.CACHED
+            self._take_as_made(task)
             self._announce_cached(task)
         elif self._has_room(task.stage) and self._lease_is_free(task, task.spec) and self._is_current(task):
             self._start(task, task.spec)
+
+    def _take_as_made(self, task: Task) -> None:
+        assert task.spec is not None
+        task.state = State.CACHED
+        clear_unheld_work(Path(task.spec.work), self._run.name)
 
     def _announce_cached(self, task: Task) -> None:
         assert task.spec is not None
@@ -167,10 +172,12 @@ class Scheduler:
             return True
         if task.state is State.PENDING:
             task.state, task.waiting_since = State.WAITING, time.monotonic()
-            if self._limits.lease_wait_seconds:
-                self._display.say(task.stage.name, f"waiting for {who}")
+            if self._limits.lease_wait_seconds != 0:
+                self._display.say(task.stage.name, f"waiting for {who}; Ctrl-C gives up")
+        if self._limits.lease_wait_seconds is None:
+            return False
         if time.monotonic() - task.waiting_since >= self._limits.lease_wait_seconds:
-            fix = "run the same command again when it is done, or wait with launcher.lease_wait_seconds=N"
+            fix = "run the same command again when it is done, or wait with launcher.lease_wait_seconds=null"
             task.state, task.code = State.STOPPED, EXIT_REQUEUE
             task.message = f"{Path(spec.output).name} is being made by {who}; {fix}"
         return False

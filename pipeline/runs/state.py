@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from pathlib import Path
 
 from posttrain.pipeline.runs.progress import latest_metrics, speed_and_end
 from posttrain.pipeline.runs.resolve import committed
-from posttrain.pipeline.runs.rundir import RunDirectory, signs_of_life
-from posttrain.stage.errors import EXIT_DONE, EXIT_REQUEUE
+from posttrain.pipeline.runs.rundir import RunDirectory, read_stages, signs_of_life
+from posttrain.stage.errors import EXIT_DONE, EXIT_REQUEUE, UsageError
 from posttrain.stage.heartbeat import read_beats
 from posttrain.stage.lease import holder
 from posttrain.stage.outcome import read_outcome
@@ -63,9 +62,8 @@ class Queue:
 
 def run_status(run: RunDirectory, queue: Queue) -> list[StageStatus]:
     """Return the state of every stage of a run, in the order of its identity file."""
-    identity = json.loads((run.path / "identity.json").read_text(encoding="utf-8"))
     statuses: dict[str, StageStatus] = {}
-    for stage, facts in identity["stages"].items():
+    for stage, facts in read_stages(run).items():
         status = _stage_status(run, stage, queue)
         if status.state == "pending" and status.job and not queue.silent:
             status = _cancelled(status, [statuses[parent] for parent in dict.fromkeys(facts["inputs"].values())])
@@ -90,8 +88,11 @@ def _stage_status(run: RunDirectory, stage: str, queue: Queue) -> StageStatus:
 
 def _state(run: RunDirectory, stage: str, job: Job | None, attempts: int) -> tuple[str, str]:
     path = run.spec(stage)
-    spec = StageSpec.read(path) if path.exists() else None
-    made = committed(spec) if spec is not None else None
+    try:
+        spec = StageSpec.read(path) if path.exists() else None
+        made = committed(spec) if spec is not None else None
+    except UsageError as error:
+        return "damaged", str(error)
     if made is not None:
         detail = f"{made.directory.name}  {duration(made.manifest.wall_seconds)}  {made.manifest.headline}"
         return "done" if attempts else "cached", detail

@@ -61,10 +61,11 @@ class Driver:
         number = len(self.run.attempts(self.stage.name)) + 1
         try:
             spec = self._work_order()
+            made = committed(spec)
         except PosttrainError as error:
             ledger.begin(number, queue.own_id(), 0)
             return self._give_up(ledger, Outcome(error.exit_code, str(error), type(error).__name__), Cause.USAGE)
-        if committed(spec) is not None:
+        if made is not None:
             print(f"{Path(spec.output).name} is there already", flush=True)
             return EXIT_DONE
         work = Path(spec.work)
@@ -79,9 +80,9 @@ class Driver:
     def _work_order(self) -> StageSpec:
         """Return the stage's work order, left where every run that shares the stage finds it."""
         made = {parent: self._made(parent) for parent in dict.fromkeys(self.stage.inputs.values())}
-        resolver = Resolver(self.config, self.run, self.launcher.distributed)
+        resolver = Resolver(self.config, self.run, self.launcher.distributed, frozen=True)
         spec = resolver.spec(self.stage, made)
-        resolver.files.save()
+        resolver.save()
         for run in (self.run, *self.shared_by):
             run.write_spec(spec)
         return spec

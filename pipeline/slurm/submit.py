@@ -131,7 +131,7 @@ class Submission:
         point = variant.points[0]
         resolver = Resolver(point.config, point.run, SlurmLauncher(point.config).distributed)
         spec = resolver.spec(variant.stage, present)
-        resolver.files.save()
+        resolver.save()
         return Planned(variant, committed(spec), spec)
 
     def _jobs_of_parents(self, planned: Planned) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stage(run: str, **distributed: object) -> Stage:
-    return Stage(run, STAGE_TYPES[run], {}, None, {}, DistributedConfig(**distributed), SlurmResources())  # type: ignore[arg-type]
+    return Stage(run, STAGE_TYPES[run], {}, None, {}, DistributedConfig(**distributed), SlurmResources(), 0)  # type: ignore[arg-type]
 
 
 def local(limits: LauncherConfig | None = None, **distributed: object) -> LocalLauncher:

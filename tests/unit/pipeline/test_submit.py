@@ -10,6 +10,7 @@ import pytest
 from posttrain.pipeline.commands.run import prepare
 from posttrain.pipeline.commands.run_slurm import print_submission
 from posttrain.pipeline.config.sweep import compose_sweep
+from posttrain.pipeline.runs.rundir import identity
 from posttrain.pipeline.runs.variants import Point, Variant, variants_of
 from posttrain.pipeline.slurm.submit import Planned, grouped
 from posttrain.stage.errors import UsageError
@@ -88,6 +89,17 @@ def test_how_fast_a_stage_runs_makes_no_variant(tmp_path: Path) -> None:
 
 def test_seeds_share_nothing(tmp_path: Path) -> None:
     assert {len(found) for found in variants_of(list(points_of(tmp_path, "seed=1,2").values())).values()} == {2}
+
+
+def test_seeds_of_one_stage_share_what_stands_before_it(tmp_path: Path) -> None:
+    points = list(points_of(tmp_path, "stages.dpo.seed=0,1,2").values())
+    found = {name: len(variants) for name, variants in variants_of(points).items()}
+    assert found["dpo"] == 3 and found["sft"] == found["reward"] == 1
+    made = [identity(point.config, point.stages) for point in points]
+    (plain,) = points_of(tmp_path).values()
+    assert made[0] == identity(plain.config, plain.stages)  # the pipeline's own seed, said twice
+    assert made[1] != made[0] != made[2] != made[1]
+    assert [stage.seed for stage in points[2].stages if stage.name in ("sft", "dpo")] == [0, 2]
 
 
 def test_a_dry_run_of_a_sweep_prints_each_job_once_and_writes_nothing(
