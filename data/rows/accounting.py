@@ -8,6 +8,9 @@ from typing import Any
 
 from posttrain.data.records import Split
 
+FURTHER = ("noted", "ignored_columns", "ignored_content")
+"""Counts that stand in the accounting where there are any."""
+
 
 @dataclass
 class SourceCounts:
@@ -19,6 +22,10 @@ class SourceCounts:
     """Rows kept, by split."""
     noted: Counter[str] = field(default_factory=Counter)
     """What a reader should know of rows that were not dropped for it, by reason."""
+    ignored_columns: Counter[str] = field(default_factory=Counter)
+    """Rows with a column that nobody uses, by column."""
+    ignored_content: Counter[str] = field(default_factory=Counter)
+    """Those of them where the column looks like content."""
 
     def drop(self, reason: str) -> None:
         """Count one row as dropped."""
@@ -44,9 +51,10 @@ class SourceCounts:
     def summary(self) -> dict[str, Any]:
         """Return the counts as `accounting.json` holds them."""
         sides = {"train": self.sides["train"], "eval": self.sides["eval"]}
-        noted = {"noted": dict(sorted(self.noted.items()))} if self.noted else {}
+        further = {name: dict(sorted(getattr(self, name).items())) for name in FURTHER}
+        said = {name: counts for name, counts in further.items() if counts}
         dropped = dict(sorted(self.dropped.items()))
-        return {"rows_in": self.rows_in, "kept": self.kept, "dropped": dropped, **noted, **sides}
+        return {"rows_in": self.rows_in, "kept": self.kept, "dropped": dropped, **said, **sides}
 
 
 def accounting(by_source: dict[str, SourceCounts]) -> dict[str, Any]:

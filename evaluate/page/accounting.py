@@ -24,6 +24,8 @@ class AccountRow:
     """What a reader should know of rows that did not drop for it: reason → rows, the most frequent reason first."""
     train: int
     eval: int
+    ignored: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Column that nobody uses → rows, those that look like content first."""
 
     @property
     def balanced(self) -> bool:
@@ -74,7 +76,8 @@ def _max_length(directory: Path) -> int | None:
 
 def _row(source: str, entry: dict[str, Any]) -> AccountRow:
     dropped, noted = _by_frequency(entry["dropped"]), _by_frequency(entry.get("noted", {}))
-    return AccountRow(source, entry["rows_in"], entry["kept"], dropped, noted, entry["train"], entry["eval"])
+    ignored = {**entry.get("ignored_content", {}), **entry.get("ignored_columns", {})}
+    return AccountRow(source, entry["rows_in"], entry["kept"], dropped, noted, entry["train"], entry["eval"], ignored)
 
 
 def _by_frequency(counts: dict[str, int]) -> dict[str, int]:

@@ -44,6 +44,7 @@ def test_demonstrations(name: str, row: dict[str, Any]) -> None:
 COMPARISONS: list[tuple[str, dict[str, Any]]] = [
     ("preference", {"prompt": "Hi", "chosen": "Hello!", "rejected": "Go away."}),
     ("preference", {"prompt": [HI], "chosen": [HELLO], "rejected": [GO]}),
+    ("preference", {"prompt": "Hi", "chosen": HELLO, "rejected": GO}),
     ("preference", {"chosen": [HI, HELLO], "rejected": [HI, GO]}),
     ("preference", {"prompt": "Hi", "chosen": [HI, HELLO], "rejected": [HI, GO]}),
     ("hh", {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello!", "rejected": "\n\nHuman: Hi\n\nAssistant: Go away."}),
@@ -99,6 +100,7 @@ def test_conversations_may_go_on_from_a_history_and_a_greeting_is_not_doubled() 
     [
         ("Bye", [HI]),
         ([BRIEF], [{**BRIEF, "content": "Be long."}, HI]),
+        ([BRIEF], [{"role": "developer", "content": "Be brief."}, HI]),
         ([BRIEF, HI], [BRIEF, {**HI, "content": "Bye"}]),
         ([HI, GO], [HI]),
         ([BRIEF, HI, GO], [HI]),
@@ -186,7 +188,11 @@ def test_transcripts_that_cannot_be_told_apart_are_dropped() -> None:
             "demonstration",
             r"messages\[1\] .*must be an object with role and",
         ),
-        ({"messages": [HI, {**HELLO, "name": "Bo"}]}, "demonstration", r"messages\[1\].name 'Bo': messages hold role"),
+        (
+            {"messages": [HI, {**HELLO, "name": "Bo"}]},
+            "demonstration",
+            r"messages\[1\].name 'Bo': only 'tool' turns have",
+        ),
         ({"conversations": [{"from": "narrator", "value": "x"}]}, "demonstration", "from 'narrator': must be one of"),
         ({"prompt": "a", "responses": ["x"], "ranks": [1]}, "comparison", r"responses \['x'\]: must be a list of at"),
         ({"prompt": "a", "responses": ["x", "y"], "ranks": [1, "2"]}, "comparison", "ranks .* whole numbers"),
@@ -254,7 +260,7 @@ def test_the_configuration_lists_every_adapter() -> None:
 
 def test_columns_that_nobody_reads_are_named() -> None:
     row = {"prompt": "a", "completion": "b", "language": "en", "annotator": "x", "score": 1}
-    assert ADAPTERS["prompt_completion"].ignored(row, "demonstration") == {"annotator", "score"}
+    assert ADAPTERS["prompt_completion"].ignored(row, "demonstration") == {"annotator": "x", "score": 1}
 
 
 def message(name: str, parent: str | None, **columns: Any) -> dict[str, Any]:
@@ -305,6 +311,14 @@ def test_ranked_siblings_of_a_tree_are_a_comparison() -> None:
         "ranks": [2, 1],
         "language": "en",
     }
+
+
+def test_a_reply_of_a_tree_may_say_nothing_as_other_responses_may() -> None:
+    silent: list[Row | BadRow] = [*TREE_ROWS[:2], Row(":3", TREE[2] | {"text": ""})]
+    (unit,) = [unit for unit in ranked_groups(silent) if isinstance(unit, Row)]
+    made = ADAPTERS["oasst"].converter("comparison")(unit.values)
+    assert not isinstance(made, Drop)
+    assert [turn["content"] for turn in made["responses"]] == ["text a1", ""]
 
 
 def test_faults_of_tree_messages_are_bad_rows() -> None:

@@ -299,12 +299,14 @@ def test_a_removed_parent_is_named_as_missing(tmp_path: Path) -> None:
 
 def test_a_report_on_data_alone_has_no_policies(tmp_path: Path) -> None:
     files = {"accounting.json": accounting({"a": 100}) | {"rows_in": 101}}
-    files["accounting.json"]["by_source"]["a"]["rows_in"] = 101
+    source = files["accounting.json"]["by_source"]["a"]
+    source |= {"rows_in": 101, "ignored_columns": {"id": 101, "notes": 7}, "ignored_content": {"notes": 7}}
     dataset = Store(tmp_path).add("data", "dataset", "data.curate", files=files)
     result = run_report({"data": dataset}, tmp_path / "report")
     page = (tmp_path / "report/report.html").read_text(encoding="utf-8")
     assert result.metrics == {"policies": 0, "reward_models": 0}
     assert "does not add up" in page and 'id="policies"' not in page
+    assert '<td class="wide">notes 7, id 101</td>' in page
 
 
 def test_what_is_noted_of_rows_and_what_they_may_be_long_is_shown(tmp_path: Path) -> None:
