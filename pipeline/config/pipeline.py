@@ -165,6 +165,8 @@ class PipelineConfig:
     """Folder of this run below ``<root>/runs``; None derives it from the name and what the pipeline makes."""
     paths: dict[str, str | list[str] | None] = Field(default_factory=dict)
     """Files and folders that a recipe's own values refer to, as ``${paths.NAME}``."""
+    columns: dict[str, dict[str, str]] = Field(default_factory=dict)
+    """What the columns of such files are called, which a recipe hands on as ``${columns.NAME}``."""
     stages: dict[str, StageNode | None] = Field(min_length=1)
     """Stage name → node; null takes away a stage of a graph shape, and the inputs that name it."""
     data: DataNodes = Field(default_factory=DataNodes)
