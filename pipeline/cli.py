@@ -166,7 +166,7 @@ def _run(options: argparse.Namespace) -> int:
         configs = compose_sweep(options.overrides, options.config_dir)
         points = {label: prepare(config) for label, config in configs.items()}
         if next(iter(points.values())).config.launcher.kind == "slurm":
-            return print_submission(points) if options.dry_run else submit_pipelines(points)
+            return print_submission(points) if options.dry_run else submit_pipelines(points, stops)
         return max(dry_run(point) for point in points.values()) if options.dry_run else run_pipelines(points, stops)
 
 

@@ -15,10 +15,11 @@ from posttrain.pipeline.local.scheduler import Scheduler, State, Task
 from posttrain.pipeline.runs.resolve import Made, Resolver, committed
 from posttrain.pipeline.runs.rundir import RunDirectory
 from posttrain.pipeline.runs.variants import Point
+from posttrain.pipeline.slurm.queue import read_queue
 from posttrain.pipeline.watch.progress import Display, console_for_tables, stage_table, version_warnings
 from posttrain.pipeline.watch.stopping import StopRequests
 from posttrain.stage.artifact import Manifest
-from posttrain.stage.errors import EXIT_DONE, EXIT_REQUEUE
+from posttrain.stage.errors import EXIT_DONE, EXIT_REQUEUE, LeaseHeldError
 from posttrain.stage.lease import Lease
 
 
@@ -65,6 +66,7 @@ def run_pipeline(point: Point, stops: StopRequests) -> int:
         scheduler = Scheduler(point.stages, resolver, run, launcher, config.launcher, display, stops)
         if not scheduler.nothing_to_do():
             with Lease(run.lease, run.name, config.launcher.lease_wait_seconds):
+                _refuse_beside_jobs(run)
                 run.open(config, point.stages)
                 console.print(f"run {run.name} → {run.path}", highlight=False, soft_wrap=True)
                 with stops.noted():
@@ -75,6 +77,15 @@ def run_pipeline(point: Point, stops: StopRequests) -> int:
         print_version_warnings(cached)
         _print_table(scheduler, run, console)
     return code
+
+
+def _refuse_beside_jobs(run: RunDirectory) -> None:
+    """Raise LeaseHeldError where Slurm still has jobs of the run; where it cannot be asked, they mind themselves."""
+    if live := read_queue(run).live:
+        raise LeaseHeldError(
+            f"run {run.name}: {len(live)} of its jobs are in Slurm's queue ({', '.join(live)}); "
+            f"`posttrain cancel {run.name}` first, wait for them, or give another run_name"
+        )
 
 
 def dry_run(point: Point) -> int:
