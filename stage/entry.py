@@ -217,6 +217,7 @@ def _spec_by_hand(arguments: list[str], config_class: type[Any], module: str) ->
     run = module.removeprefix("posttrain.") if module != "__main__" else _main_module_name()
     values: dict[str, Any] = {}
     inputs: dict[str, str] = {}
+    spread: dict[str, Any] = {}
     own: dict[str, str] = {"seed": "0", "output": "", "tracking.wandb": "offline"}
     for argument in arguments:
         name, equals, text = argument.partition("=")
@@ -227,6 +228,8 @@ def _spec_by_hand(arguments: list[str], config_class: type[Any], module: str) ->
             inputs[name.removeprefix("inputs.")] = text
         elif name in own:
             own[name] = text
+        elif name.startswith("distributed."):
+            spread[name.removeprefix("distributed.")] = yaml.safe_load(text)
         else:
             _set_nested(values, name.split("."), yaml.safe_load(text))
     if not own["output"]:
@@ -237,7 +240,6 @@ def _spec_by_hand(arguments: list[str], config_class: type[Any], module: str) ->
     for name, path in inputs.items():
         manifest = read_manifest(Path(path))
         parents[name] = Parent(manifest.kind, manifest.digest, Path(path).name)
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
     work = output.with_name(f"{output.name}.work")
     key = sha256_text(
         canonical_json({"run": run, "config": config, "parents": {k: p.digest for k, p in parents.items()}})
@@ -255,9 +257,18 @@ def _spec_by_hand(arguments: list[str], config_class: type[Any], module: str) ->
         work=str(work),
         outcome=str(output.with_name(f"{output.name}.outcome.json")),
         seed=int(own["seed"]),
-        distributed=Distributed(num_processes=world_size),
+        distributed=_distributed_by_hand(spread),
         tracking=Tracking(wandb=own["tracking.wandb"]),
     )
+
+
+def _distributed_by_hand(values: dict[str, Any]) -> Distributed:
+    """Return how the processes work together: as `accelerate launch` started them, and as the arguments say."""
+    known = [field.name for field in dataclasses.fields(Distributed) if field.name != "num_processes"]
+    for name in values:
+        if name not in known:
+            raise UsageError(f"distributed.{name}: unknown key{did_you_mean(name, known)}; known: {', '.join(known)}")
+    return Distributed(**values, num_processes=int(os.environ.get("WORLD_SIZE", "1")))
 
 
 def _main_module_name() -> str:

@@ -10,6 +10,7 @@ from rich.console import Console
 from posttrain.pipeline.config.pipeline import PipelineConfig
 from posttrain.pipeline.graph.graph import build_graph
 from posttrain.pipeline.graph.keys import check_external_paths
+from posttrain.pipeline.local.by_hand import arguments_of
 from posttrain.pipeline.local.launch import local_launcher
 from posttrain.pipeline.local.scheduler import Scheduler, State, Task
 from posttrain.pipeline.runs.resolve import Made, Resolver, committed
@@ -89,7 +90,10 @@ def _refuse_beside_jobs(run: RunDirectory) -> None:
 
 
 def dry_run(point: Point) -> int:
-    """Print the stages in order, what would become of each, and their command lines; write nothing."""
+    """Print the stages in order, what would become of each, and lines that run by hand what is not made.
+
+    Nothing is written.
+    """
     launcher = local_launcher(point.config, point.stages)
     resolver = Resolver(point.config, point.run, launcher.distributed)
     made: dict[str, Made] = {}
@@ -105,7 +109,9 @@ def dry_run(point: Point) -> int:
                 made[stage.name] = found
             status = f"{'cached' if found else 'would run'}  {Path(spec.output).name}"
         print(f"\n# {stage.name}  {stage.type.run}  {status}")
-        print(launcher.command(stage, point.run.spec(stage.name)).shell())
+        if stage.name not in made:
+            arguments = arguments_of(stage, point.run, made, point.config.seed, launcher.distributed(stage))
+            print(launcher.command(stage, arguments).shell())
     print_version_warnings({name: artifact.manifest for name, artifact in made.items()})
     return EXIT_DONE
 

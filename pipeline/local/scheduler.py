@@ -202,7 +202,7 @@ class Scheduler:
     def _start(self, task: Task, spec: StageSpec) -> None:
         self._run.write_spec(spec)
         log = self._run.new_log(spec.stage)
-        command = self._launcher.command(task.stage, self._run.spec(spec.stage))
+        command = self._launcher.command(task.stage, ["--spec", str(self._run.spec(spec.stage))])
         task.process = StageProcess(command, Path(spec.outcome), log, spec.distributed.timeout_seconds)
         task.state = State.RUNNING
         self._display.started(spec.stage, f"started  {Path(spec.output).name}  log {log}")

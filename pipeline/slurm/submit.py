@@ -64,6 +64,7 @@ class Submission:
         self.points = points
         self._variants = variants_of(points)
         self._planned: dict[int, Planned] = {}
+        self._writes = False
 
     def stages(self) -> list[Planned]:
         """Return every variant after `plan` or `submit`, parents first."""
@@ -83,6 +84,7 @@ class Submission:
         Raises PosttrainError with Slurm's words when a job is refused, KeyboardInterrupt after a stop signal; the jobs
         submitted before are cancelled, so that nothing is left half done.
         """
+        self._writes = True
         with ExitStack() as stack:
             for point in self.points:
                 stack.enter_context(Lease(point.run.lease, point.run.name))
@@ -141,7 +143,8 @@ class Submission:
         point = variant.points[0]
         resolver = Resolver(point.config, point.run, SlurmLauncher(point.config).distributed)
         spec = resolver.spec(variant.stage, present)
-        resolver.files.save()
+        if self._writes:
+            resolver.files.save()
         return Planned(variant, committed(spec), spec)
 
     def _jobs_of_parents(self, planned: Planned) -> tuple[str, ...]:

@@ -49,7 +49,7 @@ def local(limits: LauncherConfig | None = None, **distributed: object) -> LocalL
 
 def command(run: str = "train.sft", limits: LauncherConfig | None = None, **distributed: object) -> Command:
     """Return the command of a stage on this machine."""
-    return local(limits, **distributed).command(stage(run, **distributed), Path("spec.json"))
+    return local(limits, **distributed).command(stage(run, **distributed), ["--spec", "spec.json"])
 
 
 def test_one_cpu_process_is_launched_by_accelerate_with_everything_spelled_out(no_gpu: None) -> None:
@@ -116,7 +116,7 @@ def test_a_stage_never_takes_itself_for_a_rank_of_its_launcher(no_gpu: None, mon
 
 
 def test_shell_lines_quote_what_a_shell_would_split(no_gpu: None) -> None:
-    line = local().command(stage("data.demo"), Path("a folder/spec.json")).shell()
+    line = local().command(stage("data.demo"), ["--spec", "a folder/spec.json"]).shell()
     assert line.endswith("-m posttrain.data.demo --spec 'a folder/spec.json'")
     assert "POSTTRAIN_LEASH" not in line
 
