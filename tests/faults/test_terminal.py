@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from posttrain.pipeline.watch.stopping import AGAIN_SECONDS
 from posttrain.stage.lease import holder
 from posttrain.stage.outcome import read_outcome
 
@@ -30,8 +31,18 @@ name: own
 stages:
   rows: {run: data.curate, with: {record_type: demonstration, sources: [{name: mine, path: rows.jsonl}]}}
 """
+TWO_MORE = """\
+  before:
+    run: data.demo
+    with:
+      {num_texts: 3, num_demonstrations: 15, num_comparisons: 15, num_gold_comparisons: 15, num_evaluation_items: 15}
+  after:
+    run: data.curate
+    inputs: {sources: before}
+    with: {record_type: demonstration, sources: [{name: demo, file: demonstrations.jsonl}]}
+"""
 ASKED = "stopped on request; it starts again from the beginning"
-LONG, SHORT = 30_000, 3
+LONG, SHORT = 60_000, 3
 SIGNALLED = """
 import sys
 sys.path.insert(0, {tests!r})
@@ -120,6 +131,34 @@ def test_ctrl_c_under_tee_asks_the_stage_to_save(workspace: Workspace) -> None:
     line = f"set -o pipefail; trap : INT; {shlex.join(workspace.command())} | tee log; exit ${{PIPESTATUS[0]}}"
     code, _ = workspace.run_in_terminal(line, interrupt)
     assert (code, workspace.words(), workspace.artifacts()) == (75, ASKED, 0)
+
+
+def test_who_insists_kills_a_stage_that_does_not_answer(workspace: Workspace) -> None:
+    workspace.write_rows(LONG)
+
+    def insist(pid: int, master: int) -> None:
+        until(workspace.running)
+        (lease,) = workspace.path.glob("outputs/work/rows-*/lease")
+        os.kill(json.loads(lease.read_text())["pid"], signal.SIGSTOP)
+        while workspace.running():
+            os.write(master, b"\x03")
+            time.sleep(AGAIN_SECONDS)
+
+    code, shown = workspace.run_in_terminal(f"exec {shlex.join(workspace.command())}", insist)
+    assert (code, workspace.words()) == (75, "ended on request before it could save; earlier checkpoints stand")
+    assert "SIGINT once more: stages are killed" in shown
+
+
+def test_a_launcher_that_fails_itself_asks_the_stages_to_save(workspace: Workspace) -> None:
+    """It cannot write the log of a stage that it wants to start beside the one that runs."""
+    workspace.write_rows(LONG)
+    (workspace.path / "conf" / "recipe" / "own.yaml").write_text(RECIPE + TWO_MORE)
+    (workspace.path / "outputs" / "runs" / "r" / "logs").mkdir(parents=True)
+    (workspace.path / "outputs" / "runs" / "r" / "logs" / "after").touch()
+    done = subprocess.run(workspace.command(), cwd=workspace.path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "FileExistsError" in done.stderr
+    assert (workspace.words(), workspace.artifacts()) == (ASKED, 0)
 
 
 def test_a_closed_terminal_asks_the_stage_to_save(workspace: Workspace) -> None:
