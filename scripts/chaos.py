@@ -278,8 +278,8 @@ def digests(store: Path) -> dict[str, str]:
 
 
 def contents(base: Path) -> set[tuple[str, int, int]]:
-    """Return what lies where a run has no business: its working directory, its home, and what was left in /tmp."""
-    paths = (path for name in ("cwd", "home", "tmp") for path in (base / name).rglob("*"))
+    """Return what lies where a run has no business: its working directory and its home."""
+    paths = (path for name in ("cwd", "home") for path in (base / name).rglob("*"))
     return {(str(path.relative_to(base)), path.stat().st_size, path.stat().st_mtime_ns) for path in paths}
 
 

@@ -7,23 +7,22 @@ from pathlib import Path
 
 import pytest
 
+# builtins alone: a submission calls it for every stage
 SBATCH = """\
 echo "sbatch $*" >> "$FAKE/calls"
-env > "$FAKE/environment"
-number=$(($(cat "$FAKE/number") + 1)); echo $number > "$FAKE/number"
+compgen -e > "$FAKE/environment"
+read -r number < "$FAKE/number"; number=$((number + 1)); echo $number > "$FAKE/number"
 for script; do :; done
 [ ! -e "$FAKE/during" ] || . "$FAKE/during"
-elements=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\).*/\\1/p' "$script")
-if [ "$elements" ]; then
-    for index in $(seq 0 "$elements"); do echo "${number}_$index|PENDING|None||N/A|1:00" >> "$FAKE/queue"; done
-else
-    echo "$number|PENDING|None||N/A|1:00" >> "$FAKE/queue"
-fi
+elements=
+while read -r line; do [[ $line =~ ^#SBATCH\\ --array=0-([0-9]+) ]] && elements=${BASH_REMATCH[1]}; done < "$script"
+for ((index = 0; index <= ${elements:-0}; index++)); do
+    echo "$number${elements:+_$index}|PENDING|None||N/A|1:00" >> "$FAKE/queue"
+done
 echo $number
 """
 SQUEUE = """\
 echo "squeue $*" >> "$FAKE/calls"
-env > "$FAKE/environment"
 [ ! -e "$FAKE/silent" ] || { echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1; }
 [ -s "$FAKE/queue" ] || { echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1; }
 cat "$FAKE/queue"
@@ -64,7 +63,6 @@ class FakeSlurm:
         left = [line for line in lines if jobs and line.partition("|")[0] not in jobs]
         (self.folder / "queue").write_text("".join(left))
 
-    def environment(self) -> dict[str, str]:
-        """What the last command found in its environment."""
-        lines = (self.folder / "environment").read_text().splitlines()
-        return dict(line.split("=", 1) for line in lines if "=" in line)
+    def environment(self) -> set[str]:
+        """The names of the variables that the last `sbatch` found in its environment."""
+        return set((self.folder / "environment").read_text().split())

@@ -270,7 +270,7 @@ def _orders(group: Group) -> list[dict[str, Any]]:
 def _asked(script: str) -> list[str]:
     """Return the lines of a batch script that say what the job gets and does, without those that name it."""
     lines = [line.removeprefix("#SBATCH ") for line in script.splitlines() if line and not line.startswith("# ")]
-    return [line for line in lines if not line.startswith(("--job-name=", "--output=", "--array=", "exec "))]
+    return [line for line in lines if not line.startswith(("--job-name=", "--output=", "--array=", "exec ", "checked"))]
 
 
 def _orders_path(group: Group) -> Path:

@@ -27,6 +27,7 @@ from posttrain.pipeline.watch.stopping import StopRequests
 from posttrain.stage.errors import LeaseHeldError, PosttrainError
 from posttrain.stage.lease import Lease
 
+SETUP = "launcher.slurm.setup=[umask 2]"
 TWO_NODES = ("launcher=slurm_cpu", "distributed=ddp", "launcher.slurm.train.nodes=2")
 
 
@@ -62,11 +63,13 @@ def test_a_queued_job_does_what_it_was_submitted_for(
     slurm: FakeSlurm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "store"
-    submit(root, *TWO_NODES)
+    submit(root, *TWO_NODES, SETUP)
     (queued,) = orders(root, "sft")
     before = len(slurm.calls("sbatch"))
     capsys.readouterr()
-    submit(root, "launcher=slurm_cpu", "distributed=ddp", "launcher.slurm.train.nodes=1")
+    submit(root, *TWO_NODES, SETUP, "launcher.slurm.retries.hung=9")
+    assert capsys.readouterr().err == ""
+    submit(root, "launcher=slurm_cpu", "distributed=ddp", "launcher.slurm.train.nodes=1", SETUP)
     assert len(slurm.calls("sbatch")) == before
     driver = driver_of([str(queued)], {})
     assert "--nodes=2" in driver.launcher.srun(driver.stage, tmp_path / "spec.json")
@@ -93,8 +96,8 @@ def test_nothing_of_the_submitting_shell_s_own_job_reaches_the_jobs(
     with pytest.raises(PosttrainError):
         submit_pipelines(points_of(tmp_path / "store", *TWO_NODES), StopRequests())
     found = slurm.environment()
-    assert {"SLURM_CONF", "KEPT"} <= set(found)
-    assert not set(FOREIGN) & set(found)
+    assert {"SLURM_CONF", "KEPT"} <= found
+    assert not set(FOREIGN) & found
 
 
 def test_in_its_job_srun_keeps_what_it_needs_and_hands_all_on(monkeypatch: pytest.MonkeyPatch) -> None:
