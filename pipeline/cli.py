@@ -10,7 +10,9 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from posttrain.pipeline.watch.stopping import StopRequests
 from posttrain.stage.errors import EXIT_REQUEUE, PosttrainError, from_system
+from posttrain.stage.outlet import unhindered
 
 RUN_EXAMPLES = """examples:
   posttrain run recipe=demo                                    the whole pipeline on generated data
@@ -36,18 +38,26 @@ GENERATE_EXAMPLES = """examples:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     options = _parse(arguments)
+    code = EXIT_REQUEUE
+    try:
+        with unhindered("the run goes on, `posttrain status` tells how far it is" if options.action is _run else ""):
+            code = _act(options)
+    except KeyboardInterrupt:  # while the reader of our output stands still
+        pass
+    return code
+
+
+def _act(options: argparse.Namespace) -> int:
     try:
         code: int = options.action(options)
     except PosttrainError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("stopped: interrupted before any stage was started", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        goes_on = "; no stage was running, the same command goes on" if options.action is _run else ""
+        print(f"stopped: {stop or 'interrupted'}{goes_on}", file=sys.stderr)
         return EXIT_REQUEUE
-    except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
-        sys.stderr.close()
-        return 0
     except OSError as error:
         if (known := from_system(error, str(Path.cwd()))) is None:
             raise
@@ -170,10 +180,13 @@ def _run(options: argparse.Namespace) -> int:
     from posttrain.pipeline.commands.run_slurm import print_submission, submit_pipelines
     from posttrain.pipeline.config.sweep import compose_sweep
 
-    points = {label: prepare(config) for label, config in compose_sweep(options.overrides, options.config_dir).items()}
-    if next(iter(points.values())).config.launcher.kind == "slurm":
-        return print_submission(points) if options.dry_run else submit_pipelines(points)
-    return max(dry_run(point) for point in points.values()) if options.dry_run else run_pipelines(points)
+    stops = StopRequests()
+    with stops.heeded():
+        configs = compose_sweep(options.overrides, options.config_dir)
+        points = {label: prepare(config) for label, config in configs.items()}
+        if next(iter(points.values())).config.launcher.kind == "slurm":
+            return print_submission(points) if options.dry_run else submit_pipelines(points, stops)
+        return max(dry_run(point) for point in points.values()) if options.dry_run else run_pipelines(points, stops)
 
 
 def _plan(options: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ another's.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -39,6 +40,7 @@ def spec_by_hand(arguments: list[str], config_class: type[Any], module: str) -> 
     run = module.removeprefix("posttrain.") if module != "__main__" else _main_module_name()
     values: dict[str, Any] = {}
     inputs: dict[str, str] = {}
+    spread: dict[str, Any] = {}
     own: dict[str, str] = {"seed": "0", "output": "", "tracking.wandb": "offline"}
     for argument in arguments:
         name, equals, text = argument.partition("=")
@@ -49,6 +51,8 @@ def spec_by_hand(arguments: list[str], config_class: type[Any], module: str) -> 
             inputs[name.removeprefix("inputs.")] = text
         elif name in own:
             own[name] = text
+        elif name.startswith("distributed."):
+            spread[name.removeprefix("distributed.")] = yaml.safe_load(text)
         else:
             _set_nested(values, name.split("."), yaml.safe_load(text))
     if not own["output"]:
@@ -70,9 +74,18 @@ def spec_by_hand(arguments: list[str], config_class: type[Any], module: str) -> 
         work=str(output.with_name(f"{output.name}.work")),
         outcome=str(output.with_name(f"{output.name}.outcome.json")),
         seed=int(own["seed"]),
-        distributed=Distributed(num_processes=int(os.environ.get("WORLD_SIZE", "1"))),
+        distributed=_distributed(spread),
         tracking=Tracking(wandb=own["tracking.wandb"]),
     )
+
+
+def _distributed(values: dict[str, Any]) -> Distributed:
+    """Return how the processes work together: as `accelerate launch` started them, and as the arguments say."""
+    known = [field.name for field in dataclasses.fields(Distributed) if field.name != "num_processes"]
+    for name in values:
+        if name not in known:
+            raise UsageError(f"distributed.{name}: unknown key{did_you_mean(name, known)}; known: {', '.join(known)}")
+    return Distributed(**values, num_processes=int(os.environ.get("WORLD_SIZE", "1")))
 
 
 def require_own_places(spec: StageSpec, config_class: type[Any]) -> None:

@@ -27,6 +27,7 @@ from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, PosttrainError, Usage
 from posttrain.stage.lease import Lease
 from posttrain.stage.leash import follow
 from posttrain.stage.outcome import Outcome, read_outcome
+from posttrain.stage.outlet import outlive_readers
 from posttrain.stage.ranks import adopt_slurm_rank
 from posttrain.stage.schema import build, to_dict
 from posttrain.stage.spec import StageSpec
@@ -75,6 +76,7 @@ StageFunction = Callable[[Any, Context], StageResult]
 def stage_main(function: StageFunction, config_class: type[Any], kind: str) -> None:
     """Run a stage as this process, and exit with the code that `posttrain.stage.errors` documents."""
     adopt_slurm_rank()
+    outlive_readers()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     main_process = os.environ.get("RANK", "0") == "0"
     outcome: Path | None = None

@@ -9,7 +9,7 @@ from posttrain.pipeline.runs.resolve import committed
 from posttrain.pipeline.runs.rundir import RunDirectory, find_run, read_stages
 from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED
 from posttrain.stage.spec import StageSpec
-from posttrain.stage.wandb_upload import UploadError, is_uploaded, log_in, upload
+from posttrain.stage.wandb.upload import UploadError, is_uploaded, log_in, upload
 
 
 def print_sync(root: Path, name: str) -> int:

@@ -14,6 +14,7 @@ from posttrain.pipeline.local.process import StageProcess
 from posttrain.pipeline.runs.resolve import Made, Resolver, committed
 from posttrain.pipeline.runs.rundir import RunDirectory
 from posttrain.pipeline.watch.progress import Display
+from posttrain.pipeline.watch.stopping import StopRequests, Wanted
 from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
 from posttrain.stage.lease import clear_unheld_work, holder
 from posttrain.stage.spec import StageSpec
@@ -64,6 +65,7 @@ class Scheduler:
         launcher: LocalLauncher,
         limits: LauncherConfig,
         display: Display,
+        stops: StopRequests,
     ) -> None:
         self.tasks = {stage.name: Task(stage) for stage in stages}
         self._resolver = resolver
@@ -71,25 +73,25 @@ class Scheduler:
         self._launcher = launcher
         self._limits = limits
         self._display = display
-        self._stop_requests: list[str] = []
-        self._stops_obeyed = 0
-
-    def request_stop(self, why: str) -> None:
-        """Ask the running stages to save and exit; asked again, end them at once. Safe in a signal handler."""
-        self._stop_requests.append(why)
+        self._stops = stops
+        self._obeyed = Wanted.NOTHING
 
     def run(self) -> None:
-        """Return when every stage is made, or nothing runs any more after a failure or a stop."""
+        """Return when every stage is made, or nothing runs any more after a failure or a stop.
+
+        Stages that run when something goes wrong here are asked to save, as at a stop.
+        """
         for task in self.tasks.values():
             if task.state is State.CACHED:
                 self._announce_cached(task)
         try:
             while self._advance():
                 time.sleep(POLL_SECONDS)
+        except BaseException:
+            self._wind_down()
+            raise
         finally:
-            for task in self._running():
-                assert task.process is not None
-                task.process.kill()
+            self._kill()
 
     def nothing_to_do(self) -> bool:
         """Mark what is made already; return whether that is everything, and the run's folder knows of it."""
@@ -103,7 +105,7 @@ class Scheduler:
         self._obey_stop_requests()
         for task in self._running():
             self._check(task)
-        if self._stop_requests or any(task.code for task in self.tasks.values()):
+        if self._obeyed or any(task.code for task in self.tasks.values()):
             for task in self.tasks.values():
                 task.state = State.PENDING if task.open else task.state
             return bool(self._running())
@@ -113,17 +115,34 @@ class Scheduler:
         return any(task.open or task.state is State.RUNNING for task in self.tasks.values())
 
     def _obey_stop_requests(self) -> None:
-        for why in self._stop_requests[self._stops_obeyed :]:
-            self._stops_obeyed += 1
-            first = self._stops_obeyed == 1
-            consequence = "stages save and stop; once more to kill them" if first else "stages are killed"
-            self._display.say("pipeline", f"{why}: {consequence}")
-            for task in self._running():
-                assert task.process is not None
-                if first:
-                    task.process.stop()
-                else:
-                    task.process.kill()
+        wanted = self._stops.wanted
+        if wanted <= self._obeyed:
+            return
+        self._obeyed = wanted
+        if wanted is Wanted.KILL:
+            self._display.say("pipeline", f"{self._stops.came[-1].number.name} once more: stages are killed")
+            self._kill()
+        else:
+            why = self._stops.came[0].number.name
+            self._display.say("pipeline", f"{why}: stages save and stop; Ctrl-C once more to kill them")
+            self._ask_to_stop()
+
+    def _ask_to_stop(self) -> None:
+        for task in self._running():
+            assert task.process is not None
+            task.process.stop()
+
+    def _kill(self) -> None:
+        for task in self._running():
+            assert task.process is not None
+            task.process.kill()
+
+    def _wind_down(self) -> None:
+        """Have what runs save and stop, and wait for it, unless someone insists."""
+        self._ask_to_stop()
+        processes = [task.process for task in self._running() if task.process is not None]
+        while self._stops.wanted < Wanted.KILL and not _all_finished(processes):
+            time.sleep(POLL_SECONDS)
 
     def _running(self) -> list[Task]:
         return [task for task in self.tasks.values() if task.state is State.RUNNING]
@@ -190,7 +209,7 @@ class Scheduler:
     def _start(self, task: Task, spec: StageSpec) -> None:
         self._run.write_spec(spec)
         log = self._run.new_log(spec.stage)
-        command = self._launcher.command(task.stage, self._run.spec(spec.stage))
+        command = self._launcher.command(task.stage, ["--spec", str(self._run.spec(spec.stage))])
         task.process = StageProcess(command, Path(spec.outcome), log, spec.distributed.timeout_seconds)
         task.state = State.RUNNING
         self._display.started(spec.stage, f"started  {Path(spec.output).name}  log {log}")
@@ -215,3 +234,8 @@ class Scheduler:
             task.state = State.FAILED
             text = f"failed   {task.message}"
         self._display.ended(task.stage.name, text.rstrip())
+
+
+def _all_finished(processes: list[StageProcess]) -> bool:
+    """Return whether all have ended; each is looked at, since looking is what notices one that hangs."""
+    return sum(process.finished() for process in processes) == len(processes)

@@ -184,6 +184,16 @@ def signs_of_life(log: Path) -> Path:
     return log.with_suffix(".ranks")
 
 
+def own_spec(log: Path) -> Path:
+    """Return the work order that an attempt of a job has to itself, beside its log."""
+    return log.with_suffix(".spec.json")
+
+
+def own_outcome(log: Path) -> Path:
+    """Return what an attempt of a job leaves, beside its log."""
+    return log.with_suffix(".outcome.json")
+
+
 def link_stage(run: RunDirectory, home: RunDirectory, stage: str) -> None:
     """Let a run show the work order and logs that another run holds for a stage which both share."""
     for folder in ("stages", "logs"):

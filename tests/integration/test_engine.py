@@ -312,6 +312,20 @@ def test_dry_run_says_what_would_happen_and_writes_nothing(workspace: Workspace)
     assert workspace.contents() == before
 
 
+def test_the_lines_of_a_dry_run_run_as_printed(workspace: Workspace) -> None:
+    lines = workspace.run("run", "recipe=engine", "run_name=r", "--dry-run").stdout
+    assert not (workspace.path / "outputs").exists()
+    done = subprocess.run(["bash", "-e"], input=lines.partition("\n")[2], cwd=workspace.path, text=True, check=False)
+    assert done.returncode == 0
+    workspace.run("run", "recipe=engine", "run_name=r")
+    made = {path.name.partition("-")[0]: path for path in (workspace.path / "outputs" / "artifacts").iterdir()}
+    for stage, path in made.items():
+        by_hand = read_manifest(workspace.path / "outputs" / "by-hand" / "r" / stage)
+        assert by_hand.digest == read_manifest(path).digest, stage
+    again = workspace.run("run", "recipe=engine", "run_name=r", "--dry-run").stdout
+    assert "posttrain.data" not in again  # nothing is left to run
+
+
 def test_a_stage_that_waited_runs_with_the_files_of_the_moment_it_starts(workspace: Workspace) -> None:
     workspace.write_rows(SLOW_ROWS)
     late = workspace.path / "late.jsonl"

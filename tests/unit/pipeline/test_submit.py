@@ -122,6 +122,21 @@ def test_a_dry_run_of_a_sweep_prints_each_job_once_and_writes_nothing(
     assert not root.exists()
 
 
+def test_a_dry_run_does_not_even_remember_the_hash_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "conf" / "recipe").mkdir(parents=True)
+    (tmp_path / "conf" / "recipe" / "own.yaml").write_text(
+        "# @package _global_\ndefaults: [{override /pipeline: null}, _self_]\nname: own\nstages:\n"
+        "  rows: {run: data.curate, with: {record_type: demonstration, sources: [{name: r, path: "
+        f"{tmp_path}/rows.jsonl}}]}}}}\n"
+    )
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    root = tmp_path / "store"
+    overrides = ["recipe=own", "launcher=slurm_cpu", f"root={root}"]
+    points = {label: prepare(config) for label, config in compose_sweep(overrides, tmp_path / "conf").items()}
+    assert print_submission(points) == 0
+    assert not root.exists()
+
+
 def test_every_submitted_stage_of_the_graph_waits_for_its_parents(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
