@@ -322,7 +322,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=25)
     parser.add_argument("--strikes", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     base = options.directory.resolve()
     for name in ("cwd", "home", "tmp"):
         (base / name).mkdir(parents=True, exist_ok=True)
