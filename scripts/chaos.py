@@ -49,7 +49,7 @@ class Launch:
     """One command in a terminal of its own."""
 
     def __init__(self, base: Path, store: Path, overrides: list[str]) -> None:
-        self.store = store
+        self.store, self.overrides = store, overrides
         self.code: int | None = None
         self.problems: list[str] = []
         self.pid, self._terminal = pty.fork()
@@ -168,7 +168,7 @@ def fill_the_disk(launch: Launch, draw: random.Random) -> None:
 def start_a_second(launch: Launch, draw: random.Random) -> None:
     base = launch.store.parent
     second = subprocess.run(
-        [*COMMAND, f"root={launch.store}"],
+        [*COMMAND, f"root={launch.store}", *launch.overrides],
         cwd=base / "cwd",
         env={**os.environ, **QUIET},
         capture_output=True,
