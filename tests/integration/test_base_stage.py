@@ -91,6 +91,7 @@ def test_a_pretrained_model_learns_to_chat_and_forgets_nothing(tmp_path: Path) -
     assert torch.equal(embeddings_VD[:512], old_VD)
     assert_like_the_known(embeddings_VD[512:], old_VD)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert read(base / "new_tokens.json")["ids"] == result.facts["new_tokens"] == [512, 513]  # padding never is trained
     assert result.facts["parameters"] == sum(tensor.numel() for tensor in after.values()) + embeddings_VD.numel()
 
     model = AutoModelForCausalLM.from_pretrained(base)
