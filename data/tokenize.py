@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.chat.templates import template_digest
 from posttrain.data.chat.tokenizer import load_tokenizer, tokenizer_digest
-from posttrain.data.config.tokenize import DEFAULT_LENGTH, TokenizeConfig
+from posttrain.data.config.tokenize import DEFAULT_LENGTH, POSITIONS, TokenizeConfig
 from posttrain.data.records import (
     SPLITS,
     Comparison,
@@ -59,9 +59,6 @@ SCHEMAS: dict[type[Record], pa.Schema] = {
     Demonstration: pa.schema([*_COMMON, ("input_ids", _IDS), ("labels", _IDS)]),
     Comparison: pa.schema([*_COMMON, ("prompt_ids", _IDS), ("responses_ids", pa.list_(_IDS)), ("ranks", _IDS)]),
 }
-
-POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
-"""What families call the number of tokens that a model takes."""
 
 Encode = Callable[[PreTrainedTokenizerBase, Sequence[Any]], list[Outcome]]
 Map = Callable[[Iterable[Sequence[Any]]], Iterator[list[Outcome]]]

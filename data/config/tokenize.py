@@ -10,6 +10,8 @@ from posttrain.stage.schema import schema, speed
 
 DEFAULT_LENGTH = 4096
 """Most tokens of a row where the configuration does not say; longer models need it said."""
+POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
+"""What families call the number of tokens that a model takes."""
 
 
 @schema
