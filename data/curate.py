@@ -21,28 +21,30 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from posttrain.data.checks.scorers import SCORERS
 from posttrain.data.config.curate import CurateConfig, RecordType, SourceConfig
 from posttrain.data.records import RECORD_TYPES, Comparison, Record, write_dataset
 from posttrain.data.rows.accounting import SourceCounts, accounting
 from posttrain.data.rows.contradictions import labelled_both_ways
 from posttrain.data.rows.identity import content_digest
 from posttrain.data.rows.splits import HELD_OUT, assign_splits
-from posttrain.data.sources.adapters import ADAPTERS, Adapter, detect
 from posttrain.data.sources.adapters_comparisons import rejected_scored_higher
 from posttrain.data.sources.convert import RecordMaker
-from posttrain.data.sources.readers import BadRow, Row, Rows, read_hub_dataset, read_rows
+from posttrain.data.sources.origins import choose_adapter, open_source
+from posttrain.data.sources.readers import BadRow, Row
 from posttrain.data.sources.row_values import Drop, RowError
 from posttrain.stage import heartbeat
 from posttrain.stage.entry import Context, StageResult, stage_main
-from posttrain.stage.errors import UsageError, did_you_mean
+from posttrain.stage.errors import UsageError
 from posttrain.stage.files import write_json_atomic
 
 log = logging.getLogger(__name__)
+
+SET_ASIDE = "on_bad_row=quarantine sets bad rows aside"
+"""What else to do about a bad row than to mend it."""
 
 
 @dataclass
@@ -92,10 +94,18 @@ def _result(records: Sequence[Record], summary: dict[str, Any], facts: dict[str,
             "train_rows": sides["train"],
             "eval_rows": sides["eval"],
         },
-        headline=f"{summary['kept']:,} rows kept of {summary['rows_in']:,}",
+        headline=f"{summary['kept']:,} rows kept of {summary['rows_in']:,}{not_used(summary)}",
         licenses=sorted({record.license for record in records}),
         facts={"accounting": summary, "sources": facts},
     )
+
+
+def not_used(summary: Mapping[str, Any]) -> str:
+    """Return the end of the headline that names the columns of content which nobody uses, or an empty text."""
+    by_source = [counts.get("ignored_content", {}) for counts in summary["by_source"].values()]
+    names = list(dict.fromkeys(name for columns in by_source for name in columns))
+    further = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"; not used: {', '.join(names[:3])}{further}" if names else ""
 
 
 def read_source(
@@ -109,7 +119,7 @@ def read_source(
     rows, path = open_source(source, inputs)
     adapter, rows = choose_adapter(source.adapter, rows, path, record_type)
     defaults = {"license": source.license, "language": source.language, "task": source.task}
-    maker = RecordMaker(adapter, record_type, source.name, defaults, source.scorer)
+    maker = RecordMaker(adapter, record_type, source.name, defaults, source.scorer, source.ids == "error")
     counts = curation.counts[source.name] = SourceCounts()
     places: dict[str, tuple[str, str]] = {}
     for unit in islice(adapter.units(rows, record_type), source.limit):
@@ -121,7 +131,7 @@ def read_source(
                 check_id(made, unit.position, places)
         except RowError as error:
             if on_bad_row == "error":
-                raise UsageError(f"{path}{unit.position}: {error}") from None
+                raise UsageError(f"{path}{unit.position}: {error} ({SET_ASIDE})") from None
             curation.quarantined.append(quarantined(source.name, path, unit, str(error)))
             made = Drop("quarantined")
         if isinstance(made, Drop):
@@ -136,47 +146,16 @@ def read_source(
             counts.rejected_scored_higher += 1
     if not counts.rows_in:
         raise UsageError(f"{path}: nothing in it for {record_type} records; leave the source out")
-    omitted = {"ignored_columns": dict(maker.ignored_columns), "responses_removed": dict(maker.responses_removed)}
-    curation.facts[source.name] = {"adapter": adapter.name, **{name: value for name, value in omitted.items() if value}}
-
-
-def open_source(source: SourceConfig, inputs: Path | None) -> tuple[Rows, str]:
-    """Return the rows of a source and the path or name to show in errors; ``inputs`` is the artifact of sources."""
-    if source.scorer is not None and source.scorer not in SCORERS:
-        choices = ", ".join(SCORERS)
-        raise UsageError(f"source {source.name!r}: scorer {source.scorer!r} must be one of {choices}; rename it")
-    if source.dataset is not None:
-        rows = read_hub_dataset(source.dataset, source.subset, source.dataset_split, source.revision)
-        return rows, source.dataset
-    if source.path is not None:
-        return read_rows(Path(source.path)), source.path
-    if inputs is None:
-        raise UsageError(f"source {source.name!r}: file {source.file!r} needs inputs.sources; give it, or give path")
-    path = inputs / str(source.file)
-    if not path.exists():
-        known = sorted(entry.name for entry in inputs.iterdir())
-        raise UsageError(f"source {source.name!r}: no file {source.file!r} in {inputs}{did_you_mean(path.name, known)}")
-    return read_rows(path), str(path)
-
-
-def choose_adapter(name: str, rows: Rows, path: str, record_type: RecordType) -> tuple[Adapter, Rows]:
-    """Return the adapter of a source, recognised from its first good row if need be, and all its rows.
-
-    Raises UsageError when no adapter fits, or the one named does not make the record type.
-    """
-    if name != "auto":
-        ADAPTERS[name].converter(record_type)
-        return ADAPTERS[name], rows
-    seen: list[Row | BadRow] = []
-    for row in rows:
-        seen.append(row)
-        if isinstance(row, Row):
-            try:
-                return detect(row.values, record_type), chain(seen, rows)
-            except UsageError as error:
-                raise UsageError(f"{path}{row.position}: {error}") from None
-    reason = next(row.reason for row in seen if isinstance(row, BadRow))
-    raise UsageError(f"{path}{seen[0].position}: {reason}; no row of the source is readable")
+    counts.ignored_columns, counts.ignored_content = maker.ignored_columns, maker.ignored_content
+    if maker.ignored_content:
+        names = ", ".join(f"{name} ({rows:,} rows)" for name, rows in maker.ignored_content.most_common())
+        log.warning("%s: columns that look like content, which adapter %r does not use: %s", path, adapter.name, names)
+    further = {
+        "ignored_columns": dict(maker.ignored_columns),
+        "responses_removed": dict(maker.responses_removed),
+        "rows_with_calls_in_text": maker.read_from_text,
+    }
+    curation.facts[source.name] = {"adapter": adapter.name, **{name: value for name, value in further.items() if value}}
 
 
 def check_id(record: Record, position: str, places: dict[str, tuple[str, str]]) -> None:
@@ -185,13 +164,16 @@ def check_id(record: Record, position: str, places: dict[str, tuple[str, str]]) 
     known_digest, known_position = places.setdefault(record.id, (digest, position))
     if known_digest != digest:
         own = record.id.removeprefix(f"{record.source}/")
-        raise RowError(f"id {own!r}: already used at {known_position.lstrip(':')} for another row; ids must differ")
+        raise RowError(
+            f"id {own!r}: already used at {known_position.lstrip(':/')} for another row; ids must differ, or ids=ignore"
+        )
 
 
 def quarantined(source: str, path: str, unit: Row | BadRow, reason: str) -> dict[str, Any]:
     """Return the quarantine's line for a row; the place has no folders, so that moving a file changes no artifact."""
     row = unit.raw if isinstance(unit, BadRow) else unit.values
-    return {"source": source, "place": f"{Path(path).name}{unit.position}", "reason": reason, "row": row}
+    place = unit.position.removeprefix("/") if unit.position.startswith("/") else f"{Path(path).name}{unit.position}"
+    return {"source": source, "place": place, "reason": reason, "row": row}
 
 
 def hold_out(

@@ -36,9 +36,11 @@ from posttrain.data.records import (
     type_name,
 )
 from posttrain.data.tokens.accounting import TokenAccounting
-from posttrain.data.tokens.encode import Outcome, encode_comparisons, encode_demonstrations
+from posttrain.data.tokens.encode import encode_demonstrations
+from posttrain.data.tokens.encode_comparisons import encode_comparisons
 from posttrain.data.tokens.encode_prompts import encode_prompt_records
 from posttrain.data.tokens.encode_unpaired import encode_unpaired
+from posttrain.data.tokens.outcome import Outcome, Policies
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError
 from posttrain.stage.files import write_json_atomic
@@ -125,18 +127,20 @@ def needs_markers(record_type: type[Record], loss_on: str) -> bool:
 
 def encoder(config: TokenizeConfig, record_type: type[Record], max_length: int) -> Encode:
     """Return the function that makes rows of one type as configured."""
-    policies: dict[str, Any] = {
-        "max_length": max_length,
-        "overlong": config.overlong,
-        "on_control_tokens": config.on_control_tokens,
-    }
+    policies = Policies(
+        max_length=max_length,
+        overlong=config.overlong,
+        on_control_tokens=config.on_control_tokens,
+        on_lost_text=config.on_lost_text,
+        thinking=config.thinking,
+    )
     if record_type is Demonstration:
-        return partial(encode_demonstrations, loss_on=config.loss_on, **policies)
+        return partial(encode_demonstrations, policies=policies, loss_on=config.loss_on)
     if record_type is Comparison:
-        return partial(encode_comparisons, **policies)
+        return partial(encode_comparisons, policies=policies)
     if record_type is UnpairedPreference:
-        return partial(encode_unpaired, **policies)
-    return partial(encode_prompt_records, **policies)
+        return partial(encode_unpaired, policies=policies)
+    return partial(encode_prompt_records, policies=policies)
 
 
 def write_tokens(

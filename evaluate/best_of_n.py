@@ -26,8 +26,7 @@ from posttrain.evaluate.measure.selection import SELECTORS, SampledItem, calibra
 from posttrain.evaluate.page import selection_plots
 from posttrain.models.load import load_policy, load_reward_model
 from posttrain.sample.choose.answers import extractor
-from posttrain.sample.choose.confidence import mean_logprob
-from posttrain.sample.choose.select import derived_seed
+from posttrain.sample.choose.select import answer_logprob, derived_seed
 from posttrain.sample.engine.sampler import Sampler
 from posttrain.sample.sampling import Sample, SamplingParams
 from posttrain.sample.score import by_reward
@@ -85,7 +84,7 @@ def sampled_item(
     A `choice` item's labels are taken in alphabetical order, so that the vote cannot know which one is right.
     """
     extract = extractor(item.scorer, sorted(item.reference.split("|")))
-    texts = [sample.text for sample in samples]
+    texts = [sample.text for sample in samples]  # behind the reasoning
     preference = None
     if item.ideal is not None:
         preference = [preference_score(text, item.reference, item.scorer, item.ideal) for text in texts]
@@ -94,11 +93,13 @@ def sampled_item(
         task=item.task,
         language=item.language,
         prompt_tokens=len(prompt),
-        responses=texts,
-        answers=[extract(text) for text in texts],
+        responses=[sample.response for sample in samples],
+        texts=texts,
+        answers=[extract(sample.text) if sample.answered else None for sample in samples],
         tokens=[len(sample.token_ids) for sample in samples],
-        ended=[sample.finish_reason == "stop" for sample in samples],
-        logprobs=[mean_logprob(sample.logprobs) for sample in samples],
+        reasoning_tokens=[sample.reasoning_tokens for sample in samples],
+        ended=[sample.ended for sample in samples],
+        logprobs=[answer_logprob(sample) for sample in samples],
         rewards=list(rewards),
         correct=[score(item.scorer, text, item.reference) for text in texts],
         preference=preference,

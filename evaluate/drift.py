@@ -95,15 +95,17 @@ def score_response(
         language=item.language,
         sample=number,
         prompt=prompt_text(item.prompt),
-        response=sample.text,
+        response=sample.response,
         tokens=len(sample.token_ids),
-        ended=sample.finish_reason == "stop",
+        ended=sample.ended,
         correct=correct,
         preference=preference,
         score=correct if preference is None else preference,
         kl=divergences[0],
         k3=divergences[1],
         reference_logprob=reference_logprob,
+        answer=sample.text,
+        reasoning_tokens=sample.reasoning_tokens,
     )
 
 

@@ -24,7 +24,8 @@ from posttrain.evaluate.inputs import (
 from posttrain.evaluate.measure.heldout import row_losses, summarise_losses
 from posttrain.evaluate.measure.item_scores import ScoredItem, prompt_text, scores_of, summarise_items, write_items
 from posttrain.models.load import load_policy
-from posttrain.sample.generate import Response, generate
+from posttrain.sample.generate import generate
+from posttrain.sample.sampling import Sample
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError
 from posttrain.stage.files import write_json_atomic
@@ -63,21 +64,24 @@ def run(config: PolicyEvaluationConfig, context: Context) -> StageResult:
     return _result(summary, sum(len(row["input_ids"]) for row in rows))
 
 
-def score_item(item: EvaluationItem, response: Response) -> ScoredItem:
-    """Return a response with its scores."""
-    correct, preference = scores_of(item, response.text)
+def score_item(item: EvaluationItem, sample: Sample) -> ScoredItem:
+    """Return a response with the scores of its answer."""
+    correct, preference = scores_of(item, sample.text)
     return ScoredItem(
         id=item.id,
         task=item.task,
         language=item.language,
         prompt=prompt_text(item.prompt),
-        response=response.text,
+        response=sample.response,
         reference=item.reference,
         ideal=item.ideal,
         scorer=item.scorer,
         correct=correct,
         preference=preference,
-        ended=response.ended,
+        ended=sample.ended,
+        answer=sample.text,
+        reasoning_tokens=sample.reasoning_tokens,
+        answered=sample.answered,
     )
 
 
@@ -92,6 +96,8 @@ def _result(summary: dict[str, Any], tokens: int) -> StageResult:
         overall = summary["items"]["overall"]
         metrics |= {"exact_match": overall["exact_match"]["value"], "ended": overall["ended"], "items": overall["n"]}
         headline = f"exact match {overall['exact_match']['value']:.2f}"
+        if overall["reasoning"] is not None:
+            metrics |= {f"reasoning_{name}": value for name, value in overall["reasoning"].items()}
         if overall["preference"] is not None:
             metrics["preference"] = overall["preference"]["value"]
     return StageResult(metrics=metrics, headline=headline, tokens=tokens)

@@ -22,6 +22,7 @@ from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.chat.pieces import encode_prompts
+from posttrain.data.chat.reasoning import hidden_tokens
 from posttrain.data.chat.tokenizer import load_tokenizer
 from posttrain.data.messages import Conversation, Json, Message, message_dicts
 from posttrain.models.load import load_policy
@@ -40,6 +41,7 @@ from posttrain.stage.schema import build
 CHUNK = 256
 """Prompts of a file that are sampled together; their responses are on the disk before the next ones begin."""
 RESET = "/reset"
+_CUT = "the reasoning did not end; raise max_tokens"
 
 Row = tuple[Json, list[Json]]
 """A row of a file as it is, and the conversation that its prompt means."""
@@ -111,12 +113,23 @@ def _with_system(messages: list[Json], system: str) -> Conversation:
 
 
 def _plain(sample: Sample) -> dict[str, Any]:
+    reasoning = {"reasoning": sample.reasoning} if sample.reasoning else {}
     return {
         "text": sample.text,
+        **reasoning,
+        "ended": sample.ended,
         "finish_reason": sample.finish_reason,
         "tokens": len(sample.token_ids),
         "mean_logprob": mean_logprob(sample.logprobs),
     }
+
+
+def readable(sample: Sample) -> str:
+    """Return a response for people to read, its reasoning set apart from the answer."""
+    if not sample.reasoning and sample.answered:
+        return sample.text
+    head = f"[reasoning: {len(sample.reasoning.split())} words]\n{sample.reasoning}"
+    return f"{head}\n\n[answer]\n{sample.text}" if sample.answered else f"{head}\n\n[no answer: {_CUT}]"
 
 
 def chat(
@@ -146,25 +159,29 @@ def chat(
         except UsageError as error:
             write(f"({error}; {RESET} makes room)\n")
             continue
-        conversation = [*asked, {"role": "assistant", "content": answer or " "}]
+        conversation = [*asked, answer]
 
 
 def _stream(
     sampler: Sampler, params: SamplingParams, conversation: Conversation, write: Callable[[str], object]
-) -> str:
-    """Write a response as it comes, and return it."""
-    decoder, tokenizer = DecodeStream(skip_special_tokens=True), sampler.tokenizer.backend_tokenizer
+) -> Json:
+    """Write a response as it comes, and return it as a message."""
+    decoder, tokenizer = DecodeStream(skip_special_tokens=False), sampler.tokenizer.backend_tokenizer
+    hidden = hidden_tokens(sampler.tokenizer) | sampler.ending(params).tokens
     shown: list[str] = []
 
     def show(prompt: int, number: int, token: int) -> None:
-        shown.append(decoder.step(tokenizer, token) or "")
-        write(shown[-1])
-        sys.stdout.flush()
+        if token not in hidden:
+            shown.append(decoder.step(tokenizer, token) or "")
+            write(shown[-1])
+            sys.stdout.flush()
 
     ids = encode_prompts(sampler.tokenizer, [conversation])
     ((sample,),) = sampler.generate(ids, params, on_token=None if params.stop else show)
-    write(sample.text.removeprefix("".join(shown)) + "\n")  # all of it, or the half of a character that was held back
-    return sample.text
+    rest = sample.response.removeprefix("".join(shown))  # all of it, or the half of a character that was held back
+    write(f"{rest}\n" if sample.answered else f"{rest}\n(no answer: {_CUT})\n")
+    message: Json = {"role": "assistant", "content": sample.text or " "}
+    return message | ({"reasoning_content": sample.reasoning} if sample.reasoning and sample.answered else {})
 
 
 def main() -> int:
@@ -212,7 +229,7 @@ def _run(options: argparse.Namespace) -> None:
             return
         conversation = _with_system(_conversation(options.prompt, "--prompt"), options.system)
         for sample in source.generate(encode_prompts(tokenizer, [conversation]), params)[0]:
-            print(sample.text)
+            print(readable(sample))
 
 
 def _check(options: argparse.Namespace, params: SamplingParams, kind: str, talking: bool) -> None:

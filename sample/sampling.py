@@ -82,9 +82,27 @@ class Sample:
     """Log-probability of each token under the distribution that it was drawn from; 0 when greedy or forced."""
     finish_reason: FinishReason
     text: str
-    """Without special tokens, cut before a stop text."""
+    """The answer: what stands behind the reasoning, without special tokens, cut before a stop text."""
     seconds: float
     """Wall time from the forward over its prompt to its end, other samples of the batch included."""
+    reasoning: str = ""
+    """What was thought before the answer."""
+    reasoning_tokens: int = 0
+    """Tokens of the reasoning by itself."""
+    answered: bool = True
+    """Whether the reasoning, where there is any, came to its end; if not, there is no answer."""
+    whole: str | None = None
+    """The response with its reasoning and the marks that set it apart; None where it is `text`."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the model ended its turn, with an answer, rather than being cut."""
+        return self.finish_reason == "stop" and self.answered
+
+    @property
+    def response(self) -> str:
+        """All that was said, reasoning included."""
+        return self.text if self.whole is None else self.whole
 
 
 Prompts = Sequence[Sequence[int]]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import shutil
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,38 @@ def canonical_json(value: Any) -> str:
 def files_under(directory: Path) -> list[Path]:
     """Return all files below a directory, sorted by their relative POSIX path."""
     return sorted((p for p in directory.rglob("*") if p.is_file()), key=lambda p: p.relative_to(directory).as_posix())
+
+
+def located(path: Path | str) -> Path:
+    """Return where a path that a person wrote points to: ``~`` is the home folder.
+
+    Accented letters have two spellings in Unicode, and keyboards and disks differ in which they choose; where the one
+    that was written is not there, the other is taken.
+    """
+    try:
+        text = str(Path(path).expanduser())
+    except RuntimeError:  # no such user
+        text = str(path)
+    spellings = [text, *(unicodedata.normalize(form, text) for form in ("NFC", "NFD"))]
+    return Path(next((spelling for spelling in spellings if os.path.lexists(spelling)), text))
+
+
+def is_pattern(path: Path | str) -> bool:
+    """Return whether a path names nothing by itself, but those files whose names match its ``*``, ``?`` or ``[…]``."""
+    return glob.has_magic(str(path)) and not located(path).exists()
+
+
+def matching(path: Path | str) -> tuple[Path, list[Path]]:
+    """Return the folder where a pattern begins, and all files that match it, sorted by their path below that folder.
+
+    ``**`` stands for any folders; hidden files match nothing.
+    """
+    parts = located(path).parts
+    fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
+    folder = Path(*parts[:fixed])
+    below = {found.relative_to(folder): found for found in folder.glob(str(Path(*parts[fixed:]))) if found.is_file()}
+    visible = [path for path in below if not any(part.startswith(".") for part in path.parts)]
+    return folder, [below[path] for path in sorted(visible, key=Path.as_posix)]
 
 
 def hash_files(directory: Path) -> dict[str, dict[str, Any]]:

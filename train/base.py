@@ -5,6 +5,7 @@ python -m posttrain.train.base path=FOLDER pad_token='<|pad|>' chat_template=cha
 
 from __future__ import annotations
 
+import datetime
 import json
 import shutil
 from pathlib import Path
@@ -21,8 +22,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from posttrain.data.chat.templates import template_digest
-from posttrain.data.chat.tokenizer import check_tokenizer, prepare_tokenizer, tokenizer_digest
+from posttrain.data.chat.probe import probe
+from posttrain.data.chat.templates import template_digest, template_of, writes_date
+from posttrain.data.chat.tokenizer import check_tokenizer, fix_template, prepare_tokenizer, tokenizer_digest
 from posttrain.data.records import Demonstration, dataset_type, read_records
 from posttrain.models.declared import end_token_ids
 from posttrain.models.pretrained import download, find_weights, model_license, stored_parameters
@@ -41,20 +43,25 @@ def run(config: BaseConfig, context: Context) -> StageResult:
     """Write a model folder whose tokenizer can pad, can chat and knows where a turn ends."""
     output = context.output
     template = chat_template(config.chat_template, config.chat_template_file)
-    special = {"template": template, "pad_token": config.pad_token, "eos_token": config.eos_token}
+    special = {
+        "template": template,
+        "own_name": config.chat_template_name,
+        "pad_token": config.pad_token,
+        "eos_token": config.eos_token,
+    }
     origin: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
     licenses: list[str] = []
     if config.architecture is not None:
         tokenizer = tokenizer_from_data(context.inputs, config.architecture)
-        prepare_tokenizer(tokenizer, **special)
-        check_tokenizer(tokenizer)
+        origin |= dress(tokenizer, special, config)
         model = random_llama(config.architecture, tokenizer, context.spec.seed)
         model.to(getattr(torch, config.dtype or "float32")).save_pretrained(output)
     else:
         folder = Path(config.path or download(config.hub_name or "", config.revision, config.trust_remote_code))
         if config.hub_name is not None:
             origin |= {"hub_name": config.hub_name, "commit": folder.name}
-        tokenizer = import_model(folder, output, special, config, context.spec.seed)
+        tokenizer, template_facts = import_model(folder, output, special, config, context.spec.seed)
+        origin |= template_facts
         licenses = model_license(folder)
     tokenizer.save_pretrained(output)
     record_token_ids(output, tokenizer)
@@ -79,6 +86,24 @@ def chat_template(name: str | None, file: str | None) -> str | None:
         return Path(file).read_text(encoding="utf-8")
     except OSError as error:
         raise UsageError(f"train.base.chat_template_file={file}: {error.strerror}; give a Jinja file") from None
+
+
+def dress(tokenizer: PreTrainedTokenizerBase, special: dict[str, str | None], config: BaseConfig) -> dict[str, Any]:
+    """Give a tokenizer its template and special tokens, in place, and return what the manifest says of the template.
+
+    Raises UsageError where a model could not be trained with them.
+    """
+    prepare_tokenizer(tokenizer, **special)
+    date = datetime.date.fromisoformat(config.date) if config.date else datetime.date.today()
+    dated = writes_date(template_of(tokenizer).text)
+    fix_template(tokenizer, config.template_arguments, date, config.merge_system)
+    check_tokenizer(tokenizer)
+    facts: dict[str, Any] = {"behaviour": probe(tokenizer)}
+    if config.template_arguments:
+        facts["arguments"] = config.template_arguments
+    if dated:
+        facts["date"] = date.isoformat()
+    return {"chat_template": facts}
 
 
 def tokenizer_from_data(inputs: dict[str, Path], architecture: ArchitectureConfig) -> PreTrainedTokenizerBase:
@@ -115,8 +140,9 @@ def random_llama(architecture: ArchitectureConfig, tokenizer: PreTrainedTokenize
 
 def import_model(
     folder: Path, output: Path, special: dict[str, str | None], config: BaseConfig, seed: int
-) -> PreTrainedTokenizerBase:
-    """Bring a pretrained model's weights and configuration to ``output``, and return its prepared tokenizer.
+) -> tuple[PreTrainedTokenizerBase, dict[str, Any]]:
+    """Bring a pretrained model's weights and configuration to ``output``, and return its prepared tokenizer with
+    what the manifest says of its template.
 
     The weight files are copied as they are unless tokens have to be added or the dtype differs. Raises UsageError
     before anything large is read.
@@ -131,8 +157,7 @@ def import_model(
         reason = str(error).strip().splitlines()[0]
         raise UsageError(f"{folder}: no tokenizer or configuration that transformers can read ({reason})") from None
     num_known = min(len(tokenizer), pretrained.get_text_config().vocab_size)
-    prepare_tokenizer(tokenizer, **special)
-    check_tokenizer(tokenizer)
+    template_facts = dress(tokenizer, special, config)
     if len(tokenizer) > num_known or dtype not in (None, stored_dtype):
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype or "auto", use_safetensors=True, trust_remote_code=trust_remote_code
@@ -147,7 +172,7 @@ def import_model(
     if trust_remote_code:
         for path in folder.glob("*.py"):
             shutil.copyfile(path, output / path.name)
-    return tokenizer
+    return tokenizer, template_facts
 
 
 @torch.no_grad()

@@ -1,14 +1,28 @@
-"""Conversations as text under a chat template, and the boundary between prompt and response."""
+"""Conversations as text under a chat template, and the boundary between prompt and response.
+
+What is rendered is what was given: a template that leaves out a text of the conversation raises LostTextError.
+"""
 
 from __future__ import annotations
 
-from jinja2.exceptions import TemplateError
-from transformers import PreTrainedTokenizerBase
-from transformers.utils.chat_template_utils import render_jinja_template
+import dataclasses
+import re
 
-from posttrain.data.chat.templates import Span, has_generation_markers, template_name
-from posttrain.data.messages import Conversation
+from transformers import PreTrainedTokenizerBase
+
+from posttrain.data.chat.forms import forms_of
+from posttrain.data.chat.given import lost_text
+from posttrain.data.chat.templates import ChatTemplate, Span, template_of
+from posttrain.data.messages import Conversation, Json
 from posttrain.stage.errors import UsageError
+
+_OPEN_BLOCK = re.compile(r"<think>\s*\Z")
+THINK_END = "</think>"
+"""What ends the reasoning where the generation prompt has begun it."""
+
+
+class LostTextError(UsageError):
+    """The template leaves out something that the conversation says."""
 
 
 def render(
@@ -16,26 +30,74 @@ def render(
 ) -> tuple[str, list[Span]]:
     """Return a conversation as text, with the spans that the template marks as the assistant's.
 
-    Raises UsageError when the template refuses the conversation.
+    Raises UsageError when the template refuses the conversation, and LostTextError when it leaves a part of it out.
     """
-    marked = has_generation_markers(tokenizer)
-    try:
-        texts, spans = render_jinja_template(
-            conversations=[conversation.messages],
-            tools=conversation.tools or None,
-            chat_template=tokenizer.get_chat_template(),
-            return_assistant_tokens_mask=marked,
-            add_generation_prompt=add_generation_prompt,
-            **tokenizer.special_tokens_map | conversation.template_arguments,
-        )
-    except TemplateError as error:
-        raise UsageError(f"{template_name(tokenizer)} refuses the conversation: {error}") from None
-    return texts[0], spans[0] if marked else []
+    template = template_of(tokenizer)
+    text, spans = _written(template, conversation, add_generation_prompt)
+    lost = lost_text(template, conversation, text, add_generation_prompt)
+    if lost is not None:
+        raise LostTextError(f"{template.name} leaves out {lost}; {_fix(lost)}")
+    return text, spans
+
+
+def _written(
+    template: ChatTemplate, conversation: Conversation, add_generation_prompt: bool = False
+) -> tuple[str, list[Span]]:
+    return template.fill(forms_of(template).write(conversation), add_generation_prompt)
+
+
+def _fix(lost: str) -> str:
+    if "'system'" in lost or "'developer'" in lost:
+        return "import the model with train.base.merge_system=true, or with a template that has a place for it"
+    if "reasoning" in lost:
+        return "set data.tokenize.thinking=drop, or take a template that keeps it"
+    return "import the model with a template that has a place for it, such as train.base.chat_template=chatml"
 
 
 def render_prompt(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> str:
     """Return a conversation as the text that the model continues with its response."""
     return render(tokenizer, conversation, add_generation_prompt=True)[0]
+
+
+def render_answered(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> tuple[str, int]:
+    """Return a conversation whose last turn is the assistant's as text, and the character at which its response begins.
+
+    Before that character stands what `render_prompt` gives without the last turn; behind it, what a model has to write
+    to say that turn. Where the generation prompt opens a block of reasoning that the template does not write into
+    finished turns, the response goes on inside that block. Raises UsageError when the template renders the same turns
+    differently once the response stands behind them.
+    """
+    prompt = render_prompt(tokenizer, conversation.without_last())
+    opening = _OPEN_BLOCK.search(prompt)
+    template = template_of(tokenizer)
+    text, _ = _written(template, conversation)
+    if opening is not None and not text.startswith(prompt):
+        text = _continued(template, prompt, opening.start(), conversation)
+        _require_all(template, conversation, text)
+        return text, len(prompt)
+    text, _ = render(tokenizer, conversation)
+    return text, response_start(tokenizer, prompt, text)
+
+
+def _continued(template: ChatTemplate, prompt: str, opened: int, conversation: Conversation) -> str:
+    """Return the prompt, the reasoning that it has begun, and the last turn as it is written without reasoning."""
+    last: Json = dict(conversation.messages[-1])
+    reasoning = last.pop("reasoning_content", "").strip("\n")
+    plain, _ = _written(template, conversation.without_last().followed_by(last))
+    if not plain.startswith(prompt[:opened]):
+        raise _no_boundary(template, prompt)
+    return f"{prompt}{reasoning}\n{THINK_END}\n\n{plain[opened:]}"
+
+
+def _require_all(template: ChatTemplate, conversation: Conversation, text: str) -> None:
+    bare = dataclasses.replace(conversation, messages=[*conversation.messages[:-1], _unthought(conversation)])
+    lost = lost_text(template, bare, text, add_generation_prompt=False)
+    if lost is not None:
+        raise LostTextError(f"{template.name} leaves out {lost}; {_fix(lost)}")
+
+
+def _unthought(conversation: Conversation) -> Json:
+    return {key: value for key, value in conversation.messages[-1].items() if key != "reasoning_content"}
 
 
 def response_start(tokenizer: PreTrainedTokenizerBase, prompt: str, text: str) -> int:
@@ -45,8 +107,13 @@ def response_start(tokenizer: PreTrainedTokenizerBase, prompt: str, text: str) -
     turns differently once the response stands behind them.
     """
     if not text.startswith(prompt):
-        raise UsageError(
-            f"{template_name(tokenizer)} does not begin a finished conversation with its generation prompt "
-            f"({prompt[-40:]!r}), so the response cannot be told from its prompt; set train.base.chat_template=chatml"
-        )
+        raise _no_boundary(template_of(tokenizer), prompt)
     return len(prompt)
+
+
+def _no_boundary(template: ChatTemplate, prompt: str) -> UsageError:
+    thinks = "; set data.tokenize.thinking=drop" if THINK_END in prompt[-40:] else ""
+    return UsageError(
+        f"{template.name} does not begin a finished conversation with its generation prompt ({prompt[-40:]!r}), so the "
+        f"response cannot be told from its prompt{thinks or '; set train.base.chat_template=chatml'}"
+    )

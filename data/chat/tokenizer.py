@@ -6,6 +6,7 @@ ends an assistant's turn: every response ends with it, and generation stops at i
 
 from __future__ import annotations
 
+import datetime
 import json
 import re
 from pathlib import Path
@@ -14,18 +15,22 @@ from typing import Any
 from tokenizers import AddedToken
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from posttrain.data.chat.rendering import render, render_prompt, response_start
+from posttrain.data.chat.rendering import render, render_answered
 from posttrain.data.chat.templates import (
     TEMPLATES,
-    has_generation_markers,
+    fixed_template,
+    is_marked,
     named_template,
     template_digest,
     template_name,
+    template_of,
 )
 from posttrain.data.messages import Conversation
 from posttrain.stage.errors import UsageError
 from posttrain.stage.files import canonical_json, sha256_text
 
+TOOL_USE = "tool_use"
+"""The name by which transformers takes a template where a conversation has tools."""
 CHATML_START, CHATML_END, PAD_TOKEN = "<|im_start|>", "<|im_end|>", "<|pad|>"
 _PADDING = re.compile(r"\W*(finetune_)?(right_)?pad(_id|_token|ding)?\W*", re.IGNORECASE)
 _QUESTION = Conversation([{"role": "user", "content": "Hello"}])
@@ -39,29 +44,59 @@ def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 def prepare_tokenizer(
     tokenizer: PreTrainedTokenizerBase,
-    template: str | None = None,
+    template: str | dict[str, str] | None = None,
     pad_token: str | None = None,
     eos_token: str | None = None,
+    own_name: str | None = None,
 ) -> None:
     """Give a tokenizer, in place, what training needs: a chat template, a padding token and an end of turn.
 
     ``template`` is Jinja text, or the name of one of ours; None keeps the tokenizer's own, or takes ``chatml`` where
-    it has none. ChatML brings its markers and its end of turn along; ``verbatim`` ends a response with the model's own
-    EOS. The tokenizer's own padding token stays; where it has none but EOS, ``pad_token`` becomes it, or a token that
-    the vocabulary reserves for padding. Tokens that the vocabulary lacks are added to it.
+    it has none. ``own_name`` is which of several of its own it takes, beside the one for tools. ChatML brings its
+    markers and its end of turn along; ``verbatim`` ends a response with the model's own EOS. The tokenizer's own
+    padding token stays; where it has none but EOS, ``pad_token`` becomes it, or a token that the vocabulary reserves
+    for padding. Tokens that the vocabulary lacks are added to it.
     """
     if template is None:
-        template = tokenizer.get_chat_template() if tokenizer.chat_template else "chatml"
+        template = _own_template(tokenizer, own_name) if tokenizer.chat_template else "chatml"
     if template == "chatml":
         eos_token = eos_token or CHATML_END
         markers = [AddedToken(token, special=True, normalized=False) for token in (CHATML_START, CHATML_END)]
         tokenizer.add_tokens(markers, special_tokens=True)
-    tokenizer.chat_template = named_template(template, adds_bos(tokenizer)) if template in TEMPLATES else template
+    ours = isinstance(template, str) and template in TEMPLATES
+    tokenizer.chat_template = named_template(str(template), adds_bos(tokenizer)) if ours else template
     if eos_token is not None:
         tokenizer.add_special_tokens({"eos_token": eos_token})
     if pad_token is not None and tokenizer.pad_token in (None, tokenizer.eos_token):
         known = pad_token in tokenizer.get_vocab()
         tokenizer.add_special_tokens({"pad_token": pad_token if known else reserved_padding(tokenizer) or pad_token})
+
+
+def _own_template(tokenizer: PreTrainedTokenizerBase, name: str | None) -> str | dict[str, str]:
+    """Return the tokenizer's own template; of several the one of that name, and the one that is for tools."""
+    own: str | dict[str, str] = tokenizer.chat_template
+    if isinstance(own, str):
+        if name is not None:
+            raise UsageError(f"train.base.chat_template_name={name}: the tokenizer has one template, without a name")
+        return own
+    chosen = name or ("default" if "default" in own else None)
+    if chosen is None or chosen not in own:
+        raise UsageError(
+            f"train.base.chat_template_name={name}: the tokenizer's templates are {', '.join(own)}; name one of them"
+        )
+    return {"default": own[chosen]} | {key: text for key, text in own.items() if key == TOOL_USE}
+
+
+def fix_template(
+    tokenizer: PreTrainedTokenizerBase, arguments: dict[str, Any], date: datetime.date, merge_system: bool
+) -> None:
+    """Write into a tokenizer's chat template, in place, what `fixed_template` says."""
+    own = tokenizer.chat_template
+    tokenizer.chat_template = (
+        fixed_template(own, arguments, date, merge_system)
+        if isinstance(own, str)
+        else {name: fixed_template(text, arguments, date, merge_system) for name, text in own.items()}
+    )
 
 
 def reserved_padding(tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -83,7 +118,7 @@ def load_tokenizer(directory: Path, *, generation_markers: bool = False) -> PreT
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, *, generation_markers: bool = False) -> None:
     """Check that a response can be told from its prompt and from padding, and that its end is learned.
 
-    ``generation_markers`` demands a template that marks what the assistant says, end of turn included. Raises
+    With ``generation_markers``, a template that marks what the assistant says has to mark the end of turn too. Raises
     UsageError that names the fix.
     """
     if not tokenizer.is_fast:
@@ -100,13 +135,12 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, *, generation_markers: b
             f"set train.base.pad_token='{PAD_TOKEN}'"
         )
     _check_end_of_turn(tokenizer)
-    if generation_markers:
+    if generation_markers and is_marked(template_of(tokenizer).text):
         _check_generation_markers(tokenizer)
 
 
 def _check_end_of_turn(tokenizer: PreTrainedTokenizerBase) -> None:
-    text, _ = render(tokenizer, _PROBE)
-    start = response_start(tokenizer, render_prompt(tokenizer, _QUESTION), text)
+    text, start = render_answered(tokenizer, _PROBE)
     after = text[start:].partition("World")[2]
     if tokenizer.eos_token in after:
         return
@@ -119,11 +153,6 @@ def _check_end_of_turn(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def _check_generation_markers(tokenizer: PreTrainedTokenizerBase) -> None:
-    if not has_generation_markers(tokenizer):
-        raise UsageError(
-            f"{template_name(tokenizer)} has no {{% generation %}} markers, which loss_on=assistant needs; set "
-            "train.base.chat_template=chatml, mark the turns in a template of your own, or set loss_on=completion"
-        )
     text, spans = render(tokenizer, _PROBE)
     if not any(tokenizer.eos_token in text[start:end] for start, end in spans):
         raise UsageError(
@@ -136,6 +165,11 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Return the special tokens of a tokenizer, longest first: texts that hold one could forge a turn."""
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     return sorted(special.union(tokenizer.all_special_tokens), key=lambda token: (-len(token), token))
+
+
+def control_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    """Return the pattern of a special token."""
+    return re.compile("|".join(map(re.escape, control_tokens(tokenizer))))
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:

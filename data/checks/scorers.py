@@ -22,19 +22,29 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, Protocol
 
 from posttrain.data.checks.constraints import parse_constraints, share_followed
 from posttrain.stage.errors import PosttrainError, UsageError, did_you_mean
 
 Scorer = Callable[[str, str], float]
-ScoringFunction = Callable[[list[dict[str, str]], str, str | None], float]
-"""A function of prompt (messages), response and reference, as users write them."""
+
+
+class ScoringFunction(Protocol):
+    """A user's function of prompt (messages), answer and reference, ready to be called."""
+
+    def __call__(
+        self, messages: list[dict[str, str]], answer: str, reference: str | None, reasoning: str = ""
+    ) -> float:
+        """Return the function's number."""
+        ...
+
 
 ABSTENTIONS = {
     "en": ("I don't know", "I do not know", "The text does not say"),
@@ -271,6 +281,7 @@ def ranks(scores: Sequence[float]) -> list[int]:
 def scoring_function(path: str, where: str) -> ScoringFunction:
     """Return a user's function, ``package.module:function``; ``where`` is the knob that names it.
 
+    It is given prompt, answer and reference, and the reasoning before the answer where it has a parameter of that name.
     Raises UsageError when there is none, and the function itself PosttrainError when it does not return a number.
     """
     module, _, name = path.partition(":")
@@ -279,11 +290,21 @@ def scoring_function(path: str, where: str) -> ScoringFunction:
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError(f"{where}: {path!r}: {error}; give package.module:function") from None
 
-    def checked(messages: list[dict[str, str]], response: str, reference: str | None) -> float:
-        value = function(messages, response, reference)
+    reads_reasoning = _has_parameter(function, "reasoning")
+
+    def checked(messages: list[dict[str, str]], answer: str, reference: str | None, reasoning: str = "") -> float:
+        more = {"reasoning": reasoning} if reads_reasoning else {}
+        value = function(messages, answer, reference, **more)
         try:
             return float(value)
         except (TypeError, ValueError):
             raise PosttrainError(f"{where}: {path} returned {value!r}; return a number") from None
 
     return checked
+
+
+def _has_parameter(function: Callable[..., Any], name: str) -> bool:
+    try:
+        return name in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # some callables of C say nothing of theirs
+        return False

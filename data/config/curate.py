@@ -14,6 +14,8 @@ AdapterName = Literal[
     "oasst",
     "oasst_ranked",
     "ranked",
+    "scores",
+    "scored",
     "verdicts",
     "hh",
     "preference",
@@ -39,8 +41,9 @@ class SourceConfig:
 
     name: str = Field(min_length=1)
     """Stands in the ids and the accounting of its rows."""
-    path: str | None = external()
-    """A file outside the store: .jsonl, .ndjson, .json, .csv, .tsv or .parquet, plain or .gz."""
+    path: str | list[str] | None = external()
+    """A file outside the store: .jsonl, .ndjson, .json, .csv, .tsv or .parquet, plain or .gz; a folder of such files,
+    a pattern such as ``rows/*.jsonl``, or a list of these. Several are read in the order of their names, as one."""
     file: str | None = None
     """A file of the input artifact ``sources``."""
     dataset: str | None = None
@@ -53,6 +56,12 @@ class SourceConfig:
     """Commit or tag of the `datasets` name; None takes the newest."""
     adapter: AdapterName = "auto"
     """Shape of the rows (`posttrain.data.sources.adapters`); ``auto`` recognises it from the first row's columns."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """What the file calls a column that an adapter wants, such as ``{prompt: question, completion: answer}``."""
+    ignore: list[str] = Field(default_factory=list)
+    """Columns to leave out, as if the file did not have them."""
+    ids: Literal["error", "ignore"] = "error"
+    """An id that two different rows bring is an ``error``; ``ignore`` names all rows by their content instead."""
     license: str = "unknown"
     """SPDX name of the licence of rows that do not state theirs."""
     language: str = "und"

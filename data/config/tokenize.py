@@ -27,6 +27,13 @@ class TokenizeConfig:
     """Demonstrations: train on the last assistant turn, on every assistant turn, or on every token."""
     on_control_tokens: Literal["drop", "error"] = "error"
     """What to do with a row whose text holds a special token of the tokenizer, such as ``<|im_end|>``."""
+    on_lost_text: Literal["drop", "error"] = "error"
+    """What to do with a row of which the chat template leaves something out, such as a system message."""
+    thinking: Literal["keep", "drop", "last_turn"] = "last_turn"
+    """Which reasoning of the assistant is rendered: all, none, or what came after the user's last message.
+
+    A model is given its earlier answers without their reasoning; turns that lose theirs to `last_turn` are not trained.
+    """
     prompts_only: bool = False
     """Keep only the prompts of records that have answers, for rollouts."""
     num_workers: int = speed(1, ge=1)

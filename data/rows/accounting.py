@@ -21,6 +21,10 @@ class SourceCounts:
     """Comparisons, kept or dropped later, whose own scores say the contrary of chosen and rejected."""
     labelled_both_ways: int = 0
     """Unpaired preferences, kept, whose answer another row labels the other way."""
+    ignored_columns: Counter[str] = field(default_factory=Counter)
+    """Rows with a column that nobody uses, by column."""
+    ignored_content: Counter[str] = field(default_factory=Counter)
+    """Those of them where the column looks like content."""
 
     def drop(self, reason: str) -> None:
         """Count one row as dropped."""
@@ -42,10 +46,15 @@ class SourceCounts:
     def summary(self) -> dict[str, Any]:
         """Return the counts as `accounting.json` holds them."""
         sides = {"train": self.sides["train"], "eval": self.sides["eval"]}
-        doubts = {name: getattr(self, name) for name in ("rejected_scored_higher", "labelled_both_ways")}
+        further = {
+            "rejected_scored_higher": self.rejected_scored_higher,
+            "labelled_both_ways": self.labelled_both_ways,
+            "ignored_columns": dict(sorted(self.ignored_columns.items())),
+            "ignored_content": dict(sorted(self.ignored_content.items())),
+        }
+        said = {name: value for name, value in further.items() if value}
         dropped = dict(sorted(self.dropped.items()))
-        found = {name: count for name, count in doubts.items() if count}
-        return {"rows_in": self.rows_in, "kept": self.kept, "dropped": dropped, **sides, **found}
+        return {"rows_in": self.rows_in, "kept": self.kept, "dropped": dropped, **sides, **said}
 
 
 def accounting(by_source: dict[str, SourceCounts]) -> dict[str, Any]:

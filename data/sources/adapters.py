@@ -1,14 +1,17 @@
 """Adapters by name, how they are recognised, and what they make.
 
 An adapter maps one row to the payload of a record. `detect` chooses by the columns of the first row; a source can name
-its adapter instead. Columns that the adapter does not read are left out, and the curation says which and how often:
-published datasets carry many (labels, scores, annotator ids), and refusing them would only make people strip files.
+its adapter instead. Some columns mean the same in every shape (`posttrain.data.sources.settings`). All others that the
+adapter does not read are left out, and the curation says which and how often: published datasets carry many (labels,
+scores, annotator ids), and refusing them would only make people strip files.
 
 | adapter             | columns                                      | makes                        |
 |---------------------|----------------------------------------------|------------------------------|
 | `oasst`             | message_id, parent_id, role, text            | demonstrations, comparisons  |
 | `oasst_ranked`      | messages, ranked [, ranks, lang]             | comparisons                  |
 | `ranked`            | prompt, responses, ranks [, ended]           | comparisons                  |
+| `scores`            | prompt, responses, scores                    | comparisons                  |
+| `scored`            | completions, prompt or instruction           | comparisons                  |
 | `verdicts`          | prompt, outputs [, lang]                     | comparisons                  |
 | `hh`                | chosen, rejected (transcripts)               | comparisons                  |
 | `preference`        | chosen, rejected [, prompt]                  | comparisons                  |
@@ -32,10 +35,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from posttrain.data.config.curate import RecordType
 from posttrain.data.sources import adapters_comparisons as comparisons
 from posttrain.data.sources import adapters_demonstrations as demonstrations
+from posttrain.data.sources import adapters_scored as scored
+from posttrain.data.sources import adapters_sharegpt, settings
 from posttrain.data.sources import adapters_trees as trees
 from posttrain.data.sources import adapters_unpaired as unpaired
 from posttrain.data.sources.near_misses import cost, phrase, renames
@@ -63,6 +69,8 @@ class Adapter:
     optional: frozenset[str] = frozenset()
     fits: Callable[[Values], bool] = lambda values: True
     """A further condition on the first row, where columns do not tell shapes apart."""
+    unread: Callable[[Values], Values] = lambda row: {}
+    """What nobody reads within the columns of a row, by a name that says where it stands."""
     expand: dict[RecordType, Expand] = field(default_factory=dict)
     """Turns the file's rows into the units to convert, for shapes that spread a record over rows."""
     whole_rows: bool = True
@@ -100,11 +108,11 @@ class Adapter:
         """The required columns as a phrase."""
         return ", ".join(sorted(self.columns))
 
-    def ignored(self, row: Values, record_type: RecordType) -> set[str]:
-        """Return the columns of a unit that nobody reads."""
-        read = self.columns | self.optional | set(PROVENANCE)
-        more = {"comparison": {"annotator"}, "unpaired": {unpaired.LABEL}}
-        return set(row) - read - more.get(record_type, set())
+    def ignored(self, row: Values, record_type: RecordType) -> dict[str, Any]:
+        """Return what nobody reads of a unit: its columns, and what stands within those that are read."""
+        read = self.columns | self.optional | set(PROVENANCE) | settings.settings_of(record_type)
+        read |= {"comparison": {"annotator"}, "unpaired": {unpaired.LABEL}}.get(record_type, set())
+        return {name: value for name, value in row.items() if name not in read} | dict(self.unread(row))
 
 
 def _prompts_of(convert: Convert) -> Convert:
@@ -133,6 +141,15 @@ _ALL = (
         "oasst_ranked", _columns("messages ranked"), {"comparison": comparisons.oasst_ranked}, _columns("ranks lang")
     ),
     Adapter("ranked", _columns("prompt responses ranks"), {"comparison": comparisons.ranked}, _columns("ended")),
+    Adapter("scores", _columns("prompt responses scores"), {"comparison": scored.scored_lists}),
+    Adapter(
+        "scored",
+        _columns("completions"),
+        {"comparison": scored.scored_objects},
+        _columns("prompt instruction"),
+        fits=scored.has_objects,
+        unread=scored.unread_keys,
+    ),
     Adapter("verdicts", _columns("prompt outputs"), {"comparison": comparisons.verdicts}, _columns("lang")),
     Adapter(
         "hh",
@@ -158,7 +175,7 @@ _ALL = (
         {"evaluation": demonstrations.question_item, "demonstration": demonstrations.question_answer},
     ),
     Adapter("messages", _columns("messages"), {"demonstration": demonstrations.messages_row}),
-    Adapter("sharegpt", _columns("conversations"), {"demonstration": demonstrations.sharegpt}),
+    Adapter("sharegpt", _columns("conversations"), {"demonstration": adapters_sharegpt.sharegpt}),
     Adapter("alpaca", _columns("instruction output"), {"demonstration": demonstrations.alpaca}, _columns("input")),
     Adapter("prompt_completion", _columns("prompt completion"), {"demonstration": demonstrations.prompt_completion}),
     Adapter("text", _columns("text"), {"demonstration": demonstrations.plain_text}),
@@ -180,6 +197,12 @@ ADAPTERS: dict[str, Adapter] = {adapter.name: _with_unpaired(adapter) for adapte
 """In the order in which `detect` tries them: the shape with the most telling columns first."""
 
 
+def known_columns() -> set[str]:
+    """Return every column that some adapter reads."""
+    named = [adapter.columns | adapter.optional for adapter in ADAPTERS.values()]
+    return {*PROVENANCE, "annotator", "label", *settings.settings_of("comparison")}.union(*named)
+
+
 def _nearest(row: Values, record_type: RecordType) -> str:
     """Return the fewest renamings after which an adapter would make records of the type, as a fix; maybe none."""
     makers = [adapter for adapter in ADAPTERS.values() if record_type in adapter.makes]
@@ -193,15 +216,6 @@ def detect(row: Values, record_type: RecordType) -> Adapter:
     Raises UsageError when none fits, or those that fit make other records; it names the renaming that would mend it.
     """
     fitting = [adapter for adapter in ADAPTERS.values() if adapter.columns <= row.keys() and adapter.fits(row)]
-    if (
-        record_type == "demonstration"
-        and unpaired.is_labelled(row)
-        and any(a.makes.keys() == {"unpaired"} for a in fitting)
-    ):
-        raise UsageError(
-            f"column {unpaired.LABEL!r} calls answers desirable or not, and a demonstration is always imitated; set "
-            "record_type=unpaired (for train.kto), remove the rows that are not desirable, or name the adapter"
-        )
     for adapter in fitting:
         if record_type in adapter.makes or (record_type == "prompt" and adapter.name != "text"):
             return adapter

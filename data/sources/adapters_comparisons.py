@@ -8,20 +8,25 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from posttrain.data.rows.identity import nfc
 from posttrain.data.sources.row_values import (
     Drop,
-    Messages,
     Payload,
     RowError,
     Values,
     any_text,
-    assistant,
-    checked_messages,
     checked_text,
     given,
-    prompt_messages,
+    json_list,
     show,
+)
+from posttrain.data.sources.turns import (
+    Messages,
+    assistant,
+    messages_in,
+    prompt_messages,
+    read_messages,
+    response,
+    says,
     user,
 )
 
@@ -39,11 +44,12 @@ def preference(row: Values) -> Payload | Drop:
 
 
 def _with_prompt(value: Any, where: str, prompt: Messages) -> Messages:
-    if not isinstance(value, list):
+    found = messages_in(value)
+    if found is None:
         if not prompt:
             raise RowError(f"{where} {show(value)}: a text without a column prompt; give the prompt")
         return [*prompt, assistant(any_text(value, where))]
-    messages = checked_messages(value, where)
+    messages = read_messages(found, where, may_end_silent=True)
     # What does not end with an answer is refused later, by the name of its true fault.
     return _joined(prompt, messages, where) if messages[-1]["role"] == "assistant" else messages
 
@@ -53,7 +59,7 @@ def _joined(prompt: Messages, messages: Messages, where: str) -> Messages:
 
     Raises RowError where it neither holds the prompt nor goes on from it: one of the two must be wrong.
     """
-    asked, said = ([(turn["role"], nfc(turn["content"]).strip()) for turn in turns] for turns in (prompt, messages))
+    asked, said = ([says(turn) for turn in turns] for turns in (prompt, messages))
     count, answered = len(asked), len(said) - 1
     if any(said[at : at + count] == asked for at in range(answered - count + 1)):
         return messages
@@ -113,7 +119,7 @@ def _transcript(text: str, where: str) -> Messages:
 
 
 def ranked(row: Values) -> Payload:
-    """``prompt, responses, ranks``: K texts and their ranks; 1 is best, equal ranks are ties.
+    """``prompt, responses, ranks``: K texts or messages and their ranks; 1 is best, equal ranks are ties.
 
     A column ``ended`` says of each response whether it came to its end; one that was cut is not trained to end there.
     """
@@ -122,7 +128,7 @@ def ranked(row: Values) -> Payload:
         "responses": _responses(row["responses"], "responses"),
         "ranks": _ranks(row["ranks"], "ranks"),
     }
-    if row.get("ended") is not None:
+    if given(row, "ended") is not None:
         payload["ended"] = _verdicts(row["ended"], "ended")
     return payload
 
@@ -134,7 +140,7 @@ def oasst_ranked(row: Values) -> Payload:
     if ranks != sorted(ranks):
         raise RowError(f"ranks {show(ranks)}: must not fall, since ranked is best first; sort the row")
     payload: Payload = {
-        "prompt": checked_messages(row["messages"], "messages"),
+        "prompt": read_messages(row["messages"], "messages"),
         "responses": responses,
         "ranks": [rank + 1 for rank in ranks],
     }
@@ -148,7 +154,7 @@ def verdicts(row: Values) -> Payload:
 
     Outputs that follow equally many instructions tie; those that follow the most get rank 1.
     """
-    outputs = row["outputs"]
+    outputs = json_list(row["outputs"])
     if not isinstance(outputs, list):
         raise RowError(f"outputs {show(outputs)}: must be a list of objects with response and follow_list")
     responses, followed = [], []
@@ -156,8 +162,8 @@ def verdicts(row: Values) -> Payload:
         where = f"outputs[{index}]"
         if not isinstance(output, dict) or not {"response", "follow_list"} <= output.keys():
             raise RowError(f"{where} {show(output)}: must be an object with response and follow_list")
-        response = output["response"]
-        responses.append(assistant("" if response is None else any_text(response, f"{where}.response")))
+        said = output["response"]
+        responses.append(response("" if said is None else said, f"{where}.response"))
         followed.append(sum(_verdicts(output["follow_list"], f"{where}.follow_list")))
     payload: Payload = {
         "prompt": prompt_messages(row["prompt"], "prompt"),
@@ -170,18 +176,21 @@ def verdicts(row: Values) -> Payload:
 
 
 def _responses(value: Any, where: str) -> Messages:
-    if not isinstance(value, list) or len(value) < 2:
+    items = json_list(value)
+    if not isinstance(items, list) or len(items) < 2:
         raise RowError(f"{where} {show(value)}: must be a list of at least two texts")
-    return [assistant(any_text(item, f"{where}[{index}]")) for index, item in enumerate(value)]
+    return [response(item, f"{where}[{index}]") for index, item in enumerate(items)]
 
 
 def _ranks(value: Any, where: str) -> list[int]:
-    if not isinstance(value, list) or not all(type(item) is int for item in value):
+    items = json_list(value)
+    if not isinstance(items, list) or not all(type(item) is int for item in items):
         raise RowError(f"{where} {show(value)}: must be a list of whole numbers, one per response")
-    return value
+    return items
 
 
 def _verdicts(value: Any, where: str) -> list[bool]:
-    if not isinstance(value, list) or not all(type(item) is bool for item in value):
+    items = json_list(value)
+    if not isinstance(items, list) or not all(type(item) is bool for item in items):
         raise RowError(f"{where} {show(value)}: must be a list of true and false")
-    return value
+    return items

@@ -5,30 +5,10 @@ Every function takes a row's columns, returns the fields of a record, and raises
 
 from __future__ import annotations
 
-from posttrain.data.sources.row_values import (
-    Messages,
-    Payload,
-    RowError,
-    Values,
-    assistant,
-    checked_messages,
-    checked_text,
-    given,
-    prompt_messages,
-    show,
-    user,
-)
+from posttrain.data.sources.reasoning import split_reasoning
+from posttrain.data.sources.row_values import Payload, RowError, Values, checked_text, given, show
+from posttrain.data.sources.turns import Messages, assistant, messages_in, prompt_messages, read_messages, user
 
-SHAREGPT_ROLES = {
-    "system": "system",
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "chatgpt": "assistant",
-    "tool": "tool",
-}
-"""Speakers of ShareGPT conversations and the roles they play."""
 ANSWER_MARK = "####"
 """What GSM8K writes before the bare result of a worked answer."""
 
@@ -45,24 +25,7 @@ def conversation(messages: Messages, where: str) -> Payload:
 
 def messages_row(row: Values) -> Payload:
     """``messages``: a whole conversation; its last turn is the completion."""
-    return conversation(checked_messages(row["messages"], "messages"), "messages")
-
-
-def sharegpt(row: Values) -> Payload:
-    """``conversations``: turns ``{"from": "human"|"gpt"|"system", "value": …}``."""
-    turns = row["conversations"]
-    if not isinstance(turns, list) or not turns:
-        raise RowError(f"conversations {show(turns)}: must be a non-empty list of turns with from and value")
-    messages = []
-    for index, turn in enumerate(turns):
-        where = f"conversations[{index}]"
-        if not isinstance(turn, dict) or "from" not in turn or "value" not in turn:
-            raise RowError(f"{where} {show(turn)}: must be an object with from and value")
-        if not isinstance(turn["from"], str) or turn["from"] not in SHAREGPT_ROLES:
-            raise RowError(f"{where}.from {show(turn['from'])}: must be one of {', '.join(SHAREGPT_ROLES)}; rename it")
-        content = checked_text(turn["value"], f"{where}.value")
-        messages.append({"role": SHAREGPT_ROLES[turn["from"]], "content": content})
-    return conversation(messages, "conversations")
+    return conversation(read_messages(row["messages"], "messages"), "messages")
 
 
 def alpaca(row: Values) -> Payload:
@@ -77,8 +40,9 @@ def alpaca(row: Values) -> Payload:
 def prompt_completion(row: Values) -> Payload:
     """``prompt, completion``: texts, or lists of messages."""
     completion = row["completion"]
-    if isinstance(completion, list):
-        turns = checked_messages(completion, "completion")
+    messages = messages_in(completion)
+    if messages is not None:
+        turns = read_messages(messages, "completion")
         if turns[-1]["role"] != "assistant":
             raise RowError(f"completion: ends with a {turns[-1]['role']!r} turn; end it with the assistant's")
     else:
@@ -88,7 +52,8 @@ def prompt_completion(row: Values) -> Payload:
 
 def plain_text(row: Values) -> Payload:
     """``text``: a text without a prompt."""
-    return {"prompt": [], "completion": [assistant(checked_text(row["text"], "text"))]}
+    text = checked_text(row["text"], "text")
+    return {"prompt": [], "completion": [{"role": "assistant", "content": text}]}
 
 
 def question_answer(row: Values) -> Payload:
@@ -103,7 +68,8 @@ def question_item(row: Values) -> Payload:
     """``question, answer``: the reference is what follows ``####``, judged as a number, else the whole answer."""
     answer = checked_text(row["answer"], "answer")
     _, mark, result = answer.rpartition(ANSWER_MARK)
-    item: Payload = {"prompt": [user(checked_text(row["question"], "question"))], "reference": answer}
+    said = checked_text(split_reasoning(answer)[1], "answer after its reasoning")
+    item: Payload = {"prompt": [user(checked_text(row["question"], "question"))], "reference": said}
     if mark:
         item |= {"reference": checked_text(result.strip(), f"answer after {mark}"), "scorer": "number", "ideal": answer}
     return item

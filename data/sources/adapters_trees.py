@@ -12,17 +12,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from posttrain.data.sources.readers import BadRow, Row
-from posttrain.data.sources.row_values import (
-    Drop,
-    Messages,
-    Payload,
-    RowError,
-    Values,
-    assistant,
-    checked_text,
-    given,
-    show,
-)
+from posttrain.data.sources.row_values import Drop, Payload, RowError, Values, checked_text, given, show
+from posttrain.data.sources.turns import Messages, assistant
 
 ROLES = {"prompter": "user", "assistant": "assistant"}
 

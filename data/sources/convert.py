@@ -10,11 +10,15 @@ from pydantic import ValidationError
 from posttrain.data.checks.scorers import SCORERS, check_reference
 from posttrain.data.config.curate import RecordType
 from posttrain.data.records import RECORD_TYPES, Record
-from posttrain.data.rows.identity import content_digest, nfc
+from posttrain.data.rows.identity import content_digest
 from posttrain.data.sources.adapters import Adapter
 from posttrain.data.sources.adapters_unpaired import one_side
+from posttrain.data.sources.columns import is_content
+from posttrain.data.sources.hermes import read_marked_text
 from posttrain.data.sources.readers import BadRow, Row
 from posttrain.data.sources.row_values import Drop, Payload, RowError, Values, any_text, checked_text, given, show
+from posttrain.data.sources.settings import settle
+from posttrain.data.sources.turns import is_silent, says
 from posttrain.stage.errors import UsageError, did_you_mean
 
 
@@ -22,7 +26,13 @@ class RecordMaker:
     """Makes the records of one source, and counts what it leaves out of rows that it keeps."""
 
     def __init__(
-        self, adapter: Adapter, record_type: RecordType, source: str, defaults: dict[str, str], scorer: str | None
+        self,
+        adapter: Adapter,
+        record_type: RecordType,
+        source: str,
+        defaults: dict[str, str],
+        scorer: str | None,
+        own_ids: bool = True,
     ) -> None:
         self.adapter = adapter
         self.record_type: RecordType = record_type
@@ -30,7 +40,12 @@ class RecordMaker:
         self.defaults = defaults
         """License, language and task of rows that do not name their own."""
         self.scorer = scorer
+        self.own_ids = own_ids
         self.ignored_columns: Counter[str] = Counter()
+        self.ignored_content: Counter[str] = Counter()
+        """Those of the ignored columns that look as if they held what a model should learn."""
+        self.read_from_text = 0
+        """Rows whose tools and calls stood as marked text."""
         self.responses_removed: Counter[str] = Counter()
         self._convert = adapter.converter(record_type)
         self._model = RECORD_TYPES[record_type]
@@ -41,11 +56,16 @@ class RecordMaker:
             raise RowError(unit.reason)
         if self.adapter.whole_rows:
             self.adapter.check(unit.values)
-            self.ignored_columns.update(self.adapter.ignored(unit.values, self.record_type))
+            ignored = self.adapter.ignored(unit.values, self.record_type)
+            self.ignored_columns.update(ignored.keys())
+            self.ignored_content.update(name for name, value in ignored.items() if is_content(name, value))
         payload = self._convert(unit.values)
         if isinstance(payload, Drop):
             return payload
-        if self.record_type in ("comparison", "unpaired") and "ranks" in payload:
+        if self.adapter.whole_rows:
+            payload, was_text = read_marked_text(settle(unit.values, payload, self.record_type))
+            self.read_from_text += was_text
+        if "responses" in payload:
             group = clean_group(payload)
             if isinstance(group, Drop):
                 return group
@@ -65,7 +85,7 @@ class RecordMaker:
         found = {"source": self.source, **self.defaults, **_only(payload, "language"), **own}
         if self.record_type == "evaluation":
             found["scorer"] = self._scorer(row, payload)
-        found["id"] = f"{self.source}/{own_id(row) or ''}"
+        found["id"] = f"{self.source}/{(self.own_ids and own_id(row)) or ''}"
         return found
 
     def _scorer(self, row: Values, payload: Payload) -> str:
@@ -93,27 +113,30 @@ def own_id(row: Values) -> str | None:
     value = given(row, "id")
     if value is None:
         return None
+    if isinstance(value, float) and value.is_integer():  # what pandas makes of whole numbers beside an empty cell
+        value = int(value)
     return str(value) if type(value) is int else checked_text(value, "id")
 
 
 def clean_group(payload: Payload) -> tuple[Payload, Counter[str]] | Drop:
     """Return a comparison without empty and repeated responses, and how many of either were removed.
 
-    Of a repeated response (equal in NFC but for surrounding space) the first stays, with the best of its ranks. The
-    group drops when fewer than two responses are left, or when all ranks are equal.
+    Of a repeated response the first stays, with the best of its ranks; responses are equal when they are as a whole,
+    in NFC, but for surrounding space and the ids of calls. The group drops when fewer than two responses are left, or
+    when all ranks are equal.
     """
     responses, given = payload["responses"], payload["ranks"]
     for name in ("ranks", "ended"):
         if name in payload and len(payload[name]) != len(responses):
             raise RowError(f"{len(responses)} responses but {len(payload[name])} {name}; give one each")
-    places: dict[str, int] = {}
-    best: dict[str, int] = {}
+    places: dict[tuple[str, ...], int] = {}
+    best: dict[tuple[str, ...], int] = {}
     removed: Counter[str] = Counter()
     for place, (response, rank) in enumerate(zip(responses, given, strict=True)):
-        text = nfc(response["content"]).strip()
-        if not text:
+        if is_silent(response):
             removed["empty"] += 1
             continue
+        text = says(response)
         removed["repeated"] += text in places
         places.setdefault(text, place)
         best[text] = min(best.get(text, rank), rank)

@@ -18,17 +18,16 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NoReturn, cast
+from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from posttrain.data.sources import json_text
 from posttrain.stage import heartbeat
 from posttrain.stage.errors import UsageError
 
-_BOM = "\ufeff"
-_BOM_REASON = "byte order mark; save the file as UTF-8 without BOM"
-_BOM_BYTES = _BOM.encode()
+_BOM_BYTES = json_text.BOM.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +56,8 @@ def read_rows(path: Path) -> Rows:
     A .json file holds an array of objects, one object, or JSON lines. The columns of .csv and .tsv are all strings.
     Raises UsageError for a file that is missing, of another type, empty, or broken beyond one row.
     """
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    packed = suffixes[-1:] == [".gz"]
-    name = suffixes[-2:-1] if packed else suffixes[-1:]
-    reader = _READERS.get(name[0] if name else "")
+    packed = path.suffix.lower() == ".gz"
+    reader = _READERS.get(format_of(path))
     if reader is None:
         known = ", ".join(_READERS)
         raise UsageError(f"{path}: not a type that can be read; give one of {known}, plain or with .gz behind it")
@@ -79,6 +76,13 @@ def read_rows(path: Path) -> Rows:
         raise UsageError(f"{path}: cannot be read ({error.strerror or error}); mend the path or its rights") from None
     if not position:
         raise UsageError(f"{path}: holds no rows; mend the path or leave the source out")
+
+
+def format_of(path: Path) -> str:
+    """Return the format that a file's name says, such as ``.jsonl``; an empty text where it cannot be read."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    name = (suffixes[-2:-1] if suffixes[-1:] == [".gz"] else suffixes[-1:]) or [""]
+    return name[0] if name[0] in _READERS else ""
 
 
 def _open(path: Path, packed: bool) -> IO[bytes]:
@@ -104,7 +108,22 @@ def read_hub_dataset(name: str, subset: str | None, split: str, revision: str | 
     if len(table) == 0:
         raise UsageError(f"dataset {name!r}: split {split!r} holds no rows; choose another or leave the source out")
     for index, values in enumerate(table):
-        yield Row(f"[{index}]", values)
+        yield Row(f"[{index}]", {name: _as_given(value, name in _OPEN) for name, value in values.items()})
+
+
+_OPEN = frozenset({"arguments", "parameters", "tools", "functions", "properties", "input_schema"})
+"""What may have other keys in every row: the arguments of calls, and the definitions of tools."""
+
+
+def _as_given(value: Any, is_open: bool = False) -> Any:
+    """Return a value without the keys that a table adds: its objects have the keys of all rows, null where absent."""
+    if isinstance(value, list):
+        return [_as_given(item, is_open) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: _as_given(item, is_open or key in _OPEN) for key, item in value.items() if not (is_open and item is None)
+    }
 
 
 def _jsonl(file: IO[bytes], path: Path) -> Rows:
@@ -118,12 +137,12 @@ def _jsonl(file: IO[bytes], path: Path) -> Rows:
             text = line.decode("utf-8").rstrip("\r\n")
             if "\0" in text:
                 raise ValueError(f"NUL byte at column {text.index(chr(0)) + 1}; remove it")
-            yield Row(position, _object(_parse(text)))
+            yield Row(position, _object(json_text.parse_row(text)))
         except UnicodeDecodeError as error:
             reason = f"byte 0x{line[error.start]:02x} at column {error.start + 1} is not UTF-8; save the file as UTF-8"
             yield BadRow(position, reason, line.decode("utf-8", "backslashreplace"))
         except (ValueError, RecursionError) as error:
-            yield BadRow(position, _json_reason(error), line.decode("utf-8").rstrip("\r\n"))
+            yield BadRow(position, json_text.reason(error), line.decode("utf-8").rstrip("\r\n"))
 
 
 def _json(file: IO[bytes], path: Path) -> Rows:
@@ -143,7 +162,7 @@ def _json(file: IO[bytes], path: Path) -> Rows:
             index += 1
     except (ValueError, RecursionError) as error:
         place = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else f"[{index}]"
-        raise UsageError(f"{path}{place}: {_json_reason(error)}") from None
+        raise UsageError(f"{path}{place}: {json_text.reason(error)}") from None
 
 
 def _holds_lines(text: str) -> bool:
@@ -159,12 +178,12 @@ def _elements(text: str) -> Iterator[Any]:
     """Yield the elements of a JSON array one by one, so that a fault has a place; any other value is one element."""
     at = _next(text, 0)
     if text[at : at + 1] != "[":
-        yield _parse(text)
+        yield json_text.parse_row(text)
         return
     at = _next(text, at + 1)
     closed = text[at : at + 1] == "]"
     while not closed:
-        value, at = _DECODER.raw_decode(text, at)
+        value, at = json_text.ROWS.raw_decode(text, at)
         yield value
         at = _next(text, at)
         closed = text[at : at + 1] == "]"
@@ -243,33 +262,14 @@ def _parquet(file: IO[bytes], path: Path) -> Rows:
         _check_names(table.schema_arrow.names, str(path))
         for batch in table.iter_batches(batch_size=4096):
             for values in batch.to_pylist():
-                yield Row(f"[{index}]", values)
+                yield Row(f"[{index}]", {name: _as_given(value, name in _OPEN) for name, value in values.items()})
                 index += 1
     except (pa.ArrowException, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"{path}[{index}]: not readable Parquet ({reason}); write the file again") from None
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"key {next(n for n in names if names.count(n) > 1)!r} stands twice; keep one")
-    return values
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON; write null or a number")
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 _NOT_SPACE = re.compile(r"[^ \t\r\n]")
-
-
-def _parse(text: str) -> Any:
-    if text.startswith(_BOM):
-        raise ValueError(_BOM_REASON)
-    return _DECODER.decode(text)
 
 
 def _object(value: Any) -> dict[str, Any]:
@@ -279,14 +279,6 @@ def _object(value: Any) -> dict[str, Any]:
             f"a JSON {names.get(type(value), 'number')}, where an object of columns is required; write {{…}}"
         )
     return value
-
-
-def _json_reason(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "nested too deeply; flatten it"
-    if isinstance(error, json.JSONDecodeError):
-        return f"not JSON ({error.msg} at column {error.colno}); mend it"
-    return str(error)
 
 
 _READERS: dict[str, Callable[[IO[bytes], Path], Rows]] = {

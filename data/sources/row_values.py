@@ -1,19 +1,21 @@
-"""What adapters read out of rows: checked texts and message lists, and the two ways of refusing a row.
+"""What adapters read out of rows: checked texts and JSON values, and the two ways of refusing a row.
 
 Refusals say value, requirement and fix; the place is added by the caller, who knows it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from posttrain.data.sources import json_text
 
 Values = Mapping[str, Any]
 """The columns of one row."""
 Payload = dict[str, Any]
 """What an adapter makes of a row: the fields of a record, without provenance."""
-Messages = list[dict[str, str]]
 
 
 class RowError(ValueError):
@@ -34,8 +36,10 @@ def show(value: Any) -> str:
 
 
 def given(row: Values, name: str) -> Any:
-    """Return a column that a row may leave out, or None: a blank text, as CSV writes it, is no value."""
+    """Return a column that a row may leave out, or None: a blank text, as CSV writes it, and NaN are no values."""
     value = row.get(name)
+    if isinstance(value, float) and math.isnan(value):
+        return None
     return None if isinstance(value, str) and not value.strip() else value
 
 
@@ -64,35 +68,34 @@ def any_text(value: Any, where: str) -> str:
     return value
 
 
-def checked_messages(value: Any, where: str) -> Messages:
-    """Return the value, which must be a non-empty list of ``{"role": …, "content": …}``.
-
-    Further keys must be null: dropping tool calls or names in silence would change what the message says.
-    """
-    if not isinstance(value, list) or not value:
-        raise RowError(f"{where} {show(value)}: must be a non-empty list of messages with role and content")
-    return [_message(item, f"{where}[{index}]") for index, item in enumerate(value)]
-
-
-def _message(value: Any, where: str) -> dict[str, str]:
-    if not isinstance(value, dict) or "role" not in value or "content" not in value:
-        raise RowError(f"{where} {show(value)}: must be an object with role and content")
-    for key, extra in value.items():
-        if key not in ("role", "content") and extra is not None:
-            raise RowError(f"{where}.{key} {show(extra)}: messages hold role and content only; remove it")
-    return {"role": value["role"], "content": checked_text(value["content"], f"{where}.content")}
+def json_value(value: Any, where: str) -> Any:
+    """Return what a value says that may be JSON text, as cells of CSV hold it. Raises RowError for broken JSON."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json_text.parse_value(value)
+    except (ValueError, RecursionError) as error:
+        raise RowError(f"{where} {show(value)}: {json_text.reason(error)}") from None
 
 
-def prompt_messages(value: Any, where: str) -> Messages:
-    """Return a prompt: a text becomes one user turn, a list of messages stays."""
-    return checked_messages(value, where) if isinstance(value, list) else [user(checked_text(value, where))]
+def json_list(value: Any) -> Any:
+    """Return the list that a text is as JSON, and every other value as it is."""
+    if isinstance(value, str) and value.lstrip()[:1] == "[":
+        try:
+            return json_text.parse_value(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
 
 
-def user(content: str) -> dict[str, str]:
-    """Return a user turn."""
-    return {"role": "user", "content": content}
-
-
-def assistant(content: str) -> dict[str, str]:
-    """Return an assistant turn."""
-    return {"role": "assistant", "content": content}
+def checked_json(value: Any, where: str) -> Any:
+    """Return the value, which must be one that JSON can write. Raises RowError that names the part that is not."""
+    if isinstance(value, dict):
+        return {any_text(key, where): checked_json(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list):
+        return [checked_json(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, str):
+        return any_text(value, where)
+    if value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise RowError(f"{where} {show(value)}: not a value of JSON; write a text, a finite number, a list or an object")

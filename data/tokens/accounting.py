@@ -9,8 +9,11 @@ import numpy as np
 
 from posttrain.data.records import Record
 from posttrain.data.rows.accounting import SourceCounts, accounting
-from posttrain.data.tokens.encode import Outcome
+from posttrain.data.tokens.outcome import Outcome
 from posttrain.stage.errors import UsageError
+
+COUNTED = ("truncated", "responses_dropped", "reasoning_dropped", "turns_untrained")
+"""What was left out of rows that stay, by the name of the outcome's field."""
 
 
 class TokenAccounting:
@@ -20,8 +23,7 @@ class TokenAccounting:
         self._sources: defaultdict[str, SourceCounts] = defaultdict(SourceCounts)
         self._languages: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._lengths: list[int] = []
-        self._truncated = 0
-        self._responses_dropped = 0
+        self._further: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
 
     def add(self, record: Record, outcome: Outcome) -> None:
         """Note the outcome of one record."""
@@ -33,8 +35,7 @@ class TokenAccounting:
         counts.keep(record.split)
         self._languages[record.language].update(rows=1, tokens=sum(outcome.lengths), words=outcome.words)
         self._lengths.extend(outcome.lengths)
-        self._truncated += outcome.truncated
-        self._responses_dropped += outcome.responses_dropped
+        self._further.update({name: getattr(outcome, name) for name in COUNTED})
 
     def summary(self) -> dict[str, Any]:
         """Return the contents of `accounting.json`.
@@ -45,8 +46,7 @@ class TokenAccounting:
         if account["rows_in"] and not account["kept"]:
             reasons = ", ".join(f"{reason} {count}" for reason, count in account["dropped"].items())
             raise UsageError(f"no row of {account['rows_in']} is left ({reasons}); raise max_length or mend the data")
-        counted = {"truncated": self._truncated, "responses_dropped": self._responses_dropped}
-        return {**account, **counted, "tokens": self._tokens()}
+        return {**account, **self._further, "tokens": self._tokens()}
 
     def _tokens(self) -> dict[str, Any]:
         p50, p95 = np.percentile(self._lengths or [0], [50, 95]).round(1).tolist()

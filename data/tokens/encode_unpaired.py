@@ -2,72 +2,77 @@
 
 from __future__ import annotations
 
-import itertools
-import operator
+import re
 from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.chat.pieces import encode_pieces
-from posttrain.data.chat.rendering import render, render_prompt, response_start
-from posttrain.data.messages import message_dict
+from posttrain.data.chat.spans import Spoken, spoken_turns
+from posttrain.data.chat.thinking import Thinking, choose_reasoning
+from posttrain.data.chat.tokenizer import control_pattern
+from posttrain.data.messages import message_dicts
 from posttrain.data.records import UnpairedPreference, prompt_of
-from posttrain.data.tokens.encode import (
-    OnControlTokens,
-    Outcome,
-    Overlong,
-    count_words,
-    hold_control_tokens,
-    naming,
-    overlong_error,
-    provenance,
-    up_to_eos,
-)
+from posttrain.data.tokens.outcome import Outcome, Policies, count_words, or_reason, overlong_error, provenance
 
 
 def encode_unpaired(
-    tokenizer: PreTrainedTokenizerBase,
-    records: Sequence[UnpairedPreference],
-    max_length: int,
-    overlong: Overlong,
-    on_control_tokens: OnControlTokens,
+    tokenizer: PreTrainedTokenizerBase, records: Sequence[UnpairedPreference], policies: Policies
 ) -> list[Outcome]:
     """Return one outcome per unpaired preference, in order.
 
     Rows hold `prompt_ids`, `response_ids` and `label`; a response ends with EOS unless the record says that it was cut,
     or it is cut here. Raises UsageError, naming the row, as the policies ask.
     """
-    forged = hold_control_tokens(tokenizer, records, on_control_tokens)
-    rendered: list[tuple[str, int]] = []
-    for record in itertools.compress(records, map(operator.not_, forged)):
-        with naming(record):
-            asked = prompt_of(record)
-            text, _ = render(tokenizer, asked.followed_by(message_dict(record.completion[0])))
-            rendered.append((text, response_start(tokenizer, render_prompt(tokenizer, asked), text)))
-    pieces = iter(encode_pieces(tokenizer, [text for text, _ in rendered], [[start] for _, start in rendered]))
+    control = control_pattern(tokenizer)
+    answered = [
+        or_reason(record, control, policies, partial(_answered, tokenizer, control, record, policies.thinking))
+        for record in records
+    ]
+    spoken = [one.spoken for one in answered if isinstance(one, _Answered)]
+    pieces = iter(encode_pieces(tokenizer, [one.text for one in spoken], [[one.spans[0][0]] for one in spoken]))
     outcomes = []
-    for record, is_forged in zip(records, forged, strict=True):
-        if is_forged:
-            outcomes.append(Outcome(reason="control_token"))
+    for record, one in zip(records, answered, strict=True):
+        if isinstance(one, Outcome):
+            outcomes.append(one)
             continue
-        prompt, rest = next(pieces)
-        whole = up_to_eos(rest, tokenizer.eos_token_id)
-        outcomes.append(_fit(record, prompt, whole if record.ended else whole[:-1], max_length, overlong))
+        prompt, response = next(pieces)
+        ended = response if record.ended else response[:-1]
+        outcomes.append(_fit(record, prompt, ended, one.reasoning_dropped, policies))
     return outcomes
 
 
+class _Answered(NamedTuple):
+    spoken: Spoken
+    reasoning_dropped: int
+
+
+def _answered(
+    tokenizer: PreTrainedTokenizerBase, control: re.Pattern[str], record: UnpairedPreference, thinking: Thinking
+) -> _Answered:
+    asked = prompt_of(record)
+    conversation, dropped = choose_reasoning(asked.followed_by(*message_dicts(record.completion)), thinking)
+    return _Answered(spoken_turns(tokenizer, control, conversation, [len(asked.messages)]), len(dropped))
+
+
 def _fit(
-    record: UnpairedPreference, prompt: list[int], response: list[int], max_length: int, overlong: Overlong
+    record: UnpairedPreference, prompt: list[int], response: list[int], reasoning_dropped: int, policies: Policies
 ) -> Outcome:
-    room = max_length - len(prompt)
+    room = policies.max_length - len(prompt)
     too_long = len(response) > room
-    if too_long and overlong == "error":
-        raise overlong_error(record, len(prompt) + len(response), max_length)
-    if too_long and overlong == "drop":
+    if too_long and policies.overlong == "error":
+        raise overlong_error(record, len(prompt) + len(response), policies.max_length)
+    if too_long and policies.overlong == "drop":
         return Outcome(reason="overlong")
     ids = response[: max(room, 0)]
     if not ids:
         return Outcome(reason="no_trained_token")
-    row = {**provenance(record), "prompt_ids": prompt, "response_ids": ids, "label": record.label}
-    words = count_words([*record.prompt, *record.completion])
-    return Outcome(row, lengths=(len(prompt) + len(ids),), words=words, truncated=int(too_long))
+    return Outcome(
+        row={**provenance(record), "prompt_ids": prompt, "response_ids": ids, "label": record.label},
+        lengths=(len(prompt) + len(ids),),
+        words=count_words([*record.prompt, *record.completion]),
+        truncated=int(too_long),
+        reasoning_dropped=reasoning_dropped,
+    )

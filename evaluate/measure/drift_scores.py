@@ -27,6 +27,8 @@ _SCHEMA = pa.schema(
         ("tokens", pa.int64()),
         ("ended", pa.bool_()),
         *((name, pa.float64()) for name in ("correct", "preference", "score", "kl", "k3", "reference_logprob")),
+        ("answer", pa.string()),
+        ("reasoning_tokens", pa.int64()),
     ]
 )
 
@@ -42,10 +44,11 @@ class SampledResponse(NamedTuple):
     """Its number among the samples of the item."""
     prompt: str
     response: str
+    """All that was said."""
     tokens: int
     """With the token that ended it."""
     ended: bool
-    """Whether the model ended its turn within the limit of tokens."""
+    """Whether the model ended its turn, with an answer, within the limit of tokens."""
     correct: float
     """Value of the item's scorer."""
     preference: float | None
@@ -58,6 +61,14 @@ class SampledResponse(NamedTuple):
     """π_ref/π − 1 − log(π_ref/π) of each token: of lower variance and never negative (Schulman 2020)."""
     reference_logprob: float
     """Log-likelihood under the reference at temperature 1."""
+    answer: str | None = None
+    """What was scored: the response behind its reasoning; None in artifacts of before it was told apart."""
+    reasoning_tokens: int = 0
+
+    @property
+    def scored(self) -> str:
+        """The text that the scores are about."""
+        return self.response if self.answer is None else self.answer
 
 
 def write_responses(directory: Path, responses: Iterable[SampledResponse]) -> None:
@@ -90,7 +101,7 @@ def distinct_n(texts: Iterable[str], n: int) -> float | None:
     return len(set(grams)) / len(grams) if grams else None
 
 
-COLUMNS = ("responses", "tokens", "score", "correct", "ended", "kl", "k3", "reference_logprob")
+COLUMNS = ("responses", "tokens", "score", "correct", "ended", "kl", "k3", "reference_logprob", "reasoning_tokens")
 FIGURES: dict[str, tuple[str, str]] = {
     "score": ("score", "responses"),
     "correct": ("correct", "responses"),
@@ -99,6 +110,7 @@ FIGURES: dict[str, tuple[str, str]] = {
     "k3_per_token": ("k3", "tokens"),
     "reference_logprob_per_token": ("reference_logprob", "tokens"),
     "length": ("tokens", "responses"),
+    "reasoning_length": ("reasoning_tokens", "responses"),
     "ended": ("ended", "responses"),
 }
 """Each figure is a sum over all responses divided by another: every response, or every token, weighs the same."""
@@ -107,14 +119,14 @@ FIGURES: dict[str, tuple[str, str]] = {
 def summarise_responses(
     responses: Sequence[SampledResponse], confidence: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> dict[str, Any]:
-    """Return each of `FIGURES` as an `Interval` over resampled items, and distinct-1 and -2 of all responses."""
+    """Return each of `FIGURES` as an `Interval` over resampled items, and distinct-1 and -2 of all answers."""
     sums = _sums_of_items(responses)
     figures = _ratios(np.array(list(sums.values())), resamples, seed)
     return {
         "items": len(sums),
         "responses": len(responses),
         **{name: _interval(value, draws_R, confidence, len(sums)) for name, (value, draws_R) in figures.items()},
-        **{f"distinct_{n}": distinct_n([one.response for one in responses], n) for n in (1, 2)},
+        **{f"distinct_{n}": distinct_n([one.scored for one in responses], n) for n in (1, 2)},
     }
 
 
@@ -140,7 +152,7 @@ def compare_responses(
         for name, (value, draws_R) in later.items()
     }
     both = set(shared)
-    was, now = (distinct_n([one.response for one in part if one.id in both], 2) for part in (before, after))
+    was, now = (distinct_n([one.scored for one in part if one.id in both], 2) for part in (before, after))
     return {"items": len(shared), **changes, "distinct_2": now / was - 1 if was and now is not None else None}
 
 

@@ -26,6 +26,9 @@ _SCHEMA = pa.schema(
         ("correct", pa.float64()),
         ("preference", pa.float64()),
         ("ended", pa.bool_()),
+        ("answer", pa.string()),
+        ("reasoning_tokens", pa.int64()),
+        ("answered", pa.bool_()),
     ]
 )
 
@@ -38,6 +41,7 @@ class ScoredItem(NamedTuple):
     language: str
     prompt: str
     response: str
+    """All that was said."""
     reference: str
     ideal: str | None
     scorer: str
@@ -46,15 +50,25 @@ class ScoredItem(NamedTuple):
     preference: float | None
     """Likeness to the ideal response; None for items that have none."""
     ended: bool
-    """Whether the model ended its turn within the limit of tokens."""
+    """Whether the model ended its turn, with an answer, within the limit of tokens."""
+    answer: str | None = None
+    """What was scored: the response behind its reasoning; None in artifacts of before it was told apart."""
+    reasoning_tokens: int = 0
+    answered: bool = True
+    """Whether the reasoning, where there is any, came to its end."""
+
+    @property
+    def shown(self) -> str:
+        """What people read first: the answer."""
+        return self.response if self.answer is None else self.answer
 
 
-def scores_of(item: EvaluationItem, response: str) -> tuple[float, float | None]:
-    """Return what an item's scorer says of a response, and its true preference; None where there is no ideal one."""
+def scores_of(item: EvaluationItem, answer: str) -> tuple[float, float | None]:
+    """Return what an item's scorer says of an answer, and its true preference; None where there is no ideal one."""
     preference = None
     if item.ideal is not None:
-        preference = preference_score(response, item.reference, item.scorer, item.ideal)
-    return score(item.scorer, response, item.reference), preference
+        preference = preference_score(answer, item.reference, item.scorer, item.ideal)
+    return score(item.scorer, answer, item.reference), preference
 
 
 def write_items(directory: Path, items: Iterable[ScoredItem]) -> None:
@@ -71,7 +85,8 @@ def read_items(directory: Path) -> list[ScoredItem]:
 def summarise_items(items: Sequence[ScoredItem], confidence: float = 0.95) -> dict[str, Any]:
     """Return exact match, preference and share of ended responses over all items, per task, per language and per both.
 
-    Each figure is an `Interval` as a dictionary: Wilson's for exact match, Student's t for preference.
+    Each figure is an `Interval` as a dictionary: Wilson's for exact match, Student's t for preference. `reasoning` is
+    what `reasoning_figures` says.
     """
     by_both: dict[str, dict[str, Any]] = defaultdict(dict)
     for (task, language), group in _grouped(items, lambda item: (item.task, item.language)):
@@ -99,7 +114,15 @@ def _figures(items: Sequence[ScoredItem], confidence: float) -> dict[str, Any]:
         "exact_match": proportion([item.correct for item in items], confidence).as_dict(),
         "preference": preference.as_dict() if preference is not None else None,
         "ended": sum(item.ended for item in items) / len(items),
+        "reasoning": reasoning_figures([item.reasoning_tokens for item in items], [item.answered for item in items]),
     }
+
+
+def reasoning_figures(tokens: Sequence[int], answered: Sequence[bool]) -> dict[str, float] | None:
+    """Return the mean length of the reasoning of responses, and the share without an answer; None without any."""
+    if not any(tokens) and all(answered):
+        return None
+    return {"tokens": sum(tokens) / len(tokens), "unanswered": answered.count(False) / len(answered)}
 
 
 def prompt_text(messages: Sequence[Message]) -> str:

@@ -6,6 +6,7 @@ Letters of array shapes: N samples of an item, I items.
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -37,11 +38,16 @@ class SampledItem:
     language: str
     prompt_tokens: int
     responses: list[str]
+    """All that was said."""
+    texts: list[str]
+    """What stands behind the reasoning."""
     answers: list[str | None]
+    """The same as keys of votes."""
     tokens: list[int]
+    reasoning_tokens: list[int]
     ended: list[bool]
     logprobs: list[float]
-    """Average log-probability of each sample."""
+    """Average log-probability of each sample, reasoning included; −∞ without an answer."""
     rewards: list[float]
     correct: list[float]
     preference: list[float] | None
@@ -82,7 +88,16 @@ def curve_figures(items: Sequence[SampledItem], resamples: int, confidence: floa
             task: _means_by_selector([item for item in items if item.task == task], sizes)
             for task in sorted({item.task for item in items})
         },
+        "reasoning_by_task": _reasoning_by_task(items),
     }
+
+
+def _reasoning_by_task(items: Sequence[SampledItem]) -> dict[str, float]:
+    """Return the mean length of the reasoning in tokens for each task that has any."""
+    by_task: dict[str, list[int]] = defaultdict(list)
+    for item in items:
+        by_task[item.task] += item.reasoning_tokens
+    return {task: float(np.mean(tokens)) for task, tokens in sorted(by_task.items()) if any(tokens)}
 
 
 def _means_by_selector(items: Sequence[SampledItem], sizes: Sequence[int]) -> dict[str, list[float]]:

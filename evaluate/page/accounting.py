@@ -22,6 +22,8 @@ class AccountRow:
     """Reason → rows, the most frequent reason first."""
     train: int
     eval: int
+    ignored: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Column that nobody uses → rows, those that look like content first."""
 
     @property
     def balanced(self) -> bool:
@@ -63,4 +65,5 @@ def read_account(directory: Path, label: str, kind: str) -> Account | None:
 
 def _row(source: str, entry: dict[str, Any]) -> AccountRow:
     dropped = sorted(entry["dropped"].items(), key=lambda pair: (-pair[1], pair[0]))
-    return AccountRow(source, entry["rows_in"], entry["kept"], dict(dropped), entry["train"], entry["eval"])
+    ignored = {**entry.get("ignored_content", {}), **entry.get("ignored_columns", {})}
+    return AccountRow(source, entry["rows_in"], entry["kept"], dict(dropped), entry["train"], entry["eval"], ignored)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -15,6 +16,9 @@ from posttrain.stage.artifact import Manifest, read_manifest
 from posttrain.stage.errors import EXIT_DONE, UsageError
 from posttrain.stage.record import read_record, records_of
 from posttrain.stage.wording import duration
+
+TEMPLATE = "chat_template"
+"""The fact of a base model that says what its chat template does."""
 
 
 def print_artifact(root: Path, text: str) -> int:
@@ -35,7 +39,8 @@ def _summary(directory: Path, manifest: Manifest) -> Table:
         "stage": f"{manifest.stage} ({manifest.run})",
         "result": manifest.headline,
         "metrics": _pairs(manifest.metrics),
-        "facts": _pairs(manifest.facts),
+        "facts": _pairs({name: value for name, value in manifest.facts.items() if name != TEMPLATE}),
+        "chat template": _template(manifest.facts.get(TEMPLATE, {})),
         "config": _pairs(manifest.config),
         "seed": str(manifest.seed),
         "key": manifest.key,
@@ -55,6 +60,13 @@ def _summary(directory: Path, manifest: Manifest) -> Table:
         if value:
             table.add_row(name, escape(value))
     return table
+
+
+def _template(facts: Mapping[str, Any]) -> str:
+    """Return what a model's chat template does with each thing, a line each, and what was fixed in it."""
+    fixed = _pairs({name: facts.get(name) for name in ("arguments", "date")})
+    lines = [f"{thing}: {what}" for thing, what in facts.get("behaviour", {}).items()]
+    return "\n".join([fixed] * bool(fixed) + lines)
 
 
 def _record(path: Path) -> str:

@@ -9,7 +9,16 @@ from typing import Any
 
 from posttrain.pipeline.graph.graph import Stage
 from posttrain.stage.errors import UsageError
-from posttrain.stage.files import canonical_json, files_under, sha256_file, sha256_text, write_json_atomic
+from posttrain.stage.files import (
+    canonical_json,
+    files_under,
+    is_pattern,
+    located,
+    matching,
+    sha256_file,
+    sha256_text,
+    write_json_atomic,
+)
 from posttrain.stage.schema import external_paths, key_values, to_dict
 
 LARGE_BYTES = 10**9
@@ -38,7 +47,7 @@ def check_external_paths(stages: list[Stage]) -> None:
         "mend the path"
         for stage in stages
         for path in external_paths(stage.config)
-        if not path.exists()
+        if not (matching(path)[1] if is_pattern(path) else located(path).exists())
     ]
     if problems:
         raise UsageError("\n".join(dict.fromkeys(problems)))
@@ -64,12 +73,14 @@ class FileHashes:
         self._changed = False
 
     def digest(self, path: Path) -> str:
-        """Return the SHA-256 of a file's bytes, or of the names and hashes of all files below a folder."""
-        if path.is_dir():
-            return sha256_text(
-                canonical_json({f.relative_to(path).as_posix(): self._file(f) for f in files_under(path)})
-            )
-        return self._file(path)
+        """Return the SHA-256 of a file's bytes, or of the names and hashes of all files of a folder or a pattern."""
+        if is_pattern(path):
+            return self._files(*matching(path))
+        path = located(path)
+        return self._files(path, files_under(path)) if path.is_dir() else self._file(path)
+
+    def _files(self, folder: Path, files: list[Path]) -> str:
+        return sha256_text(canonical_json({f.relative_to(folder).as_posix(): self._file(f) for f in files}))
 
     def save(self) -> None:
         """Write the cache where something new was hashed; another pipeline's additions may be lost, never wrong."""

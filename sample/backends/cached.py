@@ -58,5 +58,6 @@ class CachedSampler:
 
 def _request(model_digest: str, prompt: Sequence[int], params: SamplingParams) -> Request:
     plain = {name: value for name, value in dataclasses.asdict(params).items() if name != "seed"}
+    plain["text"] = "answer"  # older entries have the reasoning in it
     plain["logit_bias"] = {str(token): repr(bias) for token, bias in params.logit_bias.items()}  # JSON has no infinity
     return Request(model_digest, list(prompt), plain, params.seed)

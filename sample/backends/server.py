@@ -21,7 +21,8 @@ import httpx2
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from posttrain.sample.engine.ending import special_stops
+from posttrain.data.chat.reasoning import special_marks
+from posttrain.sample.engine.ending import Ending, said, special_stops
 from posttrain.sample.sampling import Accept, FinishReason, Prompts, Sample, SamplingParams
 from posttrain.sample.structured.constraint import ConstraintFactory
 from posttrain.stage.errors import PosttrainError, UsageError
@@ -81,12 +82,12 @@ class ServerSampler:
             )
         bodies = [self._body(prompt, own) for prompt, own in zip(prompts, each, strict=True)]
         try:
-            return asyncio.run(self._generate(bodies, each, accept))
+            return asyncio.run(self._generate(prompts, bodies, each, accept))
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
 
     async def _generate(
-        self, bodies: list[dict[str, Any]], params: list[SamplingParams], accept: Accept | None
+        self, prompts: Prompts, bodies: list[dict[str, Any]], params: list[SamplingParams], accept: Accept | None
     ) -> list[list[Sample]]:
         started = time.perf_counter()
         slots = asyncio.Semaphore(self._max_concurrent)
@@ -94,7 +95,7 @@ class ServerSampler:
 
         async def one(client: httpx2.AsyncClient, prompt: int, number: int) -> Sample:
             async with slots:
-                sample = await self._sample(client, bodies[prompt], params[prompt], number)
+                sample = await self._sample(client, prompts[prompt], bodies[prompt], params[prompt], number)
             if accept is not None and accept(prompt, sample):
                 for other in tasks[prompt]:
                     if other is not asyncio.current_task():
@@ -109,7 +110,12 @@ class ServerSampler:
         return [[cancelled if task.cancelled() else task.result() for task in own] for own in tasks]
 
     async def _sample(
-        self, client: httpx2.AsyncClient, body: dict[str, Any], params: SamplingParams, number: int
+        self,
+        client: httpx2.AsyncClient,
+        prompt: Sequence[int],
+        body: dict[str, Any],
+        params: SamplingParams,
+        number: int,
     ) -> Sample:
         started = time.perf_counter()
         try:
@@ -123,11 +129,15 @@ class ServerSampler:
         seconds = time.perf_counter() - started
         if self.dialect == "transformers":
             ids = self.tokenizer(choice["text"], add_special_tokens=False).input_ids
-            return Sample(ids, [], [], reason, choice["text"], seconds)
-        logprobs = choice["logprobs"]["token_logprobs"]
-        return Sample(
-            choice["token_ids"], logprobs, self._sampling_logprobs(logprobs, params), reason, choice["text"], seconds
-        )
+            own = said(self.tokenizer, prompt, choice["text"])
+            return Sample(ids, [], [], reason, seconds=seconds, **own)
+        ids, logprobs = choice["token_ids"], choice["logprobs"]["token_logprobs"]
+        if special_marks(self.tokenizer).isdisjoint(ids):
+            own = said(self.tokenizer, prompt, choice["text"])
+        else:  # the server's text is without special tokens
+            ends = frozenset([self.tokenizer.eos_token_id, *params.stop_token_ids])
+            own = Ending(self.tokenizer, ends, params.stop).said(prompt, ids)
+        return Sample(ids, logprobs, self._sampling_logprobs(logprobs, params), reason, seconds=seconds, **own)
 
     def _sampling_logprobs(self, logprobs: list[float], params: SamplingParams) -> list[float]:
         """Return the log-probabilities under the distribution that was drawn from, where they can be known."""
@@ -144,6 +154,11 @@ class ServerSampler:
             raise UsageError(f"num_beams={params.num_beams}: no beam search through a server; sample with Sampler")
         if self.dialect == "transformers" and params.logit_bias:
             raise UsageError("logit_bias: transformers serve passes over it in silence; use vllm or Sampler")
+        if self.dialect == "transformers" and (marks := special_marks(self.tokenizer)):
+            raise UsageError(
+                f"{self.tokenizer.decode([min(marks)])}: transformers serve leaves special tokens out, and with them "
+                "what tells the answer from the reasoning; use vllm or Sampler"
+            )
 
     def _body(self, prompt: Sequence[int], params: SamplingParams) -> dict[str, Any]:
         if self.dialect == "transformers":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 
 from posttrain.sample.choose.answers import Extractor, majority
@@ -36,7 +37,7 @@ def best_of(samples: Sequence[Sample], scores: Sequence[float]) -> Choice:
 
 def majority_of(samples: Sequence[Sample], extract: Extractor) -> Choice:
     """Return the first sample that gives the most frequent answer, with that answer's share of all samples."""
-    index, votes = majority([extract(sample.text) for sample in samples])
+    index, votes = majority([extract(sample.text) if sample.answered else None for sample in samples])
     return Choice(index, samples[index], votes / len(samples), _tokens(samples))
 
 
@@ -76,8 +77,16 @@ def within_budget(params: SamplingParams, token_budget: int | None) -> SamplingP
 
 
 def by_logprob(prompts: Prompts, samples: Sequence[Sequence[Sample]]) -> list[list[float]]:
-    """Score samples by their average log-probability under the model itself."""
-    return [[mean_logprob(sample.logprobs) for sample in own] for own in samples]
+    """Score samples by their average log-probability under the model itself, reasoning included.
+
+    A sample that ended within its reasoning gets −∞: a model that goes round in circles is very sure of it.
+    """
+    return [[answer_logprob(sample) for sample in own] for own in samples]
+
+
+def answer_logprob(sample: Sample) -> float:
+    """Return the average log-probability of a sample's tokens; −∞ without an answer."""
+    return mean_logprob(sample.logprobs) if sample.answered else -math.inf
 
 
 def by_verifier(verify: Callable[[int, Sample], float]) -> Score:
@@ -110,6 +119,8 @@ def first_valid(
     token_budget: int | None = None,
 ) -> list[Attempt]:
     """Return the first valid sample of each prompt: it cancels the others of its prompt, and failures are tried again.
+
+    A sample that ended within its reasoning is not valid, and ``valid`` is not asked.
 
     A round samples up to ``params.num_samples`` for each prompt that still has nothing, with a seed of its own. With a
     budget, a prompt's round has as many samples as are sure to fit into what is left of it; where that is none, the
@@ -149,7 +160,7 @@ def _sample_until_valid(
     accepted: dict[int, Sample] = {}
 
     def accept(place: int, sample: Sample) -> bool:
-        if place not in accepted and valid(asked[place][0], sample):
+        if place not in accepted and sample.answered and valid(asked[place][0], sample):
             accepted[place] = sample
         return place in accepted
 

@@ -35,8 +35,8 @@ class Beam:
 class Search:
     """The beams of one prompt."""
 
-    def __init__(self, params: SamplingParams, ending: Ending) -> None:
-        self.params, self.ending = params, ending
+    def __init__(self, prompt: Sequence[int], params: SamplingParams, ending: Ending) -> None:
+        self.prompt, self.params, self.ending = prompt, params, ending
         self.running = [Beam([], [], 0)]
         self.finished: list[tuple[float, FinishReason, Beam]] = []
         self.started = time.perf_counter()
@@ -68,7 +68,14 @@ class Search:
         """Return the best continuations, the best first."""
         seconds = time.perf_counter() - self.started
         return [
-            Sample(beam.tokens, beam.logprobs, [0.0] * len(beam.tokens), reason, self.ending.text(beam.tokens), seconds)
+            Sample(
+                token_ids=beam.tokens,
+                logprobs=beam.logprobs,
+                sampling_logprobs=[0.0] * len(beam.tokens),
+                finish_reason=reason,
+                seconds=seconds,
+                **self.ending.said(self.prompt, beam.tokens),
+            )
             for _, reason, beam in self.finished[: self.params.num_samples]
         ]
 

@@ -1,16 +1,28 @@
-"""Where a sample ends: at an end token, or at the first of its stop texts."""
+"""Where a sample ends: at an end token, or at the first of its stop texts; and what it then says."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypedDict
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from posttrain.data.chat.reasoning import decode_marked, read_reply
 from posttrain.models.declared import end_token_ids
 
 MARGIN = 8
 """Tokens looked at besides those of a stop text: special tokens have no text, and the first of the tokens may lose a
 space or half a character that it has behind others."""
+
+
+class Said(TypedDict):
+    """The fields of a `Sample` that say what its tokens mean."""
+
+    text: str
+    reasoning: str
+    reasoning_tokens: int
+    answered: bool
+    whole: str | None
 
 
 class Ending:
@@ -29,19 +41,41 @@ class Ending:
             return True
         return bool(self.stop) and self._stops(tokens[-self.window :]) and self._stops(tokens)
 
+    def said(self, prompt: Sequence[int], tokens: Sequence[int]) -> Said:
+        """Return what a sample says in answer to a prompt, without end tokens, up to the first stop text."""
+        text = decode_marked(self.tokenizer, self._kept(tokens))
+        text = text[: min((place for stop in self.stop if (place := text.find(stop)) >= 0), default=len(text))]
+        return said(self.tokenizer, prompt, text)
+
     def text(self, tokens: Sequence[int]) -> str:
-        """Return the text of a sample, without special and end tokens, up to the first stop text."""
-        text = self._decode(tokens)
+        """Return the text of a sample as one piece, without special and end tokens: that of a document."""
+        text: str = self.tokenizer.decode(self._kept(tokens), skip_special_tokens=True)
         return text[: min((place for stop in self.stop if (place := text.find(stop)) >= 0), default=len(text))]
 
     def _stops(self, tokens: Sequence[int]) -> bool:
-        text = self._decode(tokens)
+        text: str = self.tokenizer.decode(self._kept(tokens), skip_special_tokens=True)
         return any(stop in text for stop in self.stop)
 
-    def _decode(self, tokens: Sequence[int]) -> str:
-        kept = [token for token in tokens if token not in self.tokens]
-        text: str = self.tokenizer.decode(kept, skip_special_tokens=True)
-        return text
+    def _kept(self, tokens: Sequence[int]) -> list[int]:
+        return [token for token in tokens if token not in self.tokens]
+
+
+def said(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], text: str) -> Said:
+    """Return what a response says in answer to a prompt, given its text with the marks of reasoning."""
+    reply = read_reply(tokenizer, prompt, text)
+    thought = tokenizer(reply.reasoning, add_special_tokens=False).input_ids if reply.reasoning else []
+    return Said(
+        text=reply.answer,
+        reasoning=reply.reasoning,
+        reasoning_tokens=len(thought),
+        answered=reply.finished,
+        whole=text if text != reply.answer else None,
+    )
+
+
+def whole(text: str) -> Said:
+    """Return what a response says that is an answer from its beginning to its end."""
+    return Said(text=text, reasoning="", reasoning_tokens=0, answered=True, whole=None)
 
 
 def special_stops(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> tuple[list[int], list[str]]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from posttrain.sample.engine.ending import Ending
+from posttrain.sample.engine.ending import Ending, Said, whole
 from posttrain.sample.engine.uniforms import BLOCK, DRAWS, redraw_uniforms, sample_key, uniforms
 from posttrain.sample.sampling import FinishReason, Sample, SamplingParams
 from posttrain.sample.structured.constraint import Bitmask, Constraint
@@ -97,6 +97,11 @@ class Running:
             logprobs=self.logprobs,
             sampling_logprobs=self.sampling_logprobs,
             finish_reason=self.reason or "aborted",
-            text=self.ending.text(self.tokens),
             seconds=time.perf_counter() - self.started,
+            **self._said(),
         )
+
+    def _said(self) -> Said:
+        if self.constraint is not None:  # a document from its first token on, whatever its texts quote
+            return whole(self.ending.text(self.tokens))
+        return self.ending.said(self.prompt, self.tokens)

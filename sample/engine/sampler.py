@@ -82,7 +82,9 @@ class Sampler:
             raise UsageError("num_beams: give requests with and without beams in calls of their own")
         if any(constraint is not None for constraint in constraints):
             raise UsageError("num_beams: beam search takes no grammar; set num_beams=1")
-        searches = [Search(request, self.ending(request)) for request in params]
+        searches = [
+            Search(prompt, request, self.ending(request)) for prompt, request in zip(prompts, params, strict=True)
+        ]
         with torch.inference_mode(), evaluating(self.model):
             beam_search(self.model, prompts, searches, self.max_batch_size)
         return [search.samples() for search in searches]

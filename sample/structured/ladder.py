@@ -161,7 +161,7 @@ def climb(
             samples = [row[0] for row in sampler.generate(prompts, params, constraints=constraints)]
             sampling_seconds = time.perf_counter() - start
             start = time.perf_counter()
-        texts = [vocabulary.text(sample.token_ids) for sample in samples]
+        texts = [_document_text(vocabulary, sample) for sample in samples]
         documents = _read(tasks, texts, repair=rung == "repair")
         seconds = sampling_seconds + time.perf_counter() - start
         tokens = sum(map(len, prompts)) + sum(len(sample.token_ids) for sample in samples)
@@ -179,6 +179,11 @@ def ladder_table(reports: Sequence[RungReport]) -> str:
         for report in reports
     ]
     return "\n".join(lines)
+
+
+def _document_text(vocabulary: Vocabulary, sample: Sample) -> str:
+    """Return the answer of a sample, byte for byte where it is all that was said."""
+    return vocabulary.text(sample.token_ids) if sample.whole is None else sample.text
 
 
 def _grammars(vocabulary: Vocabulary, tasks: Sequence[Task], relax: bool) -> dict[str, Grammar]:

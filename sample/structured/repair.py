@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 
 import json_repair
 
+from posttrain.data.chat.reasoning import split_reply
+
 _FENCE = re.compile(r"```[\w-]*[ \t]*\n(.*?)(?:\n?```|\Z)", re.DOTALL)
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.|\\\Z)*("|\Z)|[{}\[\],]', re.DOTALL)
 _PARTIAL_ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{0,3})?\Z")
@@ -45,15 +47,19 @@ def parse_json(text: str | bytes) -> Any:
 def repair_json(text: str) -> Repair | None:
     """Return the JSON value in a response, or None where there is none.
 
-    Valid JSON comes back as it is. Otherwise, one after the other until it parses: a code fence is taken off, the text
-    around the document, commas before a closing bracket; what was cut off is closed, after taking back what cannot be
-    read; and json-repair tries the rest (quotes, comments, missing commas).
+    Valid JSON comes back as it is. Otherwise, one after the other until it parses: reasoning is taken off, with the
+    drafts in it, a code fence, the text around the document, commas before a closing bracket; what was cut off is
+    closed, after taking back what cannot be read; and json-repair tries the rest (quotes, comments, missing commas).
     """
     try:
         return Repair(parse_json(text), ())
     except ValueError:
         changes: list[str] = []
     body = text.strip().removeprefix("\ufeff")
+    begins_document = body.startswith(("{", "[")) and not body.startswith("[THINK]")
+    if not begins_document and (answer := split_reply(body).answer.strip()) != body:
+        changes.append(f"left out reasoning: {len(body) - len(answer)} characters")
+        body = answer
     if not body.startswith(("{", "[")) and (fence := _FENCE.search(body)):
         body = fence.group(1).strip()
         changes.append("took off a code fence")

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from build_artifacts import build_model, commit_artifact
+from saying_model import words_tokenizer
 
 from posttrain.data import openings
 from posttrain.data.chat.pieces import encode_prompts, response_text
@@ -27,7 +28,7 @@ from posttrain.sample import rank
 from posttrain.sample.choose.select import derived_seed
 from posttrain.sample.config.rank import RankConfig
 from posttrain.sample.engine.sampler import Sampler
-from posttrain.sample.sampling import SamplingParams
+from posttrain.sample.sampling import Sample, SamplingParams
 from posttrain.stage.entry import Context, StageResult
 from posttrain.stage.errors import PosttrainError, UsageError
 from posttrain.stage.schema import build
@@ -196,3 +197,35 @@ def test_openings_are_continued_and_their_continuations_become_the_same_tokens(t
             assert tokenizer.decode(ids) == tokenizer.decode(sample.token_ids)
             sampled, equal = sampled + 1, equal + (ids == sample.token_ids)
     assert equal == sampled >= 76
+
+
+def said(text: str, reasoning: str = "", finish: Any = "stop", answered: bool = True) -> Sample:
+    return Sample([0], [0.0], [0.0], finish, text, 0.0, reasoning, len(reasoning), answered, f"<think>{reasoning}")
+
+
+def judged(*samples: Sample) -> rank.Ranked:
+    """Return the samples of one prompt, ranked by how many numbers their answers have right."""
+    judge = rank.build_judge(None, "number", [prompt(0, reference="5")])
+    return rank.rank_samples(words_tokenizer(), judge, prompt(0, reference="5"), [1], samples)
+
+
+def test_answers_are_judged_and_the_reasoning_is_part_of_what_is_compared() -> None:
+    group = judged(said("5", "4 or 5"), said("4", "5"), said("", "5", answered=False), said("5", "cut", "length"))
+    row = rank.comparison_row(group, "number")
+    assert row["responses"] == [
+        f"<think>\n{t}\n</think>\n\n{a}" for t, a in (("4 or 5", "5"), ("5", "4"), ("cut", "5"))
+    ]
+    assert (row["ranks"], row["ended"]) == ([1, 3, 1], [True, True, False])
+
+
+def test_responses_without_an_answer_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    open_ended = said("", "5", answered=False)
+    groups = [judged(said("5"), said("4")), judged(said("5"), open_ended)]
+    samples = [[said("5"), said("4")], [said("5"), open_ended]]
+    assert rank.require_comparisons(groups, samples) == groups[:1]
+    assert caplog.messages == [
+        "1 of 4 responses ended within their reasoning and are left out, and with them 1 of 2 prompts; "
+        "raise max_new_tokens"
+    ]
+    with pytest.raises(PosttrainError, match="no prompt has two answers to compare; raise max_new_tokens"):
+        rank.require_comparisons(groups[1:], samples[1:])

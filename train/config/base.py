@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import datetime
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -59,6 +60,14 @@ class BaseConfig:
     """
     chat_template_file: str | None = external()
     """A .jinja file with a template of your own."""
+    chat_template_name: str | None = None
+    """Which of several templates that the model brings; None takes its ``default``. One for tools goes along."""
+    template_arguments: dict[str, Any] = Field(default_factory=dict)
+    """Variables of the chat template, such as ``{enable_thinking: false}``, for every conversation that gives none."""
+    date: str | None = None
+    """Day, as 2026-07-26, that a template gets which writes today's date; None takes the day of the import."""
+    merge_system: bool = False
+    """Put a system message in front of the first user's, for templates that have no place for one."""
     pad_token: str | None = None
     """Padding where the tokenizer has none, or pads with EOS.
 
@@ -80,4 +89,12 @@ class BaseConfig:
             )
         if self.chat_template is not None and self.chat_template_file is not None:
             raise ValueError("give chat_template or chat_template_file, not both")
+        if self.date is not None:
+            try:
+                datetime.date.fromisoformat(self.date)
+            except ValueError:
+                raise ValueError(f"date={self.date}: not a day; write it as 2026-07-26") from None
+        for name in self.template_arguments:
+            if not name.isidentifier():
+                raise ValueError(f"template_arguments: {name!r} is no name of a variable; use letters, digits and _")
         return self

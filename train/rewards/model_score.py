@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from posttrain.data.chat.pieces import encode_texts
 from posttrain.data.chat.rendering import render
 from posttrain.data.chat.templates import template_digest
-from posttrain.data.chat.tokenizer import control_tokens, load_tokenizer, tokenizer_digest
+from posttrain.data.chat.tokenizer import control_pattern, load_tokenizer, tokenizer_digest
 from posttrain.models.adapters import merged
 from posttrain.models.batching import by_tokens
 from posttrain.models.declared import context_length
@@ -48,6 +47,8 @@ class RewardModelScore:
     def __call__(self, answers: Sequence[Answer]) -> list[float]:
         """Return the score at the last token of each answer, with the model's mean and deviation taken out.
 
+        The model reads the whole turn: the policy's tokens where it would make the same, or else the answer with the
+        reasoning where its own template puts that, which some leave out. Unfinished reasoning is an empty answer then.
         Raises UsageError when answers with their prompts do not fit the model's context.
         """
         sequences = self._sequences(answers)
@@ -69,13 +70,15 @@ class RewardModelScore:
         """Return the tokens that the model reads: the policy's where it would make the same, else its own."""
         if self.same_tokens:
             return [[*answer.prompt_ids, *answer.response_ids] for answer in answers]
-        control = re.compile("|".join(map(re.escape, control_tokens(self.tokenizer))))
+        control = control_pattern(self.tokenizer)
         texts = []
         for answer in answers:
-            content = control.sub(" ", answer.text)  # or a policy could learn to spell this model's end of turn
-            texts.append(
-                render(self.tokenizer, answer.conversation.followed_by({"role": "assistant", "content": content}))[0]
-            )
+            # Or a policy could learn to spell this model's end of turn.
+            content, reasoning = (control.sub(" ", text) for text in (answer.text, answer.reasoning))
+            turn = {"role": "assistant", "content": content}
+            if reasoning:
+                turn["reasoning_content"] = reasoning
+            texts.append(render(self.tokenizer, answer.conversation.followed_by(turn))[0])
         encoded = encode_texts(self.tokenizer, texts)
         end = self.tokenizer.eos_token_id
         return [_up_to_end(ids, end, answer.ended) for ids, answer in zip(encoded, answers, strict=True)]

@@ -84,7 +84,7 @@ def _scorer(term: RewardTerm, path: str) -> Reward:
         assert scorer is not None  # see require_references
         return score(scorer, answer.text, answer.reference or "")
 
-    return _each(one)
+    return _each_answer(one)
 
 
 def _regex(term: RewardTerm, path: str) -> Reward:
@@ -93,7 +93,7 @@ def _regex(term: RewardTerm, path: str) -> Reward:
         pattern = re.compile(term.pattern)
     except re.error as error:
         raise UsageError(f"{path}.pattern: {term.pattern!r}: {error}; mend the expression") from None
-    return _each(lambda answer: float(pattern.search(answer.text) is not None))
+    return _each_answer(lambda answer: float(pattern.search(answer.text) is not None))
 
 
 def _json_schema(term: RewardTerm, path: str) -> Reward:
@@ -116,7 +116,7 @@ def _json_schema(term: RewardTerm, path: str) -> Reward:
             return 0.0
         return float(validator.is_valid(document))
 
-    return _each(one)
+    return _each_answer(one)
 
 
 def _no_schema() -> dict[str, Any]:
@@ -130,7 +130,7 @@ def _no_number(text: str) -> None:
 def _python(term: RewardTerm, path: str) -> Reward:
     assert term.function is not None
     function = scoring_function(term.function, f"{path}.function")
-    return _each(lambda answer: function(answer.conversation.messages, answer.text, answer.reference))
+    return _each(lambda answer: function(answer.conversation.messages, answer.text, answer.reference, answer.reasoning))
 
 
 def _grounding(term: RewardTerm, path: str) -> Reward:
@@ -140,13 +140,19 @@ def _grounding(term: RewardTerm, path: str) -> Reward:
         given = [message["content"] for message in answer.conversation.messages if message["role"] != "assistant"]
         return grounded_share(answer.text, [*given, answer.reference or ""])
 
-    return _each(one)
+    return _each_answer(one)
 
 
 def _length(term: RewardTerm, path: str) -> Reward:
+    """Return minus the share by which a response, its reasoning included, is too long."""
     assert term.max_tokens is not None
     free = term.max_tokens
     return _each(lambda answer: -min(max(len(answer.response_ids) - free, 0) / free, 1.0))
+
+
+def _each_answer(one: Callable[[Answer], float]) -> Reward:
+    """Judge what stands behind the reasoning; where that did not end there is nothing to judge, which is worth 0."""
+    return _each(lambda answer: one(answer) if answer.answered else 0.0)
 
 
 def _each(one: Callable[[Answer], float]) -> Reward:

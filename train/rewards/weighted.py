@@ -27,10 +27,13 @@ class Answer:
     """The same under the policy's template and tokenizer."""
     response_ids: list[int]
     text: str
-    """The response without special tokens."""
+    """What stands behind the reasoning, without special tokens."""
     ended: bool
     reference: str | None
     scorer: str | None
+    reasoning: str = ""
+    answered: bool = True
+    """Whether the reasoning, where there is any, came to its end; if not, the text is empty."""
 
 
 Reward = Callable[[Sequence[Answer]], list[float]]

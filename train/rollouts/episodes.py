@@ -34,8 +34,9 @@ class Episode:
     logps: Floats
     """Log-probabilities under the policy that sampled it, as training computes them."""
     ended: bool
-    """Whether it ended by itself."""
+    """Whether it ended by itself, with an answer."""
     text: str = ""
+    """What stands behind the reasoning."""
     sampler_logps: Floats = dataclasses.field(default_factory=lambda: np.empty(0, np.float32))
     """Log-probabilities as a server computed them; empty where the stage itself sampled."""
     reference_logps: Floats = dataclasses.field(default_factory=lambda: np.empty(0, np.float32))
@@ -44,6 +45,10 @@ class Episode:
     components: dict[str, float] = dataclasses.field(default_factory=dict)
     advantages: Floats = dataclasses.field(default_factory=lambda: np.empty(0, np.float32))
     returns: Floats = dataclasses.field(default_factory=lambda: np.empty(0, np.float32))
+    reasoning: str = ""
+    reasoning_tokens: int = 0
+    answered: bool = True
+    """Whether the reasoning, where there is any, came to its end."""
 
     @property
     def length(self) -> int:

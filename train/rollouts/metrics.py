@@ -25,6 +25,9 @@ def rollout_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
         "response/length_max": float(lengths.max()),
         "response/ended": float(np.mean([episode.ended for episode in episodes])),
     }
+    if any(episode.reasoning_tokens for episode in episodes):
+        metrics["response/reasoning_length"] = float(np.mean([episode.reasoning_tokens for episode in episodes]))
+        metrics["response/answered"] = float(np.mean([episode.answered for episode in episodes]))
     if len(episodes[0].reference_logps):
         metrics["objective/kl"] = float(kl_per_response(episodes).mean())
     for name in episodes[0].components:

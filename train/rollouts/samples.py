@@ -32,6 +32,7 @@ class SampleLog:
             for episode in episodes[: self.rows]:
                 prompt = Conversation.from_json(self.prompts[episode.row]["conversation"]).messages
                 row = {"rollout": phase, "step": step, "prompt": prompt, "response": episode.text}
+                row |= {"reasoning": episode.reasoning} if episode.reasoning else {}
                 row |= {"score": round(episode.score, 4), "ended": episode.ended, **episode.components}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 

@@ -66,8 +66,11 @@ class RolloutSampler:
                 prompt_ids=list(prompt),
                 response_ids=sample.token_ids,
                 logps=np.array(sample.sampling_logprobs, np.float32),
-                ended=sample.finish_reason == "stop",
+                ended=sample.ended,
                 text=sample.text,
+                reasoning=sample.reasoning,
+                reasoning_tokens=sample.reasoning_tokens,
+                answered=sample.answered,
             )
             for place, prompt, samples in zip(own, prompts, sampled, strict=True)
             for index, sample in enumerate(samples)

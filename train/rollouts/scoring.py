@@ -102,4 +102,6 @@ class EpisodeScorer:
             ended=episode.ended,
             reference=row["reference"],
             scorer=row["scorer"],
+            reasoning=episode.reasoning,
+            answered=episode.answered,
         )

@@ -186,7 +186,11 @@ def test_transcripts_that_cannot_be_told_apart_are_dropped() -> None:
             "demonstration",
             r"messages\[1\] .*must be an object with role and",
         ),
-        ({"messages": [HI, {**HELLO, "name": "Bo"}]}, "demonstration", r"messages\[1\].name 'Bo': messages hold role"),
+        (
+            {"messages": [HI, {**HELLO, "name": "Bo"}]},
+            "demonstration",
+            r"messages\[1\].name 'Bo': only 'tool' turns have",
+        ),
         ({"conversations": [{"from": "narrator", "value": "x"}]}, "demonstration", "from 'narrator': must be one of"),
         ({"prompt": "a", "responses": ["x"], "ranks": [1]}, "comparison", r"responses \['x'\]: must be a list of at"),
         ({"prompt": "a", "responses": ["x", "y"], "ranks": [1, "2"]}, "comparison", "ranks .* whole numbers"),
@@ -256,7 +260,7 @@ def test_the_configuration_lists_every_adapter() -> None:
 
 def test_columns_that_nobody_reads_are_named() -> None:
     row = {"prompt": "a", "completion": "b", "language": "en", "annotator": "x", "score": 1}
-    assert ADAPTERS["prompt_completion"].ignored(row, "demonstration") == {"annotator", "score"}
+    assert ADAPTERS["prompt_completion"].ignored(row, "demonstration") == {"annotator": "x", "score": 1}
 
 
 def message(name: str, parent: str | None, **columns: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from posttrain.data.chat.pieces import encode_pieces, response_text
+from posttrain.data.chat.pieces import encode_behind, encode_pieces, response_text
 from posttrain.data.chat.rendering import render, render_prompt, response_start
 from posttrain.data.chat.templates import template_digest
 from posttrain.data.chat.tokenizer import (
@@ -127,6 +127,16 @@ def test_a_sampled_response_is_the_text_behind_its_prompts(name: str) -> None:
         assert response_text(tokenizer, prompt, sampled) == response
 
 
+def test_a_token_that_spans_the_cut_changes_no_text() -> None:
+    tokenizer = raw_tokenizer("stories260k")
+    prepare_tokenizer(tokenizer, "verbatim", "<|pad|>")
+    for prompt, response in (("Once upon a ti", "me, there was a cat."), ("Once upon a", " time"), ("One", ", two")):
+        (pieces,) = encode_pieces(tokenizer, [prompt + response], [[len(prompt)]])
+        assert pieces[0] == tokenizer(prompt, add_special_tokens=False).input_ids
+        assert tokenizer.decode([*pieces[0], *pieces[1]]) == prompt + response
+    assert encode_behind(tokenizer, "me") != tokenizer("me", add_special_tokens=False).input_ids
+
+
 def test_bos_begins_a_conversation_where_the_tokenizer_adds_it() -> None:
     stories, trained = chat_tokenizer("stories260k"), chat_tokenizer("trained")
     assert adds_bos(stories)
@@ -154,8 +164,7 @@ def test_qwen_conventions() -> None:
     prompt, response = pieces_of(tokenizer, CONVERSATION)
     assert tokenizer.decode(prompt).endswith("<|im_start|>assistant\n")
     assert response[-2] == tokenizer.eos_token_id
-    with pytest.raises(UsageError, match=r"no {% generation %} markers.*chat_template=chatml"):
-        check_tokenizer(tokenizer, generation_markers=True)
+    check_tokenizer(tokenizer, generation_markers=True)  # which it does not need
 
 
 def test_llama_conventions() -> None:
@@ -216,13 +225,11 @@ def test_padding_that_is_the_end_of_a_turn_is_refused() -> None:
 def test_templates_that_hide_the_response_or_its_end_are_refused() -> None:
     tokenizer = chat_tokenizer("trained")
     good = tokenizer.chat_template
-    tokenizer.chat_template = good.replace('assistant\\n" -}}', 'assistant\\n<think>" -}}')
+    tokenizer.chat_template = good.replace('assistant\\n" -}}', 'assistant\\nSo: " -}}')
     with pytest.raises(UsageError, match="does not begin a finished conversation with its generation prompt"):
         check_tokenizer(tokenizer)
-    outside = "{{- message['content'] -}}{%- endgeneration -%}{{- '<|im_end|>' -}}"
-    tokenizer.chat_template = good.replace(
-        '{{- message["content"] + "<|im_end|>" -}}\n        {%- endgeneration -%}', outside
-    )
+    inside = '{{- "<|im_end|>" -}}\n        {%- endgeneration -%}'
+    tokenizer.chat_template = good.replace(inside, '{%- endgeneration -%}{{- "<|im_end|>" -}}')
     check_tokenizer(tokenizer)
     with pytest.raises(UsageError, match=r"outside its {% generation %} markers"):
         check_tokenizer(tokenizer, generation_markers=True)

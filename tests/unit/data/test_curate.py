@@ -17,7 +17,8 @@ from posttrain.data.records import Comparison, Demonstration, EvaluationItem
 from posttrain.data.rows.accounting import SourceCounts, accounting
 from posttrain.data.rows.splits import held_out_score
 from posttrain.data.sources.convert import clean_group
-from posttrain.data.sources.row_values import Drop, RowError, assistant
+from posttrain.data.sources.row_values import Drop, RowError
+from posttrain.data.sources.turns import assistant
 from posttrain.stage.errors import UsageError
 from posttrain.stage.schema import build
 
@@ -233,8 +234,9 @@ BAD_LINES: list[tuple[dict[str, Any] | str, str]] = [
     (qa(""), "question '': empty content; write a text or remove the row"),
     (qa("x", id=1.5), "id 1.5: must be a text, not float; convert it"),
     (qa("x", license=3), "license 3: input should be a valid string"),
-    (qa("x", id="one"), "id 'one': already used at 1 for another row; ids must differ"),
+    (qa("x", id="one"), "id 'one': already used at 1 for another row; ids must differ, or ids=ignore"),
 ]
+ASIDE = " (on_bad_row=quarantine sets bad rows aside)"
 
 
 @pytest.mark.parametrize(("line", "reason"), BAD_LINES)
@@ -242,7 +244,7 @@ def test_a_bad_row_ends_the_stage_with_its_place(tmp_path: Path, line: dict[str,
     mine = source(tmp_path, "s", [qa("good?", id="one"), line])
     with pytest.raises(UsageError) as caught:
         curate(tmp_path, "demonstration", [mine])
-    assert str(caught.value) == f"{mine['path']}:2: {reason}"
+    assert str(caught.value) == f"{mine['path']}:2: {reason}{ASIDE}"
 
 
 def test_bad_rows_can_be_quarantined_and_are_counted(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from curated_data import curate, qa, source
 
@@ -36,6 +38,61 @@ def test_blank_cells_of_items_and_comparisons_are_absent(tmp_path: Path) -> None
     asked = {"name": "p", "path": str(tmp_path / "prompts.csv"), "adapter": "prompt"}
     (prompt,) = curate(tmp_path, "prompt", [asked]).train
     assert prompt.reference is None
+
+
+def test_cells_hold_lists_as_json_text(tmp_path: Path) -> None:
+    cells = [
+        ("messages", '[{"role": "user", "content": "A?"}, {"role": "assistant", "content": "b"}]', "demonstration"),
+        ("conversations", '[{"from": "human", "value": "A?"}, {"from": "gpt", "value": "b"}]', "demonstration"),
+        (
+            "prompt,completion",
+            '[{"role": "user", "content": "A?"}]|[{"role": "assistant", "content": "b"}]',
+            "demonstration",
+        ),
+        ("prompt,responses,ranks", 'A?|["b", "c"]|[1, 2]', "comparison"),
+        ("prompt,responses,ranks,ended", 'A?|["b", "c"]|[1, 2]|[true, false]', "comparison"),
+        ("prompt,chosen,rejected", 'A?|[{"role": "assistant", "content": "b"}]|c', "comparison"),
+        (
+            "prompt,outputs",
+            'A?|[{"response": "b", "follow_list": [true]}, {"response": "c", "follow_list": [false]}]',
+            "comparison",
+        ),
+    ]
+    for number, (names, row, record_type) in enumerate(cells):
+        quoted = ",".join('"{}"'.format(cell.replace('"', '""')) for cell in row.split("|"))
+        (tmp_path / "rows.csv").write_text(f"{names}\n{quoted}\n")
+        made = curate(tmp_path, record_type, [{"name": "s", "path": str(tmp_path / "rows.csv")}], eval_fraction=0)
+        (record,) = made.train
+        answers = record.completion if record_type == "demonstration" else record.responses
+        assert (record.prompt[0].content, answers[0].content) == ("A?", "b")
+        (tmp_path / "out").rename(tmp_path / f"out{number}")
+
+
+def test_what_pandas_writes_of_absent_values_is_read(tmp_path: Path) -> None:
+    nan = float("nan")
+    lines = [qa("A?", id=1.0, score=nan, task=nan, system=nan), qa("B?", id=nan, score=nan, images=nan, label=nan)]
+    made = curate(tmp_path, "demonstration", [source(tmp_path, "s", lines, task="chat")], eval_fraction=0)
+    first, second = made.train
+    assert (first.id, first.task) == ("s/1", "chat")
+    assert len(second.id) == len("s/") + 24
+    assert "ignored_content" not in made.accounting["by_source"]["s"]
+    (tmp_path / "out").rename(tmp_path / "done")
+    with pytest.raises(UsageError, match=r"s.jsonl:1: answer nan: must be a text, not float; convert it"):
+        curate(tmp_path, "demonstration", [source(tmp_path, "s", [qa("A?") | {"answer": nan}])])
+
+
+def test_nulls_that_parquet_adds_to_objects_are_not_arguments(tmp_path: Path) -> None:
+    def called(**arguments: Any) -> dict[str, Any]:
+        call = {"type": "function", "function": {"name": "f", "arguments": arguments}}
+        asked = {"role": "user", "content": f"{arguments}?"}
+        tool = {"name": "f", "parameters": {"properties": {name: {"type": "string"} for name in arguments}}}
+        return {"messages": [asked, {"role": "assistant", "tool_calls": [call]}], "tools": [tool]}
+
+    rows = [called(a="1"), called(b="2")]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    made = curate(tmp_path, "demonstration", [{"name": "s", "path": str(tmp_path / "rows.parquet")}], eval_fraction=0)
+    assert [record.completion[0].tool_calls[0].arguments for record in made.train] == [{"a": "1"}, {"b": "2"}]
+    assert [list(record.tools[0]["function"]["parameters"]["properties"]) for record in made.train] == [["a"], ["b"]]
 
 
 HALF = "\ud800"

@@ -14,8 +14,8 @@ from posttrain.data.messages import Message
 from posttrain.data.records import UnpairedPreference
 from posttrain.data.sources.adapters import ADAPTERS, detect
 from posttrain.data.sources.row_values import RowError
-from posttrain.data.tokens.encode import Outcome
 from posttrain.data.tokens.encode_unpaired import encode_unpaired
+from posttrain.data.tokens.outcome import Outcome, Policies
 from posttrain.models.tokenizer import train_tokenizer
 from posttrain.stage.errors import UsageError
 
@@ -43,9 +43,11 @@ def test_labelled_rows_are_recognised(name: str, row: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("name", "row"), ROWS)
-def test_labelled_rows_are_no_demonstrations_and_the_way_out_is_named(name: str, row: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match=r"column 'label' .* set record_type=unpaired \(for train.kto\)"):
-        detect({**row, "label": False}, "demonstration")
+def test_labelled_rows_are_no_demonstrations_and_the_way_out_is_named(
+    tmp_path: Path, name: str, row: dict[str, Any]
+) -> None:
+    with pytest.raises(UsageError, match=r":1: label False: says whether .*; use record_type=unpaired"):
+        curate(tmp_path, "demonstration", [source(tmp_path, name, [{**row, "label": False}])])
 
 
 def test_a_label_of_another_kind_is_an_ignored_column() -> None:
@@ -93,6 +95,25 @@ def test_comparisons_give_their_best_and_their_worst(tmp_path: Path) -> None:
     assert "ignored_columns" not in made.result.facts["sources"]["pairs"]
 
 
+def test_reasoning_and_calls_of_an_answer_stay_with_it_and_columns_are_used(tmp_path: Path) -> None:
+    call = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+    lines = [
+        {"prompt": "A?", "completion": "<think>Hm.</think>Yes.", "label": True, "system": "Be brief."},
+        {"messages": [HI, {"role": "assistant", "content": None, "tool_calls": [call]}], "label": 0.0},
+    ]
+    sources = [source(tmp_path, f"s{number}", [line]) for number, line in enumerate(lines)]
+    first, second = curate(tmp_path, "unpaired", sources, eval_fraction=0).train
+    assert [turn.content for turn in first.prompt] == ["Be brief.", "A?"]
+    assert (first.completion[0].reasoning_content, first.completion[0].content) == ("Hm.", "Yes.")
+    assert (second.completion[0].tool_calls[0].name, second.label) == ("f", False)
+
+
+def test_reasoning_beside_two_responses_is_refused(tmp_path: Path) -> None:
+    row = {"prompt": "A?", "chosen": "Yes.", "rejected": "No.", "reasoning": "Hm."}
+    with pytest.raises(UsageError, match=r"reasoning 'Hm\.': does not say whose"):
+        curate(tmp_path, "unpaired", [source(tmp_path, "pairs", [row])])
+
+
 def test_trees_give_the_best_and_the_worst_of_their_ranked_answers(tmp_path: Path) -> None:
     turn = {"message_id": "p", "parent_id": None, "role": "prompter", "text": "A?"}
     answers = [
@@ -118,8 +139,17 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, answer: str, **knobs: Any) -> Outcome:
-    policies: dict[str, Any] = {"max_length": 128, "overlong": "drop", "on_control_tokens": "drop"}
-    fields = {name: knobs.pop(name) for name in ("label", "ended") if name in knobs}
+    policies = Policies(
+        **{
+            "max_length": 128,
+            "overlong": "drop",
+            "on_control_tokens": "drop",
+            "on_lost_text": "error",
+            "thinking": "keep",
+            **{name: value for name, value in knobs.items() if name not in ("label", "ended")},
+        }
+    )
+    fields = {name: knobs[name] for name in ("label", "ended") if name in knobs}
     record = UnpairedPreference(
         id="u1",
         source="hand",
@@ -127,7 +157,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, answer: str, **knobs: Any) -> Out
         completion=[Message(role="assistant", content=answer)],
         **{"label": True, **fields},
     )
-    (outcome,) = encode_unpaired(tokenizer, [record], **{**policies, **knobs})
+    (outcome,) = encode_unpaired(tokenizer, [record], policies)
     return outcome
 
 

@@ -7,6 +7,7 @@ import itertools
 import json
 import random
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -221,8 +222,10 @@ def test_what_choosing_among_samples_buys_is_shown(inputs: dict[str, Path], tmp_
             language="en",
             prompt_tokens=4,
             responses=["a"] * 4,
+            texts=["a"] * 4,
             answers=[rng.choice("ab") for _ in range(4)],
             tokens=[5] * 4,
+            reasoning_tokens=[number % 3] * 4,
             ended=[True] * 4,
             logprobs=[rng.random() - 1 for _ in range(4)],
             rewards=[rng.random() for _ in range(4)],
@@ -299,12 +302,14 @@ def test_a_removed_parent_is_named_as_missing(tmp_path: Path) -> None:
 
 def test_a_report_on_data_alone_has_no_policies(tmp_path: Path) -> None:
     files = {"accounting.json": accounting({"a": 100}) | {"rows_in": 101}}
-    files["accounting.json"]["by_source"]["a"]["rows_in"] = 101
+    source = files["accounting.json"]["by_source"]["a"]
+    source |= {"rows_in": 101, "ignored_columns": {"id": 101, "notes": 7}, "ignored_content": {"notes": 7}}
     dataset = Store(tmp_path).add("data", "dataset", "data.curate", files=files)
     result = run_report({"data": dataset}, tmp_path / "report")
     page = (tmp_path / "report/report.html").read_text(encoding="utf-8")
     assert result.metrics == {"policies": 0, "reward_models": 0}
     assert "does not add up" in page and 'id="policies"' not in page
+    assert '<td class="wide">notes 7, id 101</td>' in page
 
 
 def test_a_report_on_nothing_is_a_usage_error(tmp_path: Path) -> None:
@@ -346,3 +351,22 @@ def test_durations_are_readable() -> None:
         "3 min 04 s",
         "2 h 10 min",
     ]
+
+
+def test_the_reasonings_length_is_told_where_there_is_any(
+    inputs: dict[str, Path], written: tuple[StageResult, str, Any], tmp_path: Path
+) -> None:
+    (name,) = (name for name, path in inputs.items() if (path / "items.parquet").exists() and "dpo" in path.name)
+    reasoned = shutil.copytree(inputs[name], inputs[name].with_name("reasoned-0001"))
+    items = enumerate(read_items(reasoned))
+    write_items(reasoned, [i._replace(answer="only this", reasoning_tokens=7, answered=n % 4 > 0) for n, i in items])
+    run_report({name: reasoned}, tmp_path / "out", resamples=100)
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    for shown in (
+        "Reasoning per task",
+        "% without an answer",
+        "7 tokens of reasoning",
+        "All that was said",
+        "only this",
+    ):
+        assert shown in page and shown not in written[1]

@@ -20,8 +20,8 @@ from posttrain.stage.schema import build
 CLONE = Path(__file__).resolve().parents[3]
 
 
-def curate(path: Path | str, **knobs: Any) -> Stage:
-    sources = [{"name": "mine", "path": str(path)}]
+def curate(path: Path | str | list[str], **knobs: Any) -> Stage:
+    sources = [{"name": "mine", "path": path if isinstance(path, list) else str(path)}]
     node = {"run": "data.curate", "with": {"record_type": "demonstration", "sources": sources, **knobs}}
     (stage,) = build_graph(build(PipelineConfig, {"stages": {"rows": node}}, ""))
     return stage
@@ -80,6 +80,36 @@ def test_an_outside_folder_counts_by_names_and_bytes(tmp_path: Path, files: File
     (folder / "sub" / "b").rename(folder / "sub" / "c")
     digests.append(files.digest(folder))
     assert len(set(digests)) == 3
+
+
+def test_a_pattern_and_a_list_count_by_the_files_that_they_name(tmp_path: Path, files: FileHashes) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text(name)
+    (tmp_path / "other.txt").write_text("1")
+    paths: list[Any] = [f"{tmp_path}/*.jsonl", [f"{tmp_path}/a.jsonl", f"{tmp_path}/b.jsonl"], str(tmp_path)]
+    before = [key(curate(path), files) for path in paths]
+    assert len({*before}) == 3
+    (tmp_path / "other.txt").write_text("2")
+    assert [key(curate(path), files) for path in paths[:2]] == before[:2]
+    (tmp_path / "b.jsonl").write_text("c")
+    changed = [key(curate(path), files) for path in paths]
+    assert not {*before} & {*changed}
+    (tmp_path / "c.jsonl").write_text("c")
+    assert [key(curate(path), files) for path in paths] != changed
+    assert key(curate(paths[1]), files) == changed[1]
+    check_external_paths([curate(path) for path in paths])
+    with pytest.raises(UsageError, match=r"sources.0.path: .*/\*.csv: no such file"):
+        check_external_paths([curate(f"{tmp_path}/*.csv")])
+    with pytest.raises(UsageError, match=r"sources.0.path.1: .*/d.jsonl: no such file"):
+        check_external_paths([curate([f"{tmp_path}/a.jsonl", f"{tmp_path}/d.jsonl"])])
+
+
+def test_a_path_below_the_home_folder_is_found(
+    rows: Path, tmp_path: Path, files: FileHashes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    check_external_paths([curate("~/rows.jsonl"), curate("~/*.jsonl")])
+    assert key(curate("~/rows.jsonl"), files) == key(curate(rows), files)
 
 
 def test_hashes_are_remembered_until_the_file_changes(rows: Path, tmp_path: Path) -> None:

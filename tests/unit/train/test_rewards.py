@@ -312,3 +312,40 @@ def test_answers_beyond_the_reward_models_context_are_refused_with_counts(policy
         UsageError, match=r"1 of 2 answers with their prompts are up to \d+ tokens long for reward-0001"
     ):
         score(reward_model, policy)(answers)
+
+
+def thoughtful(messages: list[dict[str, str]], response: str, reference: str | None, reasoning: str) -> int:
+    """Return a reward that looks at both parts of a response."""
+    return 10 * len(reasoning) + len(response)
+
+
+def test_a_python_function_may_ask_for_the_reasoning() -> None:
+    term = {"kind": "python", "function": f"{__name__}:thoughtful"}
+    assert values(term, answer("four", reasoning="2 + 2"), answer("four")) == [54, 4]
+
+
+@pytest.mark.parametrize(
+    "term",
+    [
+        {"kind": "scorer", "scorer": "exact"},
+        {"kind": "regex", "pattern": "^$"},
+        {"kind": "grounding"},
+        {"kind": "constraints"},
+    ],
+)
+def test_reasoning_that_did_not_end_earns_nothing(term: dict[str, Any]) -> None:
+    reference = "" if term["kind"] == "scorer" else NO_COMMA
+    assert values(term, answer("", reference=reference, reasoning="so", answered=False)) == [0.0]
+
+
+def test_a_reward_model_of_another_vocabulary_reads_reasoning_where_its_template_puts_it(
+    root: Path, policy: Path
+) -> None:
+    template = TEMPLATE.replace(
+        "{{ message['content'] }}", "({{ message.reasoning_content }}) {{ message['content'] }}"
+    )
+    model = build_model(root, 3, "thinks-0001", vocab_size=300, template=template, eos_token="</s>")
+    reward = build_reward_model(root, model, name="thinks_reward-0001")
+    given = dataclasses.replace(encoded(policy, "two"), reasoning="one</s>now")
+    ids = AutoTokenizer.from_pretrained(reward)("[user] () How many cats?</s>\n[assistant] (one now) two</s>").input_ids
+    assert score(reward, policy)([given]) == pytest.approx([alone(reward, ids)], abs=1e-5)
