@@ -9,13 +9,16 @@ A row goes through these steps, and each step that takes it out counts it under 
 2. Comparisons lose empty responses, and repeated ones, of which the best rank stays. Groups with fewer than two left
    drop as `empty_response` or `identical_responses`, and groups without any preference as `all_tied`. Pairs whose own
    scores say the contrary stay, and are counted as `rejected_scored_higher`.
-3. Prompts are held out (`posttrain.data.rows.splits`): `held_out_prompt`.
+3. Prompts are held out (`posttrain.data.rows.splits`): `held_out_prompt`. Every input besides ``sources`` is a dataset
+   that was curated before: a prompt keeps the side that it has there, or drops (`trained_on_prompt` where it should be
+   held out), and what its evaluation items ask is not trained on: `evaluation_item`.
 4. Exact duplicates drop as `duplicate`; the first, in the order of the sources, stays. Answers that unpaired rows label
-   both ways stay, and are counted as `labelled_both_ways`.
+   both ways stay, and are noted as `labelled_both_ways`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from collections import Counter
@@ -26,11 +29,12 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.data.config.curate import CurateConfig, RecordType, SourceConfig
-from posttrain.data.records import RECORD_TYPES, Comparison, Record, write_dataset
-from posttrain.data.rows.accounting import SourceCounts, accounting
+from posttrain.data.records import RECORD_TYPES, Comparison, EvaluationItem, Record, Split, write_dataset
+from posttrain.data.rows.accounting import SourceCounts, accounting, told
 from posttrain.data.rows.contradictions import labelled_both_ways
+from posttrain.data.rows.earlier import Earlier, asks_an_item, read_earlier
 from posttrain.data.rows.identity import content_digest
-from posttrain.data.rows.splits import HELD_OUT, assign_splits
+from posttrain.data.rows.splits import Excluded, assign_splits
 from posttrain.data.sources.adapters_comparisons import rejected_scored_higher
 from posttrain.data.sources.convert import RecordMaker
 from posttrain.data.sources.origins import choose_adapter, open_source
@@ -45,6 +49,14 @@ log = logging.getLogger(__name__)
 
 SET_ASIDE = "on_bad_row=quarantine sets bad rows aside"
 """What else to do about a bad row than to mend it."""
+CONTRADICTED = "rejected_scored_higher"
+"""What is noted of a comparison whose own scores say the contrary of chosen and rejected."""
+CALLS_IN_TEXT = "calls_in_text"
+"""What is noted of a row whose tools and calls stood as marked text, which was read."""
+BOTH_WAYS = "labelled_both_ways"
+"""What is noted of unpaired rows whose answer another row labels the other way."""
+ITEM = "in_evaluation_items"
+"""Why a training row drops, or is noted: it asks what an evaluation item of the pipeline asks."""
 
 
 @dataclass
@@ -61,10 +73,15 @@ class Curation:
 def run(config: CurateConfig, context: Context) -> StageResult:
     """Write the dataset, its accounting and, where rows were quarantined, quarantine.jsonl."""
     curation = Curation()
+    before = {name: path for name, path in context.inputs.items() if name != "sources"}
+    earlier = read_earlier(before)
     for source in config.sources:
         read_source(source, context.inputs.get("sources"), config.record_type, config.on_bad_row, curation)
     wanted = {source.name: source.split for source in config.sources}
-    records = hold_out(curation.records, wanted, config.eval_fraction, config.split_seed, curation.counts)
+    sides = [wanted[record.source] for record in curation.records]
+    placed = assign_splits(curation.records, sides, config.eval_fraction, config.split_seed, earlier.sides)
+    records = hold_out(curation.records, placed, curation.counts)
+    records = hold_items_out(records, earlier, config.item_overlap, curation.counts)
     if config.dedup:
         records = drop_duplicates(records, curation.counts)
     note_contradictions(records, curation.counts)
@@ -79,11 +96,12 @@ def run(config: CurateConfig, context: Context) -> StageResult:
     if curation.quarantined:
         lines = (json.dumps(row, default=str) + "\n" for row in curation.quarantined)
         (context.output / "quarantine.jsonl").write_text("".join(lines), encoding="utf-8")
-    return _result(records, summary, curation.facts)
+    return dataclasses.replace(_result(records, summary, curation.facts), consulted=list(before))
 
 
 def _result(records: Sequence[Record], summary: dict[str, Any], facts: dict[str, dict[str, Any]]) -> StageResult:
     sides = Counter(record.split for record in records)
+    all_trained = sides["train"] and not sides["eval"]
     for name, counts in summary["by_source"].items():
         log.info("%s: %s of %s rows kept; %s", name, counts["kept"], counts["rows_in"], facts[name])
     return StageResult(
@@ -94,7 +112,7 @@ def _result(records: Sequence[Record], summary: dict[str, Any], facts: dict[str,
             "train_rows": sides["train"],
             "eval_rows": sides["eval"],
         },
-        headline=f"{summary['kept']:,} rows kept of {summary['rows_in']:,}{not_used(summary)}",
+        headline=told(summary) + (", nothing held out" if all_trained else "") + not_used(summary),
         licenses=sorted({record.license for record in records}),
         facts={"accounting": summary, "sources": facts},
     )
@@ -139,23 +157,21 @@ def read_source(
             continue
         curation.records.append(made)
         if isinstance(made, Comparison) and isinstance(unit, Row) and rejected_scored_higher(unit.values):
-            if not counts.rejected_scored_higher:
+            if not counts.noted[CONTRADICTED]:
                 log.warning(
                     "%s%s: score_chosen is below score_rejected; such rows stay and are counted", path, unit.position
                 )
-            counts.rejected_scored_higher += 1
+            counts.note(CONTRADICTED)
     if not counts.rows_in:
         raise UsageError(f"{path}: nothing in it for {record_type} records; leave the source out")
     counts.ignored_columns, counts.ignored_content = maker.ignored_columns, maker.ignored_content
     if maker.ignored_content:
         names = ", ".join(f"{name} ({rows:,} rows)" for name, rows in maker.ignored_content.most_common())
         log.warning("%s: columns that look like content, which adapter %r does not use: %s", path, adapter.name, names)
-    further = {
-        "ignored_columns": dict(maker.ignored_columns),
-        "responses_removed": dict(maker.responses_removed),
-        "rows_with_calls_in_text": maker.read_from_text,
-    }
-    curation.facts[source.name] = {"adapter": adapter.name, **{name: value for name, value in further.items() if value}}
+    if maker.read_from_text:
+        counts.noted[CALLS_IN_TEXT] = maker.read_from_text
+    omitted = {"ignored_columns": dict(maker.ignored_columns), "responses_removed": dict(maker.responses_removed)}
+    curation.facts[source.name] = {"adapter": adapter.name, **{name: value for name, value in omitted.items() if value}}
 
 
 def check_id(record: Record, position: str, places: dict[str, tuple[str, str]]) -> None:
@@ -177,21 +193,48 @@ def quarantined(source: str, path: str, unit: Row | BadRow, reason: str) -> dict
 
 
 def hold_out(
-    records: Sequence[Record],
-    wanted: Mapping[str, str],
-    eval_fraction: float,
-    split_seed: int,
-    counts: Mapping[str, SourceCounts],
+    records: Sequence[Record], sides: Sequence[Split | Excluded], counts: Mapping[str, SourceCounts]
 ) -> list[Record]:
-    """Return the records with their split set, without those whose prompt is held out."""
-    sides = assign_splits(records, [wanted[record.source] for record in records], eval_fraction, split_seed)
+    """Return the records with their split set, without those that are on neither side."""
     kept = []
     for record, side in zip(records, sides, strict=True):
-        if side is None:
-            counts[record.source].drop(HELD_OUT)
+        if isinstance(side, Excluded):
+            counts[record.source].drop(side.value)
         else:
             record.split = side
             kept.append(record)
+    return kept
+
+
+def hold_items_out(
+    records: Sequence[Record], earlier: Earlier, overlap: str, counts: Mapping[str, SourceCounts]
+) -> list[Record]:
+    """Return the records without those to train on that ask what an evaluation item asks; kept ones are noted.
+
+    Raises UsageError where that is to be an error, and where nothing is left to train on.
+    """
+    kept: list[Record] = []
+    asking: list[Record] = []
+    for record in records:
+        trained = record.split == "train" and not isinstance(record, EvaluationItem)
+        if not (trained and earlier.asked and asks_an_item(record, earlier.asked)):
+            kept.append(record)
+            continue
+        asking.append(record)
+        if overlap == "keep":
+            counts[record.source].note(ITEM)
+            kept.append(record)
+        else:
+            counts[record.source].drop(ITEM)
+    found = f"{len(asking)} of {len(records)} rows ask what evaluation items of this pipeline ask"
+    if asking and overlap == "error":
+        raise UsageError(f"{found}, first {asking[0].id}; take them out, or set data.curate.item_overlap=exclude")
+    if asking and not any(record.split == "train" for record in kept):
+        raise UsageError(
+            f"{found}, and no other row is left to train on; give other items, or set data.curate.item_overlap=keep"
+        )
+    if asking:
+        log.warning("%s, first %s; data.curate.item_overlap=%s", found, asking[0].id, overlap)
     return kept
 
 
@@ -213,8 +256,8 @@ def drop_duplicates(records: Sequence[Record], counts: Mapping[str, SourceCounts
 def note_contradictions(records: Sequence[Record], counts: Mapping[str, SourceCounts]) -> None:
     """Count, and say, which answers are labelled both ways."""
     for name, rows in labelled_both_ways(records).items():
-        log.warning("%s: %d rows have an answer that is labelled both ways; they stay and are counted", name, rows)
-        counts[name].labelled_both_ways = rows
+        log.warning("%s: %d rows have an answer that is labelled both ways; they stay and are noted", name, rows)
+        counts[name].noted[BOTH_WAYS] = rows
 
 
 def make_ids_unique(records: Sequence[Record]) -> None:

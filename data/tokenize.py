@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.chat.templates import template_digest
 from posttrain.data.chat.tokenizer import load_tokenizer, tokenizer_digest
-from posttrain.data.config.tokenize import DEFAULT_LENGTH, TokenizeConfig
+from posttrain.data.config.tokenize import DEFAULT_LENGTH, TokenizeConfig, declared_positions
 from posttrain.data.records import (
     SPLITS,
     Comparison,
@@ -35,7 +35,7 @@ from posttrain.data.records import (
     read_records,
     type_name,
 )
-from posttrain.data.tokens.accounting import TokenAccounting
+from posttrain.data.tokens.accounting import TokenAccounting, told_tokens
 from posttrain.data.tokens.encode import encode_demonstrations
 from posttrain.data.tokens.encode_comparisons import encode_comparisons
 from posttrain.data.tokens.encode_prompts import encode_prompt_records
@@ -66,9 +66,6 @@ SCHEMAS: dict[type[Record], pa.Schema] = {
     UnpairedPreference: pa.schema([*_COMMON, ("prompt_ids", _IDS), ("response_ids", _IDS), ("label", pa.bool_())]),
 }
 
-POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
-"""What families call the number of tokens that a model takes."""
-
 Encode = Callable[[PreTrainedTokenizerBase, Sequence[Any]], list[Outcome]]
 Map = Callable[[Iterable[Sequence[Any]]], Iterator[list[Outcome]]]
 
@@ -95,7 +92,7 @@ def run(config: TokenizeConfig, context: Context) -> StageResult:
     tokens = account["tokens"]["total"]
     return StageResult(
         metrics={"rows": account["kept"], "tokens": tokens, "truncated": account["truncated"]},
-        headline=f"{account['kept']:,} rows, {tokens:,} tokens",
+        headline=told_tokens(account, max_length),
         tokens=tokens,
         facts={**facts, "accounting": account},
     )
@@ -108,8 +105,7 @@ def length_limit(max_length: int | None, model: Path) -> int:
     """
     path = model / "config.json"
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    config = config.get("text_config") or config  # of a model that reads pictures too
-    positions = next((config[name] for name in POSITIONS if config.get(name)), None)
+    positions = declared_positions(config)
     if max_length is None:
         return min(positions or DEFAULT_LENGTH, DEFAULT_LENGTH)
     if positions is not None and max_length > positions:

@@ -32,7 +32,8 @@ def download(hub_name: str, revision: str | None, with_code: bool = False) -> Pa
             return Path(snapshot_download(hub_name, revision=revision, allow_patterns=files))
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"train.base.hub_name={hub_name}: not in the local cache, and no download ({type(error).__name__}); "
+            f"train.base.hub_name={hub_name}: not in the local cache, no folder here, and no download "
+            f"({type(error).__name__}); "
             f"where there is a network and access, run `hf download {hub_name}` or unset HF_HUB_OFFLINE, "
             "or set train.base.path to a local copy"
         ) from None

@@ -2,9 +2,9 @@
 
     python -m posttrain.sample.rank inputs.model=DIR inputs.prompts=DIR output=DIR scorer=sentiment num_samples=4
 
-`comparisons.jsonl` is a source for `data.curate`, whose adapter `ranked` reads it. With the `split_seed` and
-`eval_fraction` of the prompts, each comparison falls on the side of its prompt. Answers are what is judged; the
-reasoning before one is part of the response that is compared.
+`comparisons.jsonl` is a source for `data.curate`, whose adapter `ranked` reads it. Where the dataset of prompts is an
+input of that curation too, each comparison falls on the side of its prompt. Answers are what is judged; the reasoning
+before one is part of the response that is compared.
 """
 
 from __future__ import annotations

@@ -64,6 +64,8 @@ class StageResult:
     tokens: int = 0
     """Tokens processed, for tokens/s."""
     licenses: list[str] = dataclasses.field(default_factory=list)
+    consulted: list[str] = dataclasses.field(default_factory=list)
+    """Inputs of which nothing went into what was made, so that their licences do not hold for it."""
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     """What later stages or a reader should know: template hash, parameters, row accounting."""
 
@@ -155,7 +157,7 @@ def _clear_work(work: Path) -> None:
 
 def _manifest(result: StageResult, config: Any, spec: StageSpec, kind: str, seconds: float) -> Manifest:
     licenses = set(result.licenses)
-    for path in spec.inputs.values():
+    for path in (path for name, path in spec.inputs.items() if name not in result.consulted):
         licenses.update(read_manifest(Path(path)).licenses)
     return Manifest(
         kind=kind,

@@ -37,13 +37,19 @@ def source(folder: Path, name: str, lines: Lines, **knobs: Any) -> dict[str, Any
     return {"name": name, "path": str(path), **knobs}
 
 
-def curate(folder: Path, record_type: RecordType, sources: list[dict[str, Any]], **knobs: Any) -> Curated:
+def curate(
+    folder: Path,
+    record_type: RecordType,
+    sources: list[dict[str, Any]],
+    earlier: dict[str, Curated] | None = None,
+    **knobs: Any,
+) -> Curated:
     output = folder / "out"
     output.mkdir()
     spec = StageSpec(
         "curate", "data.curate", "test", "0" * 64, "", {}, {}, {}, "", "", "", 0, Distributed(), Tracking()
     )
-    inputs = {"sources": folder}
+    inputs = {"sources": folder} | {name: made.output for name, made in (earlier or {}).items()}
     config = build(CurateConfig, {"record_type": record_type, "sources": sources, **knobs}, "data.curate")
     return Curated(output, run(config, Context(spec, inputs, output, folder / "work", NullTracker(), True)))
 

@@ -34,7 +34,8 @@ MARKS = frozenset({*FORMS, *FORMS.values(), "<|channel>", *_CHANNEL_MARKS})
 """Tokens that `decode_marked` keeps although they are special."""
 
 _OPENING = re.compile("|".join(map(re.escape, FORMS)))
-_CLOSING = re.compile("|".join(re.escape(mark) for mark in FORMS.values() if mark not in _CHANNEL_MARKS))
+CLOSING = re.compile("|".join(re.escape(mark) for mark in FORMS.values() if mark not in _CHANNEL_MARKS))
+"""What closes a block of reasoning; not that of channels, which ends other parts too."""
 _SHOWN_HEADER = re.compile(r"(?:<\|start\|>assistant)*<\|channel\|>(?:final|commentary)\s*<\|message\|>")
 _CUT_HEADER = re.compile(r"(?:<\|start\|>[^<]*)?(?:<\|channel\|>(?:(?! to=)[^<])*)?\Z")
 _TURN_END = re.compile(r"<\|(?:end|return)\|>")
@@ -68,13 +69,12 @@ def split_reply(response: str, prompt: str = "") -> Reply:
     opening mark within a line that nothing closes. A closing mark without an opening one ends what stands before it.
     A response without reasoning is its answer, letter for letter.
     """
-    before = prompt.rstrip()
-    opening = next((mark for mark in FORMS if before.endswith(mark)), None)
+    opening = opened_block(prompt)
     thoughts: list[str] = []
     answer, rest = "", response
     if opening is not None:
         rest = opening + response.removeprefix(opening)
-    elif (closing := _CLOSING.search(response)) and not _OPENING.search(response, 0, closing.start()):
+    elif (closing := CLOSING.search(response)) and not _OPENING.search(response, 0, closing.start()):
         thoughts.append(response[: closing.start()])
         rest = response[closing.end() :]
     while found := _OPENING.search(rest):
@@ -86,7 +86,13 @@ def split_reply(response: str, prompt: str = "") -> Reply:
         thoughts.append(thought)
         answer, rest = answer + rest[: found.start()], behind
     answer = _without_headers(answer + rest)
-    return Reply(answer.lstrip("\n") if thoughts else answer, _joined(thoughts))
+    return Reply(answer.lstrip() if thoughts else answer, _joined(thoughts))
+
+
+def opened_block(prompt: str) -> str | None:
+    """Return the mark of the block of reasoning that a prompt ends in, if any."""
+    before = prompt.rstrip()
+    return next((mark for mark in FORMS if before.endswith(mark)), None)
 
 
 def _block(text: str, opening: str) -> tuple[str, str | None]:
@@ -94,7 +100,7 @@ def _block(text: str, opening: str) -> tuple[str, str | None]:
     closing = FORMS[opening]
     inside, closed, behind = text.partition(closing)
     if not closed:
-        return text, None
+        return (_TURN_END.sub("", text) if closing in _CHANNEL_MARKS else text), None
     for _ in range(inside.count(opening)):
         more, closed, further = behind.partition(closing)
         if not closed or opening in more:

@@ -6,19 +6,15 @@ What is rendered is what was given: a template that leaves out a text of the con
 from __future__ import annotations
 
 import dataclasses
-import re
 
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.chat.forms import forms_of
 from posttrain.data.chat.given import lost_text
+from posttrain.data.chat.reasoning import CLOSING, FORMS, opened_block
 from posttrain.data.chat.templates import ChatTemplate, Span, template_of
 from posttrain.data.messages import Conversation, Json
 from posttrain.stage.errors import UsageError
-
-_OPEN_BLOCK = re.compile(r"<think>\s*\Z")
-THINK_END = "</think>"
-"""What ends the reasoning where the generation prompt has begun it."""
 
 
 class LostTextError(UsageError):
@@ -68,25 +64,26 @@ def render_answered(tokenizer: PreTrainedTokenizerBase, conversation: Conversati
     differently once the response stands behind them.
     """
     prompt = render_prompt(tokenizer, conversation.without_last())
-    opening = _OPEN_BLOCK.search(prompt)
+    opening = opened_block(prompt)
     template = template_of(tokenizer)
     text, _ = _written(template, conversation)
     if opening is not None and not text.startswith(prompt):
-        text = _continued(template, prompt, opening.start(), conversation)
+        text = _continued(template, prompt, opening, conversation)
         _require_all(template, conversation, text)
         return text, len(prompt)
     text, _ = render(tokenizer, conversation)
     return text, response_start(tokenizer, prompt, text)
 
 
-def _continued(template: ChatTemplate, prompt: str, opened: int, conversation: Conversation) -> str:
+def _continued(template: ChatTemplate, prompt: str, opening: str, conversation: Conversation) -> str:
     """Return the prompt, the reasoning that it has begun, and the last turn as it is written without reasoning."""
     last: Json = dict(conversation.messages[-1])
     reasoning = last.pop("reasoning_content", "").strip("\n")
     plain, _ = _written(template, conversation.without_last().followed_by(last))
+    opened = prompt.rindex(opening)
     if not plain.startswith(prompt[:opened]):
         raise _no_boundary(template, prompt)
-    return f"{prompt}{reasoning}\n{THINK_END}\n\n{plain[opened:]}"
+    return f"{prompt}{reasoning}\n{FORMS[opening]}\n\n{plain[opened:]}"
 
 
 def _require_all(template: ChatTemplate, conversation: Conversation, text: str) -> None:
@@ -112,7 +109,7 @@ def response_start(tokenizer: PreTrainedTokenizerBase, prompt: str, text: str) -
 
 
 def _no_boundary(template: ChatTemplate, prompt: str) -> UsageError:
-    thinks = "; set data.tokenize.thinking=drop" if THINK_END in prompt[-40:] else ""
+    thinks = "; set data.tokenize.thinking=drop" if CLOSING.search(prompt[-40:]) else ""
     return UsageError(
         f"{template.name} does not begin a finished conversation with its generation prompt ({prompt[-40:]!r}), so the "
         f"response cannot be told from its prompt{thinks or '; set train.base.chat_template=chatml'}"

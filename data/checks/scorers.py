@@ -13,6 +13,8 @@ constraints are about the manner. Those of `RATINGS` call nothing right: they ra
     abstain     I don't know|other|other            it abstains in that language and names none of the others
     refusal     I can't help with that|other|other  it refuses in that language and names none of the others
     constraints a JSON list of instructions         it keeps them all; the value is the share that it keeps
+    call        a JSON list of calls                it calls these tools with these arguments, and no others
+    valid_call  a JSON list of tool definitions     it calls a tool, and every call fits a definition
     sentiment   any text, which is not looked at    a rating: how glad its words are, in [−1, 1]
 
 The part after the first ``|`` may be absent.
@@ -23,14 +25,15 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Protocol
 
+from posttrain.data.checks.calls import calls_as_wanted, calls_that_fit, parse_tools, parse_wanted
 from posttrain.data.checks.constraints import parse_constraints, share_followed
+from posttrain.data.checks.documents import json_object
 from posttrain.stage.errors import PosttrainError, UsageError, did_you_mean
 
 Scorer = Callable[[str, str], float]
@@ -121,36 +124,6 @@ def _readings(number: str) -> set[Decimal]:
     return {Decimal(f"{sign}{text}e{power or 0}") for text in found}
 
 
-def json_object(response: str, reference: str) -> float:
-    """Return 1 when the response holds exactly one JSON object and it equals the reference's in value."""
-    ours, theirs = json_objects(response), json_objects(reference)
-    return float(len(ours) == 1 and len(theirs) == 1 and _same_json(ours[0], theirs[0]))
-
-
-def json_objects(text: str) -> list[Any]:
-    """Return the JSON objects that stand in a text, in order; those within another one are part of it."""
-    decoder = json.JSONDecoder()
-    found: list[Any] = []
-    start = text.find("{")
-    while start >= 0:
-        try:
-            value, end = decoder.raw_decode(text, start)
-            found.append(value)
-        except (ValueError, RecursionError):
-            end = start + 1
-        start = text.find("{", end)
-    return found
-
-
-def _same_json(one: Any, other: Any) -> bool:
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_same_json(one[key], other[key]) for key in one)
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_same_json, one, other))
-    # In Python True == 1, in JSON it is not.
-    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
-
-
 def choice(response: str, reference: str) -> float:
     """Return 1 when the response names the first of the reference's labels and no other one."""
     right, *others = reference.split("|")
@@ -229,6 +202,8 @@ SCORERS: dict[str, Scorer] = {
     "abstain": abstain,
     "refusal": refusal,
     "constraints": share_followed,
+    "call": calls_as_wanted,
+    "valid_call": calls_that_fit,
     "sentiment": sentiment,
 }
 RATINGS = frozenset({"sentiment"})
@@ -254,8 +229,9 @@ def require_scorer(name: str) -> None:
 
 def check_reference(name: str, reference: str) -> None:
     """Raise UsageError where a scorer cannot judge by that reference; most take any text."""
-    if name == "constraints":
-        parse_constraints(reference)
+    parse = {"constraints": parse_constraints, "call": parse_wanted, "valid_call": parse_tools}.get(name)
+    if parse is not None:
+        parse(reference)
 
 
 def preference_score(response: str, reference: str, scorer: str, ideal: str) -> float:

@@ -93,9 +93,13 @@ class CurateConfig:
     sources: list[SourceConfig] = Field(min_length=1)
     """Where its rows come from; of duplicates the first stays."""
     eval_fraction: float = Field(default=0.05, ge=0, lt=1)
-    """Share of prompt clusters held out."""
+    """Share of prompts held out. A prompt is all that stands before the answer; a chat that goes on is another one."""
     split_seed: int = 0
-    """The same seed and `eval_fraction` send the same prompt to the same side in every dataset."""
+    """The same seed and `eval_fraction` send the same prompt to the same side in every dataset that chooses freely; the
+    inputs that name datasets curated before settle it for the rest."""
+    item_overlap: Literal["exclude", "error", "keep"] = "exclude"
+    """What becomes of rows to train on that ask what an evaluation item of the input datasets asks; ``keep`` notes them
+    in the accounting."""
     dedup: bool = True
     """Drop exact duplicates: the first one, in the order of the sources, stays."""
     on_bad_row: Literal["error", "quarantine"] = "error"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -10,6 +10,8 @@ from posttrain.stage.schema import schema, speed
 
 DEFAULT_LENGTH = 4096
 """Most tokens of a row where the configuration does not say; longer models need it said."""
+POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
+"""What families call the number of tokens that a model takes."""
 
 
 @schema
@@ -38,3 +40,9 @@ class TokenizeConfig:
     """Keep only the prompts of records that have answers, for rollouts."""
     num_workers: int = speed(1, ge=1)
     """Processes that encode."""
+
+
+def declared_positions(config: dict[str, Any]) -> int | None:
+    """Return how many tokens a model takes by its ``config.json``, or None where that does not say."""
+    config = config.get("text_config") or config  # of a model that reads pictures too
+    return next((config[name] for name in POSITIONS if config.get(name)), None)

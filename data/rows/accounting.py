@@ -8,6 +8,9 @@ from typing import Any
 
 from posttrain.data.records import Split
 
+FURTHER = ("noted", "ignored_columns", "ignored_content")
+"""What is said of rows beside whether they are kept, by the name of the field."""
+
 
 @dataclass
 class SourceCounts:
@@ -17,10 +20,8 @@ class SourceCounts:
     dropped: Counter[str] = field(default_factory=Counter)
     sides: Counter[str] = field(default_factory=Counter)
     """Rows kept, by split."""
-    rejected_scored_higher: int = 0
-    """Comparisons, kept or dropped later, whose own scores say the contrary of chosen and rejected."""
-    labelled_both_ways: int = 0
-    """Unpaired preferences, kept, whose answer another row labels the other way."""
+    noted: Counter[str] = field(default_factory=Counter)
+    """What a reader should know of rows that were not dropped for it, by reason."""
     ignored_columns: Counter[str] = field(default_factory=Counter)
     """Rows with a column that nobody uses, by column."""
     ignored_content: Counter[str] = field(default_factory=Counter)
@@ -29,6 +30,10 @@ class SourceCounts:
     def drop(self, reason: str) -> None:
         """Count one row as dropped."""
         self.dropped[reason] += 1
+
+    def note(self, reason: str) -> None:
+        """Count one row about which there is something to say; it may be dropped later, for another reason."""
+        self.noted[reason] += 1
 
     def keep(self, split: Split) -> None:
         """Count one row as kept."""
@@ -46,13 +51,8 @@ class SourceCounts:
     def summary(self) -> dict[str, Any]:
         """Return the counts as `accounting.json` holds them."""
         sides = {"train": self.sides["train"], "eval": self.sides["eval"]}
-        further = {
-            "rejected_scored_higher": self.rejected_scored_higher,
-            "labelled_both_ways": self.labelled_both_ways,
-            "ignored_columns": dict(sorted(self.ignored_columns.items())),
-            "ignored_content": dict(sorted(self.ignored_content.items())),
-        }
-        said = {name: value for name, value in further.items() if value}
+        further = {name: dict(sorted(getattr(self, name).items())) for name in FURTHER}
+        said = {name: counts for name, counts in further.items() if counts}
         dropped = dict(sorted(self.dropped.items()))
         return {"rows_in": self.rows_in, "kept": self.kept, "dropped": dropped, **sides, **said}
 
@@ -64,12 +64,15 @@ def accounting(by_source: dict[str, SourceCounts]) -> dict[str, Any]:
         counts.check(name)
         total.rows_in += counts.rows_in
         total.dropped += counts.dropped
+        total.noted += counts.noted
         total.sides += counts.sides
     total.check("total")
-    summary = total.summary()
-    return {
-        "rows_in": summary["rows_in"],
-        "kept": summary["kept"],
-        "dropped": summary["dropped"],
-        "by_source": {name: counts.summary() for name, counts in by_source.items()},
-    }
+    summary = {name: value for name, value in total.summary().items() if name not in ("train", "eval")}
+    return {**summary, "by_source": {name: counts.summary() for name, counts in by_source.items()}}
+
+
+def told(account: dict[str, Any]) -> str:
+    """Return what became of the rows, in one line for a person: what dropped and what is noted, by reason."""
+    reasons = [*account["dropped"].items(), *account.get("noted", {}).items()]
+    listed = ", ".join(f"{reason.replace('_', ' ')} {count:,}" for reason, count in reasons)
+    return f"{account['kept']:,} rows kept of {account['rows_in']:,}" + (f" ({listed})" if listed else "")

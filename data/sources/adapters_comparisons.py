@@ -20,6 +20,7 @@ from posttrain.data.sources.row_values import (
     show,
 )
 from posttrain.data.sources.turns import (
+    LEADING,
     Messages,
     assistant,
     messages_in,
@@ -44,7 +45,7 @@ def preference(row: Values) -> Payload | Drop:
 
 
 def _with_prompt(value: Any, where: str, prompt: Messages) -> Messages:
-    found = messages_in(value)
+    found = [value] if isinstance(value, dict) else messages_in(value)
     if found is None:
         if not prompt:
             raise RowError(f"{where} {show(value)}: a text without a column prompt; give the prompt")
@@ -66,9 +67,9 @@ def _joined(prompt: Messages, messages: Messages, where: str) -> Messages:
     shared = next((size for size in range(min(count, answered), 0, -1) if asked[-size:] == said[:size]), 0)
     if shared:
         return [*prompt[:-shared], *messages]
-    opening = next((turn for turn in asked if turn[0] != "system"), asked[0])
+    opening = next((turn for turn in asked if turn[0] not in LEADING), asked[0])
     role = said[0][0]
-    if role == "system" or said[0] == opening or role == asked[-1][0] == "user":
+    if role in LEADING or said[0] == opening or role == asked[-1][0] == "user":
         raise RowError(
             f"{where} {show(messages[0]['content'])}: neither holds the prompt nor goes on from its last turn "
             f"{show(prompt[-1]['content'])}; mend one of them, or remove the column prompt"

@@ -14,17 +14,21 @@ ANSWER_MARK = "####"
 
 
 def conversation(messages: Messages, where: str) -> Payload:
-    """Split a conversation before its last message, which must be the assistant's and answer something."""
+    """Split a conversation behind the last turn that asks; it must end with the assistant, who answers something.
+
+    The completion is that round: calls of tools and their results with the answer.
+    """
     last = messages[-1]
     if last["role"] != "assistant":
         raise RowError(f"{where}: ends with the {last['role']!r} turn {show(last['content'])}; end it with an answer")
     if not any(message["role"] == "user" for message in messages):
         raise RowError(f"{where}: no user turn before {show(last['content'])}; give one, or the text as column text")
-    return {"prompt": messages[:-1], "completion": messages[-1:]}
+    asked = max(place for place, message in enumerate(messages) if message["role"] not in ("assistant", "tool"))
+    return {"prompt": messages[: asked + 1], "completion": messages[asked + 1 :]}
 
 
 def messages_row(row: Values) -> Payload:
-    """``messages``: a whole conversation; its last turn is the completion."""
+    """``messages``: a whole conversation; its last round is the completion."""
     return conversation(read_messages(row["messages"], "messages"), "messages")
 
 

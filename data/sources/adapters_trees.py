@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from posttrain.data.sources.readers import BadRow, Row
-from posttrain.data.sources.row_values import Drop, Payload, RowError, Values, checked_text, given, show
+from posttrain.data.sources.row_values import Drop, Payload, RowError, Values, any_text, checked_text, given, show
 from posttrain.data.sources.turns import Messages, assistant
 
 ROLES = {"prompter": "user", "assistant": "assistant"}
@@ -68,7 +68,7 @@ def comparison(row: Values) -> Payload | Drop:
         return Drop("fewer_than_two_ranked")
     return {
         "prompt": _messages(path),
-        "responses": [assistant(checked_text(reply["text"], "text")) for reply in group],
+        "responses": [assistant(any_text(reply["text"], "text")) for reply in group],
         "ranks": [_rank(reply["rank"]) for reply in group],
         **_language(row),
     }

@@ -78,4 +78,19 @@ def _is_long(value: Any) -> bool:
     return isinstance(value, dict) and any({"content", "value", "text"} & value.keys()) and len(value) > 1
 
 
-_CONTENT_NAMES = frozenset(SYNONYMS).union(*SYNONYMS.values()) - {"label", "rank", "ranking", "rankings", "ranks"}
+_CONTENT_NAMES = frozenset(
+    {
+        *SYNONYMS,
+        *(name for names in SYNONYMS.values() for name in names),
+        "chain_of_thought",
+        "cot",
+        "document",
+        "documents",
+        "explanation",
+        "passage",
+        "persona",
+        "rationale",
+        "system_message",
+        "thoughts",
+    }
+) - {"label", "rank", "ranking", "rankings", "ranks"}

@@ -14,7 +14,7 @@ from typing import Any
 
 from posttrain.data.sources.calls import read_call, read_tools
 from posttrain.data.sources.row_values import Payload, RowError, show
-from posttrain.data.sources.turns import Messages, Turn
+from posttrain.data.sources.turns import LEADING, Messages, Turn
 
 _TOOLS = re.compile(r"<tools>((?:(?!<tools>).)*?)</tools>", re.DOTALL)
 _CALL = re.compile(r"\s*<tool_call>(.*?)</tool_call>\s*", re.DOTALL)
@@ -25,7 +25,6 @@ _PREAMBLE = re.compile(
     re.DOTALL,
 )
 """How templates introduce tools, up to the pattern of a call with which they end."""
-_SYSTEM = ("system", "developer")
 _TURNS = ("prompt", "completion", "responses")
 
 
@@ -40,7 +39,7 @@ def read_marked_text(payload: Payload) -> tuple[Payload, bool]:
     """
     try:
         read: Payload = {name: _turns(payload[name]) for name in _TURNS if name in payload}
-        tools = [tool for turn in payload.get("prompt", []) if turn["role"] in _SYSTEM for tool in _defined(turn)]
+        tools = [tool for turn in payload.get("prompt", []) if turn["role"] in LEADING for tool in _defined(turn)]
     except _UnreadableError:
         return payload, False
     if not tools and all(read[name] == payload[name] for name in read):
@@ -72,7 +71,7 @@ def _defined(turn: Turn) -> list[dict[str, Any]]:
 
 def _without_tools(turn: Turn) -> Turn | None:
     """Return a system turn without its tools and what introduces them, or None where nothing else stands in it."""
-    if turn["role"] not in _SYSTEM or not _defined(turn):
+    if turn["role"] not in LEADING or not _defined(turn):
         return turn
     text = _PREAMBLE.sub("", turn["content"])
     if text == turn["content"]:

@@ -107,12 +107,29 @@ def read_hub_dataset(name: str, subset: str | None, split: str, revision: str | 
         ) from None
     if len(table) == 0:
         raise UsageError(f"dataset {name!r}: split {split!r} holds no rows; choose another or leave the source out")
+    as_given = _as_given if _has_open(str(table.features)) else dict
     for index, values in enumerate(table):
-        yield Row(f"[{index}]", {name: _as_given(value, name in _OPEN) for name, value in values.items()})
+        yield Row(f"[{index}]", as_given(values))
 
 
-_OPEN = frozenset({"arguments", "parameters", "tools", "functions", "properties", "input_schema"})
-"""What may have other keys in every row: the arguments of calls, and the definitions of tools."""
+_OPEN = frozenset(
+    {
+        "arguments",
+        "chat_template_kwargs",
+        "functions",
+        "input_schema",
+        "parameters",
+        "properties",
+        "template_arguments",
+        "tools",
+    }
+)
+"""What may have other keys in every row: arguments of calls and of templates, and the definitions of tools."""
+
+
+def _has_open(types: str) -> bool:
+    """Return whether the types of a table, as text, name something that may have other keys in every row."""
+    return not _OPEN.isdisjoint(re.findall(r"\w+", types))
 
 
 def _as_given(value: Any, is_open: bool = False) -> Any:
@@ -260,9 +277,10 @@ def _parquet(file: IO[bytes], path: Path) -> Rows:
     try:
         table = pq.ParquetFile(source)
         _check_names(table.schema_arrow.names, str(path))
+        as_given = _as_given if _has_open(str(table.schema_arrow)) else dict
         for batch in table.iter_batches(batch_size=4096):
             for values in batch.to_pylist():
-                yield Row(f"[{index}]", {name: _as_given(value, name in _OPEN) for name, value in values.items()})
+                yield Row(f"[{index}]", as_given(values))
                 index += 1
     except (pa.ArrowException, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())

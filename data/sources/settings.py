@@ -17,6 +17,7 @@ A source leaves a column out by ``ignore``.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from posttrain.data.config.curate import RecordType
@@ -33,6 +34,7 @@ from posttrain.data.sources.row_values import (
     show,
 )
 from posttrain.data.sources.turns import (
+    LEADING,
     REASONING,
     Messages,
     assistant,
@@ -66,6 +68,7 @@ _TAKEN = frozenset(
 """Arguments that rendering gives the template itself."""
 
 
+@lru_cache
 def settings_of(record_type: RecordType) -> frozenset[str]:
     """Return the columns that are read for records of a type besides those of the adapter."""
     if record_type in ("prompt", "evaluation"):  # what concerns the answer alone is left out with it
@@ -75,7 +78,8 @@ def settings_of(record_type: RecordType) -> frozenset[str]:
 
 def settle(row: Values, payload: Payload, record_type: RecordType) -> Payload:
     """Return the payload of a row with what its further columns say. Raises RowError for what cannot be used."""
-    said = {name: row[name] for name in (*sorted(settings_of(record_type)), "label") if not is_absent(row.get(name))}
+    read = settings_of(record_type)
+    said = {name: value for name, value in row.items() if (name in read or name == "label") and not is_absent(value)}
     if not said:
         return payload
     _refuse(said, payload, record_type)
@@ -107,7 +111,7 @@ def _refuse(said: Values, payload: Payload, record_type: RecordType) -> None:
         return
     if record_type == "demonstration" and _is_verdict(said.get("label")):
         raise _fault("label", said["label"], "says whether the completion is good; use record_type=unpaired")
-    if "responses" in payload:
+    if "completion" not in payload:
         for name in REASONING:
             if name in said:
                 raise _fault(name, said[name], "does not say whose; give responses as messages with reasoning_content")
@@ -147,7 +151,7 @@ def _with_context(said: Values, prompt: Messages) -> Messages:
     if "context" not in said:
         return prompt
     *before, asked = prompt
-    if asked["role"] != "user" or any(turn["role"] not in ("system", "developer") for turn in before):
+    if asked["role"] != "user" or any(turn["role"] not in LEADING for turn in before):
         raise _fault("context", said["context"], "belongs to one question, not to a conversation; write it in a turn")
     return [*before, user(f"{asked['content']}\n\n{checked_text(said['context'], 'context')}")]
 
@@ -168,7 +172,7 @@ def _with_history(said: Values, prompt: Messages) -> Messages:
 
 def _lead(turns: Messages) -> tuple[Messages, Messages]:
     """Return the system turns with which a conversation begins, and the others."""
-    count = next((index for index, turn in enumerate(turns) if turn["role"] not in ("system", "developer")), len(turns))
+    count = next((index for index, turn in enumerate(turns) if turn["role"] not in LEADING), len(turns))
     return turns[:count], turns[count:]
 
 
@@ -191,7 +195,7 @@ def _with_system(said: Values, prompt: Messages) -> Messages:
     if not text:
         return prompt
     turn = {"role": "system", "content": text}
-    if prompt[0]["role"] in ("system", "developer"):
+    if prompt[0]["role"] in LEADING:
         if says(prompt[0])[1] != says(turn)[1]:
             found = show(prompt[0]["content"])
             raise _fault("system", text, f"the conversation begins with another system turn, {found}; keep one")

@@ -20,11 +20,11 @@ Turn = dict[str, Any]
 Messages = list[Turn]
 
 ROLES = get_args(Role)
+LEADING = ("system", "developer")
+"""Roles of turns that stand before a conversation and set what it is to be."""
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """Names by which files call what an assistant thought before it answered."""
-_KEYS = frozenset(
-    {"role", "content", "name", "tool_call_id", "tool_calls", "function_call", "train", "weight", *REASONING}
-)
+_KEYS = frozenset({"name", "tool_call_id", "tool_calls", "function_call", "train", "weight", *REASONING})
 _SPEAKING = ("content", "tool_calls", "function_call")
 
 
@@ -58,7 +58,7 @@ def read_message(value: Any, where: str, may_be_silent: bool = False) -> Turn:
     """Return one turn of a message in the form of the OpenAI interface, old forms of it included."""
     if not isinstance(value, dict) or "role" not in value or not any(key in value for key in _SPEAKING):
         raise RowError(f"{where} {show(value)}: must be an object with role and content")
-    said = {key: item for key, item in value.items() if not is_absent(item)}
+    said = {key: item for key, item in value.items() if key not in ("role", "content") and not is_absent(item)}
     role = "tool" if value["role"] == "function" else value["role"]
     if role not in ROLES:
         raise RowError(f"{where}.role {show(role)}: must be one of {', '.join(ROLES)}; rename it")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from posttrain.data.records import Record
-from posttrain.data.rows.accounting import SourceCounts, accounting
+from posttrain.data.rows.accounting import SourceCounts, accounting, told
 from posttrain.data.tokens.outcome import Outcome
 from posttrain.stage.errors import UsageError
 
@@ -60,3 +60,15 @@ class TokenAccounting:
         }
         longest = max(self._lengths, default=0)
         return {"total": sum(self._lengths), "p50": p50, "p95": p95, "max": longest, "by_language": by_language}
+
+
+def told_tokens(account: dict[str, Any], max_length: int) -> str:
+    """Return what became of the rows, and the knob that decides which are too long, in one line for a person."""
+    text = f"{told(account)}, {account['tokens']['total']:,} tokens"
+    too_long = account["dropped"].get("overlong", 0) + account["truncated"]
+    left_out = [f"{name.replace('_', ' ')} {account[name]:,}" for name in COUNTED[1:] if account[name]]
+    text = ", ".join([text, *left_out])
+    if not too_long:
+        return text
+    cut = f", {account['truncated']:,} truncated" if account["truncated"] else ""
+    return f"{text}{cut}; {too_long / account['rows_in']:.1%} longer than data.tokenize.max_length={max_length}"

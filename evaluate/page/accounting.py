@@ -20,6 +20,8 @@ class AccountRow:
     kept: int
     dropped: dict[str, int]
     """Reason → rows, the most frequent reason first."""
+    noted: dict[str, int]
+    """What a reader should know of rows that did not drop for it: reason → rows, the most frequent reason first."""
     train: int
     eval: int
     ignored: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -40,6 +42,8 @@ class Account:
     rows: list[AccountRow]
     truncated: int | None
     """Rows cut to the longest allowed length; None where nothing is ever cut."""
+    max_length: int | None
+    """The longest allowed length in tokens; None for datasets."""
     responses_dropped: int | None
     """Responses left out of comparisons whose other responses were kept."""
     tokens: dict[str, Any] | None
@@ -60,10 +64,21 @@ def read_account(directory: Path, label: str, kind: str) -> Account | None:
     if len(rows) != 1:
         sides = {side: sum(entry[side] for entry in raw["by_source"].values()) for side in ("train", "eval")}
         rows.append(_row(TOTAL, raw | sides))
-    return Account(label, kind, rows, raw.get("truncated"), raw.get("responses_dropped"), raw.get("tokens"))
+    limit = _max_length(directory) if "tokens" in raw else None
+    return Account(label, kind, rows, raw.get("truncated"), limit, raw.get("responses_dropped"), raw.get("tokens"))
+
+
+def _max_length(directory: Path) -> int | None:
+    path = directory / "tokens.json"
+    limit: int | None = json.loads(path.read_text(encoding="utf-8")).get("max_length") if path.exists() else None
+    return limit
 
 
 def _row(source: str, entry: dict[str, Any]) -> AccountRow:
-    dropped = sorted(entry["dropped"].items(), key=lambda pair: (-pair[1], pair[0]))
+    dropped, noted = _by_frequency(entry["dropped"]), _by_frequency(entry.get("noted", {}))
     ignored = {**entry.get("ignored_content", {}), **entry.get("ignored_columns", {})}
-    return AccountRow(source, entry["rows_in"], entry["kept"], dict(dropped), entry["train"], entry["eval"], ignored)
+    return AccountRow(source, entry["rows_in"], entry["kept"], dropped, noted, entry["train"], entry["eval"], ignored)
+
+
+def _by_frequency(counts: dict[str, int]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))

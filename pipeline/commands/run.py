@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from rich.console import Console
 from posttrain.pipeline.config.pipeline import PipelineConfig
 from posttrain.pipeline.graph.graph import build_graph
 from posttrain.pipeline.graph.keys import check_external_paths
+from posttrain.pipeline.graph.lengths import check_lengths
+from posttrain.pipeline.graph.overlap import unguarded
 from posttrain.pipeline.local.launch import local_launcher
 from posttrain.pipeline.local.scheduler import Scheduler, State, Task
 from posttrain.pipeline.runs.resolve import Made, Resolver, committed
@@ -28,15 +31,24 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 def prepare(config: PipelineConfig) -> Point:
-    """Return a pipeline with its stages and its run's folder.
+    """Return a pipeline with its stages and its run's folder; say what a user may not have meant.
 
     Raises UsageError for whatever can be known to be wrong before anything starts.
     """
     stages = build_graph(config)
     check_external_paths(stages)
+    check_lengths(stages)
+    for line in unguarded(stages):
+        _note(line)
     run = RunDirectory.of(config, stages)
     run.check_unused(config, stages)
     return Point(config, stages, run)
+
+
+@functools.cache
+def _note(line: str) -> None:
+    """Say something once, however many points of a sweep it holds for."""
+    print(f"note: {line}", file=sys.stderr, flush=True)
 
 
 def run_pipelines(points: dict[str, Point]) -> int:

@@ -45,6 +45,8 @@ class StageNode:
 
     run: str
     """Stage type, such as ``train.sft``."""
+    if_given: Any = True
+    """Leave the stage out where this is null: a recipe's value that users may give, such as ``${paths.items}``."""
     inputs: dict[str, str | None] = Field(default_factory=dict)
     """Input name → the stage that makes it; null takes away what a graph shape gave."""
     overrides: dict[str, Any] = Field(default_factory=dict, alias="with")
@@ -158,10 +160,10 @@ class PipelineConfig:
     """Folder of all artifacts, runs and caches."""
     run_name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     """Folder of this run below ``<root>/runs``; None derives it from the name and what the pipeline makes."""
-    paths: dict[str, str] = Field(default_factory=dict)
-    """Folders that a recipe's own values refer to, as ``${paths.NAME}``."""
+    paths: dict[str, str | list[str] | None] = Field(default_factory=dict)
+    """Files and folders that a recipe's own values refer to, as ``${paths.NAME}``."""
     stages: dict[str, StageNode | None] = Field(min_length=1)
-    """Stage name → node; null takes away a stage of a graph shape."""
+    """Stage name → node; null takes away a stage of a graph shape, and the inputs that name it."""
     data: DataNodes = Field(default_factory=DataNodes)
     """Knobs of the data stages."""
     sample: SampleNodes = Field(default_factory=SampleNodes)

@@ -41,9 +41,13 @@ def build_graph(config: PipelineConfig) -> list[Stage]:
 
     Raises UsageError for an unknown stage type, input or knob, a missing input, an input of the wrong kind and a cycle.
     """
-    nodes = {name: node for name, node in config.stages.items() if node is not None}
+    nodes = {name: node for name, node in config.stages.items() if node is not None and node.if_given is not None}
     types = {name: _stage_type(name, node) for name, node in nodes.items()}
-    inputs = {name: {key: made for key, made in node.inputs.items() if made} for name, node in nodes.items()}
+    left_out = {None, *config.stages} - {*nodes}
+    inputs = {
+        name: {key: made for key, made in node.inputs.items() if made and made not in left_out}
+        for name, node in nodes.items()
+    }
     for name in nodes:
         _check_inputs(name, inputs[name], types)
     order = _topological_order(inputs)

@@ -53,7 +53,13 @@ def _trained(run: str, config_class: str, kind: str, **more: Input) -> StageType
 _TYPES = (
     StageType("data.demo", "DemoConfig", "sources"),
     StageType("data.openings", "OpeningsConfig", "sources"),
-    StageType("data.curate", "CurateConfig", "dataset", {"sources": Input(("sources",), required=False)}),
+    StageType(
+        "data.curate",
+        "CurateConfig",
+        "dataset",
+        {"sources": Input(("sources",), required=False)},
+        any_inputs=("dataset",),
+    ),
     StageType("data.tokenize", "TokenizeConfig", "tokens", {"data": Input(("dataset",)), "model": Input(("model",))}),
     StageType(
         "sample.rank",

@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from posttrain.data.checks.scorers import abstains, json_objects, last_number, named_spans, normalise, refuses
+from posttrain.data.checks.documents import json_objects
+from posttrain.data.checks.scorers import abstains, last_number, named_spans, normalise, refuses
 
 Extractor = Callable[[str], str | None]
 

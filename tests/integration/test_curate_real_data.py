@@ -42,6 +42,10 @@ def real(name: str, file: str, **knobs: Any) -> dict[str, Any]:
     return {"name": name, "path": str(DATA / file), **knobs}
 
 
+def texts(messages: list[dict[str, Any]]) -> list[str]:
+    return [message["content"] for message in messages]
+
+
 @real_data
 def test_demonstrations_of_gsm8k_and_oasst1(tmp_path: Path) -> None:
     sources = [real("gsm8k", "gsm8k/train.jsonl", license="MIT"), real("oasst1", "oasst1/en-validation.jsonl")]
@@ -59,7 +63,7 @@ def test_demonstrations_of_gsm8k_and_oasst1(tmp_path: Path) -> None:
         assert [message["role"] for message in row["completion"]] == ["assistant"]
     sides: dict[str, set[str]] = {"train": set(), "eval": set()}
     for row in rows:
-        sides[row["split"]].add(" ".join(row["prompt"][0]["content"].split()).casefold())
+        sides[row["split"]].add("\n".join(" ".join(m["content"].split()).casefold() for m in row["prompt"]))
     assert not sides["train"] & sides["eval"]
 
 
@@ -83,7 +87,7 @@ def test_comparisons_of_four_sources(tmp_path: Path) -> None:
     }
     by_language = Counter(row["language"] for row in rows if row["source"] == "ifeval")
     assert set(by_language) == {"en", "fr", "ja", "es"}
-    assert all(min(row["ranks"]) == 1 and len(set(row["responses"])) == len(row["ranks"]) for row in rows)
+    assert all(min(row["ranks"]) == 1 and len(set(texts(row["responses"]))) == len(row["ranks"]) for row in rows)
     first = next(row for row in rows if row["source"] == "oasst1_fi")
     assert first["language"] == "fi"
     assert first["ranks"] == sorted(first["ranks"])
@@ -99,8 +103,8 @@ def test_the_tree_gives_the_groups_that_were_derived_from_it(tmp_path: Path) -> 
     def groups(rows: list[Any]) -> set[tuple[Any, ...]]:
         return {
             (
-                *(m["content"] for m in row["prompt"]),
-                *sorted(zip(row["ranks"], row["responses"], strict=True)),
+                *texts(row["prompt"]),
+                *sorted(zip(row["ranks"], texts(row["responses"]), strict=True)),
                 row["split"],
             )
             for row in rows

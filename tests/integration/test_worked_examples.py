@@ -12,6 +12,7 @@ import pytest
 import torch
 from cloned_package import CLONE, ClonedPackage
 
+from posttrain.data.messages import Conversation
 from posttrain.pipeline.graph.registry import STAGE_TYPES
 from posttrain.stage.schema import build
 from posttrain.train.config.rollout import RewardTerm
@@ -92,7 +93,7 @@ def test_a_reward_of_the_users_own_is_a_function(monkeypatch: pytest.MonkeyPatch
     ]
     tokenizer: Any = None
     rewards = build_rewards(terms, None, tokenizer, torch.device("cpu"), 64, "train.ppo")
-    totals, parts = rewards.score([Answer([], [], [], text, True, None, None) for text in ANSWERS])
+    totals, parts = rewards.score([Answer(Conversation([]), [], [], text, True, None, None) for text in ANSWERS])
     assert parts["python"] == list(ANSWERS.values())
     assert totals == [1.3, 0.5, 0.125, 0.0]
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import datetime
+import re
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from posttrain.stage.schema import external, schema
 from posttrain.train.config.common import Dtype
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @schema
@@ -46,7 +50,7 @@ class BaseConfig:
     """The base model: imported from a folder or hub name, or made from scratch with a tokenizer of its own."""
 
     path: str | None = external()
-    """Local Hugging Face folder."""
+    """Local Hugging Face folder; a name like ``HuggingFaceTB/SmolLM2-135M`` that no folder here has is a `hub_name`."""
     hub_name: str | None = None
     """Model on the Hugging Face Hub, such as ``HuggingFaceTB/SmolLM2-135M``."""
     revision: str | None = None
@@ -81,6 +85,12 @@ class BaseConfig:
     """Precision of the stored weights; None keeps the checkpoint's, float32 from scratch."""
 
     @model_validator(mode="after")
+    def _path_or_hub_name(self) -> BaseConfig:
+        if self.path is not None and self.hub_name is None and _is_on_the_hub(self.path):
+            self.path, self.hub_name = None, self.path
+        return self
+
+    @model_validator(mode="after")
     def _one_origin(self) -> BaseConfig:
         given = [name for name in ("path", "hub_name", "architecture") if getattr(self, name) is not None]
         if len(given) != 1:
@@ -98,3 +108,8 @@ class BaseConfig:
             if not name.isidentifier():
                 raise ValueError(f"template_arguments: {name!r} is no name of a variable; use letters, digits and _")
         return self
+
+
+def _is_on_the_hub(path: str) -> bool:
+    """Return whether a path is a name of the Hub: a folder beside it, such as ``models/``, says that it is misspelt."""
+    return _HUB_NAME.fullmatch(path) is not None and not Path(path).exists() and not Path(path).parent.exists()

@@ -17,6 +17,6 @@ class SftConfig(TrainingConfig):
     packing: bool = False
     """Pack rows into sequences of `pack_length` tokens without letting them see each other."""
     pack_length: int = Field(default=1024, ge=16)
-    """Tokens of a pack."""
+    """Tokens of a pack, into which any row must fit; it may exceed what the model takes, since each row begins anew."""
     loss: Literal["nll", "dft"] = "nll"
     """Negative log-likelihood, or dynamic finetuning (Wu et al. 2025), which weighs a token by its probability."""

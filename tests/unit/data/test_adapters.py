@@ -44,6 +44,7 @@ def test_demonstrations(name: str, row: dict[str, Any]) -> None:
 COMPARISONS: list[tuple[str, dict[str, Any]]] = [
     ("preference", {"prompt": "Hi", "chosen": "Hello!", "rejected": "Go away."}),
     ("preference", {"prompt": [HI], "chosen": [HELLO], "rejected": [GO]}),
+    ("preference", {"prompt": "Hi", "chosen": HELLO, "rejected": GO}),
     ("preference", {"chosen": [HI, HELLO], "rejected": [HI, GO]}),
     ("preference", {"prompt": "Hi", "chosen": [HI, HELLO], "rejected": [HI, GO]}),
     ("hh", {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello!", "rejected": "\n\nHuman: Hi\n\nAssistant: Go away."}),
@@ -99,6 +100,7 @@ def test_conversations_may_go_on_from_a_history_and_a_greeting_is_not_doubled() 
     [
         ("Bye", [HI]),
         ([BRIEF], [{**BRIEF, "content": "Be long."}, HI]),
+        ([BRIEF], [{"role": "developer", "content": "Be brief."}, HI]),
         ([BRIEF, HI], [BRIEF, {**HI, "content": "Bye"}]),
         ([HI, GO], [HI]),
         ([BRIEF, HI, GO], [HI]),
@@ -311,6 +313,14 @@ def test_ranked_siblings_of_a_tree_are_a_comparison() -> None:
         "ranks": [2, 1],
         "language": "en",
     }
+
+
+def test_a_reply_of_a_tree_may_say_nothing_as_other_responses_may() -> None:
+    silent: list[Row | BadRow] = [*TREE_ROWS[:2], Row(":3", TREE[2] | {"text": ""})]
+    (unit,) = [unit for unit in ranked_groups(silent) if isinstance(unit, Row)]
+    made = ADAPTERS["oasst"].converter("comparison")(unit.values)
+    assert not isinstance(made, Drop)
+    assert [turn["content"] for turn in made["responses"]] == ["text a1", ""]
 
 
 def test_faults_of_tree_messages_are_bad_rows() -> None:

@@ -78,6 +78,7 @@ def test_columns_that_nobody_uses_are_said_where_the_user_looks(
         "turns_as_text": '[{"from": "human", "value": "x"}]',
         "response": "short, but named as an answer",
         "drafts": ["a", LONG],
+        "persona": "a pirate",
     }
     quiet = {
         "score": 1.5,
@@ -91,7 +92,7 @@ def test_columns_that_nobody_uses_are_said_where_the_user_looks(
     counts = made.accounting["by_source"]["s"]
     assert counts["ignored_content"] == dict.fromkeys(loud, 2)
     assert counts["ignored_columns"] == dict.fromkeys(loud, 2) | dict.fromkeys(quiet, 1) | {"notes": 2}
-    assert made.result.headline == "3 rows kept of 3; not used: dialog, drafts, rationale and 2 more"
+    assert made.result.headline == "3 rows kept of 3, nothing held out; not used: dialog, drafts, persona and 3 more"
     (warning,) = (record.message for record in caplog.records if record.levelname == "WARNING")
     assert warning.startswith(f"{tmp_path}/s.jsonl: columns that look like content, which adapter 'question_answer' ")
     assert all(f"{name} (2 rows)" in warning for name in loud)
@@ -99,5 +100,5 @@ def test_columns_that_nobody_uses_are_said_where_the_user_looks(
 
 def test_quiet_columns_leave_the_headline_alone(tmp_path: Path) -> None:
     made = read(tmp_path, [qa("A?", score=1, url="x")])
-    assert made.result.headline == "1 rows kept of 1"
+    assert made.result.headline == "1 rows kept of 1, nothing held out"
     assert "ignored_content" not in made.accounting["by_source"]["s"]

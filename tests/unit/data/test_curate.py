@@ -33,7 +33,7 @@ def test_records_carry_their_provenance_and_rows_win_over_sources(tmp_path: Path
     content = '[[["user","A?"]],[["assistant","Yes."]]]'
     assert first.id == f"mine/{hashlib.blake2b(content.encode(), digest_size=12).hexdigest()}"
     assert made.result.licenses == ["CC0-1.0", "MIT"]
-    assert made.result.headline == "2 rows kept of 2"
+    assert made.result.headline == "2 rows kept of 2, nothing held out"
     assert made.result.facts["sources"]["mine"] == {"adapter": "question_answer", "ignored_columns": {"score": 1}}
 
 
@@ -142,16 +142,18 @@ def test_an_auto_source_never_trains_on_prompts_of_an_eval_source(tmp_path: Path
     assert made.accounting["by_source"]["auto"]["dropped"] == {"held_out_prompt": len(shared - drawn)}
 
 
-def test_a_system_prompt_that_all_share_does_not_make_them_one_cluster(tmp_path: Path) -> None:
-    system = {"role": "system", "content": "Be brief."}
-    asked = [{"role": "user", "content": f"Question {n}?"} for n in range(100)]
-    answer = {"role": "assistant", "content": "Yes."}
-    chats = source(tmp_path, "chats", [{"messages": [system, question, answer]} for question in asked])
-    bare = source(tmp_path, "bare", [qa(question["content"]) for question in asked])
-    made = curate(tmp_path, "demonstration", [chats, bare], eval_fraction=0.2)
-    held_out = {q["content"].lower() for q in asked if held_out_score(q["content"].lower(), 0) < 0.2}
-    assert 0 < len(held_out) < 100
+def test_a_cluster_is_the_whole_prompt(tmp_path: Path) -> None:
+    def chat(*turns: str) -> dict[str, Any]:
+        roles = ["system", *["user", "assistant"] * len(turns)]
+        return {"messages": [{"role": r, "content": c} for r, c in zip(roles, turns, strict=False)]}
+
+    chats = [chat("Be brief.", "Hi", "Hello!", f"Question {n}?", answer) for n in range(200) for answer in ("A", "B")]
+    made = curate(tmp_path, "demonstration", [source(tmp_path, "chats", chats)], eval_fraction=0.2)
+    clusters = [f"system: be brief.\nuser: hi\nassistant: hello!\nuser: question {n}?" for n in range(200)]
+    held_out = {cluster for cluster in clusters if held_out_score(cluster, 0) < 0.2}
+    assert 20 < len(held_out) < 60
     assert {*questions(made.eval)} == held_out
+    assert {*questions(made.train)} == {*clusters} - held_out
     assert len(made.eval) == 2 * len(held_out)
 
 

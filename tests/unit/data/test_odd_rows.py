@@ -86,12 +86,14 @@ def test_nulls_that_parquet_adds_to_objects_are_not_arguments(tmp_path: Path) ->
         call = {"type": "function", "function": {"name": "f", "arguments": arguments}}
         asked = {"role": "user", "content": f"{arguments}?"}
         tool = {"name": "f", "parameters": {"properties": {name: {"type": "string"} for name in arguments}}}
-        return {"messages": [asked, {"role": "assistant", "tool_calls": [call]}], "tools": [tool]}
+        chat = [asked, {"role": "assistant", "tool_calls": [call]}]
+        return {"messages": chat, "tools": [tool], "chat_template_kwargs": arguments}
 
     rows = [called(a="1"), called(b="2")]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
     made = curate(tmp_path, "demonstration", [{"name": "s", "path": str(tmp_path / "rows.parquet")}], eval_fraction=0)
     assert [record.completion[0].tool_calls[0].arguments for record in made.train] == [{"a": "1"}, {"b": "2"}]
+    assert [record.template_arguments for record in made.train] == [{"a": "1"}, {"b": "2"}]
     assert [list(record.tools[0]["function"]["parameters"]["properties"]) for record in made.train] == [["a"], ["b"]]
 
 
@@ -139,9 +141,10 @@ def test_comparisons_whose_scores_say_the_contrary_stay_and_are_counted(
     plain = [{"prompt": "plain?", "chosen": "a", "rejected": "b"}]
     sources = [source(tmp_path, "scored", pairs), source(tmp_path, "plain", plain)]
     made = curate(tmp_path, "comparison", sources, eval_fraction=0)
-    assert made.accounting["by_source"]["scored"]["rejected_scored_higher"] == 2
+    assert made.accounting["by_source"]["scored"]["noted"] == made.accounting["noted"] == {"rejected_scored_higher": 2}
     assert made.accounting["by_source"]["scored"]["kept"] == len(pairs)
-    assert "rejected_scored_higher" not in made.accounting["by_source"]["plain"]
+    assert "noted" not in made.accounting["by_source"]["plain"]
+    assert made.result.headline == "8 rows kept of 8 (rejected scored higher 2), nothing held out"
     assert made.result.facts["sources"]["scored"] == {"adapter": "preference"}
     assert (
         caplog.messages[0]

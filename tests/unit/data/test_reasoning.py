@@ -51,7 +51,7 @@ def test_every_form_is_told_from_the_answer(opening: str) -> None:
         ("<think>a <think>b</think> c</think>d", "", Reply("d", "a <think>b</think> c")),
         ("<think>the <think> mark</think>d", "", Reply("d", "the <think> mark")),
         ("<think>a</think>The mark is <think>.", "", Reply("The mark is <think>.", "a")),
-        ("<think>a</think>    indented", "", Reply("    indented", "a")),
+        ("<think>a</think>    indented", "", Reply("indented", "a")),
         (
             "<think>call it</think>\n<tool_call>\n{}\n</tool_call>",
             "",
@@ -72,6 +72,7 @@ def test_blocks_stand_where_a_response_or_its_prompt_opens_them(response: str, p
         (f"{ANALYSIS}2 + 2<|end|>{FINAL}4.<|return|>", Reply("4.", "2 + 2")),
         ("<|channel|>final<|message|>4.", Reply("4.")),
         (f"{ANALYSIS}2 + 2", Reply("", "2 + 2", finished=False)),
+        (f"{ANALYSIS}2 + 2<|return|>", Reply("", "2 + 2", finished=False)),
         (f"{ANALYSIS}2<|end|><|start|>assistant{ANALYSIS}+ 2<|end|>{FINAL}4.", Reply("4.", "2\n\n+ 2")),
         (f"{ANALYSIS}2<|end|><|start|>assistant{ANALYSIS}+ 2", Reply("", "2\n\n+ 2", finished=False)),
         (f"{ANALYSIS}2 + 2<|end|>{CALL}", Reply(CALL, "2 + 2")),

@@ -105,7 +105,11 @@ def test_wrong_and_hedging_responses_score_zero(scorer: str, response: str, refe
     assert score(scorer, response, reference) == 0.0
 
 
-@pytest.mark.parametrize("scorer", sorted(SCORERS.keys() - {"constraints"} - RATINGS))
+READ_REFERENCES = {"constraints", "call", "valid_call"}
+"""Scorers that read more than a text out of a reference, which curation checks."""
+
+
+@pytest.mark.parametrize("scorer", sorted(SCORERS.keys() - READ_REFERENCES - RATINGS))
 @pytest.mark.parametrize(
     "text",
     ["", "|", "{", "-", "1.2.3,4,5", "\x00", "¡", "((", "NaN", '{"a": NaN}', "1e9999999999", "1e999", "1 000" * 999],

@@ -124,7 +124,7 @@ FAULTS: list[tuple[RecordType, dict[str, Any], str]] = [
         qa("A?", label="false"),
         "label 'false': says whether the completion is good; use record_type=un",
     ),
-    ("demonstration", CHAT | {"label": 0}, "label 0: says whether the completion is good; use record_type=unpaired"),
+    ("demonstration", qa("A?", label=0), "label 0: says whether the completion is good; use record_type=unpaired"),
     ("demonstration", CHAT | {"context": "It rains."}, "context 'It rains.': belongs to one question, not to a conv"),
     ("demonstration", qa("A?", history="Hi"), "history 'Hi': must be a list of pairs of question and answer"),
     ("comparison", PAIR | {"reasoning": "so"}, "reasoning 'so': does not say whose; give responses as messages with"),
@@ -252,11 +252,11 @@ def test_responses_are_compared_as_whole_messages(tmp_path: Path) -> None:
     assert made.accounting["dropped"] == {"empty_response": 2, "identical_responses": 1}
 
 
-def test_marked_calls_become_calls_and_the_console_says_for_how_many_rows(tmp_path: Path) -> None:
+def test_marked_calls_become_calls_and_the_rows_are_counted(tmp_path: Path) -> None:
     said = '<tool_call>{"name": "weather", "arguments": {"city": "Oslo"}}</tool_call>'
     lines = [qa("A?", said, system=f"<tools>{json.dumps([TOOL])}</tools>"), qa("B?")]
     made = curate(tmp_path, "demonstration", [source(tmp_path, "s", lines)], eval_fraction=0)
     record = made.train[0]
     assert (record.tools, [turn.role for turn in record.prompt]) == ([TOOL], ["user"])
     assert record.completion[0].tool_calls[0].arguments == {"city": "Oslo"}
-    assert made.result.facts["sources"]["s"]["rows_with_calls_in_text"] == 1
+    assert made.accounting["by_source"]["s"]["noted"] == {"calls_in_text": 1}

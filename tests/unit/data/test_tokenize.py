@@ -25,6 +25,7 @@ from posttrain.data.records import (
     write_dataset,
 )
 from posttrain.data.tokenize import length_limit, run
+from posttrain.data.tokens.accounting import told_tokens
 from posttrain.data.tokens.encode import encode_demonstrations
 from posttrain.data.tokens.encode_prompts import encode_prompt_records
 from posttrain.models.tokenizer import train_tokenizer
@@ -289,6 +290,8 @@ def test_the_stage_accounts_for_every_row(model: Path, tmp_path: Path) -> None:
         "eval": 0,
     }
     assert account["by_source"]["odd"] == {"rows_in": 300, "kept": 300, "dropped": {}, "train": 270, "eval": 30}
+    told = f"540 rows kept of 600 (overlong 60), {account['tokens']['total']:,} tokens"
+    assert told_tokens(account, 64) == f"{told}; 10.0% longer than data.tokenize.max_length=64"
     train, held_out = (pq.read_table(output / f"{split}.parquet") for split in ("train", "eval"))
     assert (train.num_rows, held_out.num_rows) == (510, 30)
     lengths = [len(ids) for table in (train, held_out) for ids in table["input_ids"].to_pylist()]
@@ -306,6 +309,7 @@ def test_rows_that_were_cut_are_counted(model: Path, tmp_path: Path) -> None:
     output = tokenize(tmp_path, model, many_demonstrations(), max_length=64, overlong="truncate")
     account = json.loads((output / "accounting.json").read_text())
     assert (account["kept"], account["dropped"], account["truncated"]) == (600, {}, 60)
+    assert told_tokens(account, 64).endswith("tokens, 60 truncated; 10.0% longer than data.tokenize.max_length=64")
     groups = [comparison(["four", TEXT * 9, "two"], [1, 1, 2]), comparison(["four", "two"], [1, 2], id="c2")]
     account = json.loads((tokenize(tmp_path, model, groups) / "accounting.json").read_text())
     assert (account["kept"], account["truncated"], account["responses_dropped"]) == (2, 0, 1)

@@ -75,7 +75,7 @@ def test_duplicates_drop_and_answers_labelled_both_ways_are_counted(tmp_path: Pa
     assert list(map(said, made.train)) == [("A?", "Yes.", True), ("A?", "Yes.", False), ("A?", "No.", False)]
     of_source = made.accounting["by_source"]["s"]
     assert of_source["dropped"] == {"duplicate": 1, "empty_response": 1}
-    assert of_source["labelled_both_ways"] == 2
+    assert of_source["noted"] == {"labelled_both_ways": 2}
 
 
 def test_comparisons_give_their_best_and_their_worst(tmp_path: Path) -> None:

@@ -97,4 +97,4 @@ def test_the_stage_scores_what_a_model_says(tmp_path: Path) -> None:
     cut = run(policy.run, PolicyEvaluationConfig(max_new_tokens=3), {"model": model, "items": items}, tmp_path / "cut")
     assert (cut.metrics["exact_match"], cut.metrics["ended"], cut.metrics["reasoning_unanswered"]) == (0.0, 0.0, 1.0)
     (scored,) = read_items(tmp_path / "o")
-    assert (scored.response, scored.answer) == ("<think> one two</think> three", " three")
+    assert (scored.response, scored.answer) == ("<think> one two</think> three", "three")

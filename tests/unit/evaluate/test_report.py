@@ -309,7 +309,25 @@ def test_a_report_on_data_alone_has_no_policies(tmp_path: Path) -> None:
     page = (tmp_path / "report/report.html").read_text(encoding="utf-8")
     assert result.metrics == {"policies": 0, "reward_models": 0}
     assert "does not add up" in page and 'id="policies"' not in page
-    assert '<td class="wide">notes 7, id 101</td>' in page
+    assert "column notes not used 7, column id not used 101</td>" in page
+
+
+def test_what_is_noted_of_rows_and_what_they_may_be_long_is_shown(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    noted = {"rejected_scored_higher": 7, "in_evaluation_items": 58}
+    files = {"accounting.json": accounting({"a": 100}, noted=noted)}
+    files["accounting.json"]["by_source"]["a"]["noted"] = noted
+    dataset = store.add("data", "dataset", "data.curate", files=files)
+    plain = store.add("plain", "dataset", "data.curate", files={"accounting.json": accounting({"a": 100})})
+    figures = {"total": 9, "p50": 1, "p95": 2, "max": 3, "by_language": {}}
+    tokens = {"accounting.json": accounting({"a": 100}, tokens=figures), "tokens.json": {"max_length": 1234}}
+    made = store.add("tokens", "tokens", "data.tokenize", {"data": dataset}, files=tokens)
+    run_report({"data": dataset, "plain": plain, "tokens": made}, tmp_path / "report")
+    text = " ".join(Page((tmp_path / "report/report.html").read_text(encoding="utf-8")).text.split())
+    assert text.count("in evaluation items 58, rejected scored higher 7") == 1
+    assert "data.tokenize.max_length, drop as overlong" in text and "1 234" in text
+    accounts = json.loads((tmp_path / "report/summary.json").read_text(encoding="utf-8"))["accounting"]
+    assert [accounts[name]["max_length"] for name in ("data", "tokens")] == [None, 1234]
 
 
 def test_a_report_on_nothing_is_a_usage_error(tmp_path: Path) -> None:

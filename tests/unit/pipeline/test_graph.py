@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from posttrain.pipeline.commands.run import prepare
 from posttrain.pipeline.config.pipeline import PipelineConfig
 from posttrain.pipeline.graph.graph import build_graph
+from posttrain.pipeline.graph.overlap import unguarded
 from posttrain.stage.errors import UsageError
 from posttrain.stage.schema import build
 
@@ -96,6 +99,47 @@ def test_null_takes_away_what_a_graph_shape_gave() -> None:
     stages = {stage.name: stage for stage in graph_of(values)}
     assert set(stages) == {"rows", "base", "evaluate"}
     assert stages["evaluate"].inputs == {"model": "base"}
+
+
+def test_a_stage_that_is_taken_away_takes_the_inputs_with_it_that_can_do_without() -> None:
+    evaluate = {"run": "evaluate.policy", "inputs": {"model": "base", "items": "items"}}
+    items = {"run": "data.curate", "with": {"record_type": "evaluation", "sources": SOURCES}}
+    for taken_away in (None, {**items, "if_given": None}):
+        stages = {stage.name: stage for stage in graph_of(chain(evaluate=evaluate, items=taken_away))}
+        assert "items" not in stages
+        assert stages["evaluate"].inputs == {"model": "base"}
+    stages = {stage.name: stage for stage in graph_of(chain(evaluate=evaluate, items={**items, "if_given": "a.jsonl"}))}
+    assert stages["evaluate"].inputs == {"model": "base", "items": "items"}
+    needed = message_of(chain(base=None, rows=None))
+    assert needed == "stages.sft.inputs.model: missing; name the stage that makes the model"
+
+
+def test_datasets_can_be_given_to_curation_under_any_name() -> None:
+    rows = {"run": "data.curate", "with": {"record_type": "demonstration", "sources": SOURCES}}
+    stages = {stage.name: stage for stage in graph_of(chain(more={**rows, "inputs": {"before": "rows"}}))}
+    assert stages["more"].inputs == {"before": "rows"}
+    message = message_of(chain(more={**rows, "inputs": {"before": "base"}}))
+    assert message == "stages.more.inputs.before: base makes model, but data.curate takes dataset"
+
+
+def test_datasets_that_do_not_know_the_items_of_their_models_are_named_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = {"run": "data.curate", "with": {"record_type": "demonstration", "sources": SOURCES}}
+    items = {"run": "data.curate", "with": {"record_type": "evaluation", "sources": SOURCES}}
+    evaluate = {"run": "evaluate.policy", "inputs": {"model": "sft", "items": "items"}}
+    gold = {"run": "data.curate", "with": {"record_type": "comparison", "sources": [{**SOURCES[0], "split": "eval"}]}}
+    open_to_it = chain(items=items, evaluate=evaluate, gold=gold, again=evaluate)
+    line = "rows: may train on what items asks; stages.rows.inputs.items=items holds that out"
+    assert unguarded(graph_of(open_to_it)) == [line]
+    (tmp_path / "rows.jsonl").touch()
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for seed in (0, 1):
+        prepare(build(PipelineConfig, {**open_to_it, "seed": seed}, ""))
+    assert capsys.readouterr().err.splitlines() == [f"note: {line}"]
+    guarded = chain(items=items, evaluate=evaluate, rows={**rows, "inputs": {"items": "items"}})
+    assert unguarded(graph_of(guarded)) == []
 
 
 def test_a_stage_takes_the_defaults_then_its_node_then_its_own_overrides() -> None:

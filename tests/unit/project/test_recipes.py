@@ -16,9 +16,12 @@ from posttrain.data.sources.row_values import Drop
 from posttrain.pipeline.commands.plan import SEQUENCES_PER_ROW, print_pipeline_plan
 from posttrain.pipeline.commands.run import dry_run, prepare
 from posttrain.pipeline.config.compose import compose_config
+from posttrain.pipeline.config.sweep import compose_sweep
 from posttrain.pipeline.graph.graph import build_graph
+from posttrain.pipeline.graph.overlap import unguarded
 from posttrain.pipeline.local.launch import local_launcher
-from posttrain.stage.schema import external_paths
+from posttrain.stage.schema import build, external_paths
+from posttrain.train.config.base import BaseConfig
 
 ROOT = Path(__file__).resolve().parents[3]
 CONF = ROOT / "conf"
@@ -52,6 +55,7 @@ def test_every_recipe_composes_and_plans(
     given = [f"root={tmp_path / 'outputs'}", *_given_by_the_user(recipe, tmp_path)]
     config = compose_config([f"recipe={recipe}", f"hardware={hardware}", *given])
     stages = build_graph(config)
+    assert unguarded(stages) == []
     absent = [path for stage in stages for path in external_paths(stage.config) if not path.exists()]
     if absent:
         pytest.skip(f"recipe={recipe} reads {absent[0]}, which is not here")
@@ -80,6 +84,33 @@ def test_the_demo_of_kto_takes_what_the_demo_made() -> None:
 def test_every_recipe_takes_every_hardware_with_an_adapter(recipe: str, hardware: str, tmp_path: Path) -> None:
     groups = [f"recipe={recipe}", f"hardware={hardware}", "adapter=lora"]
     assert build_graph(compose_config([*groups, *_given_by_the_user(recipe, tmp_path)]))
+
+
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe.startswith("own/")])
+def test_items_of_ones_own_are_evaluated_and_held_out(recipe: str, tmp_path: Path) -> None:
+    given = _given_by_the_user(recipe, tmp_path)
+    without = {stage.name: stage for stage in build_graph(compose_config([f"recipe={recipe}", *given]))}
+    config = compose_config([f"recipe={recipe}", *given, "paths.items=items.jsonl"])
+    stages = {stage.name: stage for stage in build_graph(config)}
+    assert stages.keys() - without.keys() == {"items"}
+    assert stages["items"].config.sources[0].path == "items.jsonl"
+    judged = {name for name, stage in stages.items() if stage.type.run in ("evaluate.policy", "evaluate.report")}
+    knowing = {name for name, stage in stages.items() if stage.type.run == "data.curate"} - {"items"}
+    assert len(judged) >= 3 and "demonstrations" in knowing
+    for name, stage in stages.items():
+        assert (stage.inputs.get("items") == "items") == (name in judged | knowing), name
+        assert name == "items" or "items" not in without[name].inputs
+    assert unguarded(list(stages.values())) == []
+
+
+def test_several_files_and_a_model_of_the_hub_are_a_knob_each() -> None:
+    given = ["paths.demonstrations=[one.jsonl,more/two.csv]", "paths.model=some-org/some-model"]
+    (config,) = compose_sweep(["recipe=own/sft", *given]).values()
+    node = config.stages["demonstrations"]
+    assert node is not None
+    assert node.overrides["sources"][0]["path"] == ["one.jsonl", "more/two.csv"]
+    model = build(BaseConfig, config.node("train.base"), "train.base")
+    assert (model.hub_name, model.path) == ("some-org/some-model", None)
 
 
 def _given_by_the_user(recipe: str, directory: Path) -> list[str]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import threading
 from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
@@ -11,14 +14,18 @@ from saying_model import saying_model, words_tokenizer
 
 from posttrain.data.chat.pieces import encode_prompts
 from posttrain.data.messages import Conversation
+from posttrain.sample.backends.server import ServerSampler
 from posttrain.sample.choose.answers import number_answer
 from posttrain.sample.choose.select import best_of, by_logprob, first_valid, majority_of
 from posttrain.sample.engine.sampler import Sampler
 from posttrain.sample.respond import chat, readable
 from posttrain.sample.sampling import Accept, Prompts, Sample, SamplingParams
+from posttrain.sample.structured.closing import Vocabulary
+from posttrain.sample.structured.grammar import choice_grammar
 from posttrain.sample.structured.json_schema import Validator
 from posttrain.sample.structured.ladder import read_document
 from posttrain.sample.structured.repair import repair_json
+from posttrain.stage.errors import UsageError
 
 GREEDY = SamplingParams(temperature=0, max_tokens=12)
 PLAIN, SPECIAL = ("<think>", "</think>"), ("[THINK]", "[/THINK]")
@@ -38,7 +45,7 @@ def say(said: str, params: SamplingParams = GREEDY, first: str = "\n") -> Sample
 def test_text_is_the_answer_and_the_whole_response_is_kept(marks: tuple[str, str], beams: int) -> None:
     opening, closing = marks
     sample = say(f"{opening} one two{closing} three{END}", dataclasses.replace(GREEDY, num_beams=beams))
-    assert (sample.text, sample.reasoning, sample.reasoning_tokens) == (" three", "one two", 2)
+    assert (sample.text, sample.reasoning, sample.reasoning_tokens) == ("three", "one two", 2)
     assert sample.response == f"{opening} one two{closing} three"
     assert sample.ended and sample.answered
 
@@ -53,7 +60,7 @@ def test_a_response_without_reasoning_is_as_it_was() -> None:
 def test_a_prompt_may_open_the_block(marks: tuple[str, str]) -> None:
     opening, closing = marks
     sample = say(f" one two{closing} three{END}", first=f"\n{opening}")
-    assert (sample.text, sample.reasoning) == (" three", "one two")
+    assert (sample.text, sample.reasoning) == ("three", "one two")
     assert say(f" one two{END}", first=f"\n{opening}").text == ""
 
 
@@ -65,6 +72,15 @@ def test_reasoning_that_goes_on_is_no_answer_whatever_ended_the_sample(said: str
     assert sample.finish_reason == reason
     assert (sample.text, sample.ended, sample.answered) == ("", False, False)
     assert sample.reasoning.startswith("one two") and sample.response.startswith("<think> one two")
+
+
+def test_a_document_under_a_grammar_is_whole_whatever_it_quotes() -> None:
+    tokenizer = words_tokenizer()
+    sampler = Sampler(saying_model(tokenizer, f" one{END}"), tokenizer)
+    grammar = choice_grammar(Vocabulary.of(tokenizer, sampler.ends), ["a </think> b"])
+    prompt = tokenizer("<think>\n").input_ids
+    ((sample,),) = sampler.generate([prompt], dataclasses.replace(GREEDY, max_tokens=40), constraints=[grammar])
+    assert (sample.text, sample.answered, sample.reasoning) == ("a </think> b", True, "")
 
 
 def made(text: str, *, reasoning: str = "", answered: bool = True, logprob: float = -1.0) -> Sample:
@@ -138,7 +154,7 @@ def test_a_chat_shows_all_and_goes_on_with_the_answer() -> None:
     said = iter(["red", "blue", ""])
     chat(sampler, GREEDY, "", lambda prompt: next(said), shown.append)
     assert "".join(shown).count("[THINK] one[/THINK] two\n") == 2
-    assert "assistant< two|one>" in sampler.asked
+    assert "assistant<two|one>" in sampler.asked
 
 
 def test_prompts_of_a_template_are_sampled_as_they_are_rendered() -> None:
@@ -146,4 +162,42 @@ def test_prompts_of_a_template_are_sampled_as_they_are_rendered() -> None:
     tokenizer.chat_template += "{% if add_generation_prompt %}<think>\n{% endif %}"
     (prompt,) = encode_prompts(tokenizer, [Conversation([{"role": "user", "content": "red"}])])
     ((sample,),) = Sampler(saying_model(tokenizer, f" one</think> two{END}"), tokenizer).generate([prompt], GREEDY)
-    assert (sample.text, sample.reasoning) == (" two", "one")
+    assert (sample.text, sample.reasoning) == ("two", "one")
+
+
+class Answering(BaseHTTPRequestHandler):
+    """A server of vLLM's dialect that gives one response."""
+
+    choice: dict[str, Any]
+
+    def do_POST(self) -> None:
+        body = json.dumps({"choices": [self.choice]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize("marks", [PLAIN, SPECIAL])
+def test_a_servers_response_is_told_apart_though_its_text_lacks_special_tokens(marks: tuple[str, str]) -> None:
+    tokenizer = words_tokenizer(*PLAIN, special=SPECIAL)
+    ids = tokenizer(f"{marks[0]} one{marks[1]} two{END}").input_ids
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    choice = {"finish_reason": "stop", "text": text, "token_ids": ids}
+    choice["logprobs"] = {"token_logprobs": [-1.0] * len(ids)}
+    handler = type("Own", (Answering,), {"choice": choice})
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.handle_request).start()
+        sampler = ServerSampler(f"http://127.0.0.1:{server.server_port}", "policy", tokenizer)
+        ((sample,),) = sampler.generate([[1]], SamplingParams())
+    assert (sample.text, sample.reasoning, sample.ended) == ("two", "one", True)
+
+
+def test_a_server_that_loses_the_marks_is_refused() -> None:
+    tokenizer = words_tokenizer(*PLAIN, special=SPECIAL)
+    sampler = ServerSampler("http://127.0.0.1:9", "policy", tokenizer, "transformers")
+    with pytest.raises(UsageError, match=r"\[THINK\]: transformers serve leaves special tokens out.*; use vllm"):
+        sampler.generate([[1]], SamplingParams())

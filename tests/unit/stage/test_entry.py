@@ -25,7 +25,8 @@ def run(config, context):
     (context.output / "file").write_text("text")
     if config.fail:
         raise ValueError("no")
-    return StageResult({"rows": 3}, "3 rows", 7, licenses=[config.license], facts={"found": True})
+    licenses, consulted = [config.license], ["items"]
+    return StageResult({"rows": 3}, "3 rows", 7, licenses=licenses, consulted=consulted, facts={"found": True})
 
 
 stage_main(run, Config, kind="dataset")
@@ -57,6 +58,9 @@ def test_an_artifact_has_the_licences_of_everything_it_came_from(script: Path) -
     two = made(script, "two", f"inputs.data={one}", "license=CC-BY-4.0")
     other = made(script, "other", "license=MIT")
     joined = made(script, "joined", f"inputs.data={two}", f"inputs.model={other}", "license=MIT")
+    beside = made(script, "beside", f"inputs.data={one}", f"inputs.items={two}")
+    assert manifest(beside).licenses == ["CC0-1.0", "MIT"]
+    assert {*manifest(beside).parents} == {"data", "items"}
     assert manifest(one).licenses == ["CC0-1.0"]
     assert manifest(two).licenses == ["CC-BY-4.0", "CC0-1.0"]
     assert manifest(joined).licenses == ["CC-BY-4.0", "CC0-1.0", "MIT"]
