@@ -1,10 +1,11 @@
 # Each target sets up .venv by itself when pyproject.toml or constraints.txt is newer than it (see scripts/bootstrap.sh).
 # PYTHON=/path/to/python chooses the interpreter; PYTEST_ARGS="-k dpo" adds arguments for pytest;
-# MUTANTS="data train" chooses lists of mutants.
+# MUTANTS="data train" chooses lists of mutants; CHAOS="FOLDER --runs 3" where and how long `make chaos` strikes.
 
 PYTHON ?=
 PYTEST_ARGS ?=
 MUTANTS ?=
+CHAOS ?= outputs/chaos
 BIN := .venv/bin
 READY := .venv/ready
 
@@ -13,7 +14,7 @@ PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 WANDB_MO
 	$(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slurm test-slurm-all faults distributed check mutants format clean
+.PHONY: help demo test test-slurm test-slurm-all faults distributed check chaos mutants format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,6 +48,9 @@ check: $(READY)  ## lint, types, import layers, size ceilings
 	$(BIN)/mypy
 	PYTHONPATH=.typing $(BIN)/lint-imports --no-cache
 	$(BIN)/python scripts/check.py
+
+chaos: $(READY)  ## strike whole runs at random, 200 times (very long; goes on where it stopped)
+	$(BIN)/python scripts/chaos.py $(CHAOS)
 
 mutants: $(READY)  ## make one line wrong at a time and see whether its tests notice (long; goes on where it stopped)
 	$(BIN)/python scripts/mutants.py $(MUTANTS)

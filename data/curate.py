@@ -13,7 +13,7 @@ A row goes through these steps, and each step that takes it out counts it under 
    that was curated before: a prompt keeps the side that it has there, or drops (`trained_on_prompt` where it should be
    held out), and what its evaluation items ask is not trained on: `evaluation_item`.
 4. Exact duplicates drop as `duplicate`; the first, in the order of the sources, stays. Answers that unpaired rows label
-   both ways stay, and are noted as `labelled_both_ways`.
+   both ways stay, and are counted as `labelled_both_ways`.
 """
 
 from __future__ import annotations
@@ -53,8 +53,6 @@ CONTRADICTED = "rejected_scored_higher"
 """What is noted of a comparison whose own scores say the contrary of chosen and rejected."""
 CALLS_IN_TEXT = "calls_in_text"
 """What is noted of a row whose tools and calls stood as marked text, which was read."""
-BOTH_WAYS = "labelled_both_ways"
-"""What is noted of unpaired rows whose answer another row labels the other way."""
 ITEM = "in_evaluation_items"
 """Why a training row drops, or is noted: it asks what an evaluation item of the pipeline asks."""
 
@@ -256,8 +254,8 @@ def drop_duplicates(records: Sequence[Record], counts: Mapping[str, SourceCounts
 def note_contradictions(records: Sequence[Record], counts: Mapping[str, SourceCounts]) -> None:
     """Count, and say, which answers are labelled both ways."""
     for name, rows in labelled_both_ways(records).items():
-        log.warning("%s: %d rows have an answer that is labelled both ways; they stay and are noted", name, rows)
-        counts[name].noted[BOTH_WAYS] = rows
+        log.warning("%s: %d rows have an answer that is labelled both ways; they stay and are counted", name, rows)
+        counts[name].noted["labelled_both_ways"] = rows
 
 
 def make_ids_unique(records: Sequence[Record]) -> None:

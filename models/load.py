@@ -19,6 +19,7 @@ from transformers import (
 
 from posttrain.stage.artifact import is_artifact, read_manifest
 from posttrain.stage.errors import UsageError
+from posttrain.stage.whole import require_whole
 
 BASE_FILE = "base.json"
 """File of an adapter artifact that names the sibling artifact with the backbone's weights."""
@@ -38,7 +39,7 @@ def read_base(directory: Path) -> dict[str, Any]:
 def backbone_directory(directory: Path) -> Path:
     """Return the directory with the full weights behind a model artifact, which is its own unless it is an adapter.
 
-    Raises UsageError when the backbone is gone, or is not the one that the adapter was trained on.
+    Raises UsageError when the backbone is gone or damaged, or is not the one that the adapter was trained on.
     """
     if not is_adapter(directory):
         return directory
@@ -48,7 +49,7 @@ def backbone_directory(directory: Path) -> Path:
         raise UsageError(
             f"{directory}: the adapter's base artifact {backbone} is missing; restore it or run its stage again"
         )
-    digest = read_manifest(backbone).digest
+    digest = require_whole(backbone).digest
     if digest != base["digest"]:
         raise UsageError(
             f"{backbone}: digest {digest[:12]}, but the adapter {directory.name} was trained on {base['digest'][:12]}"

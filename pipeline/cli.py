@@ -1,5 +1,5 @@
-"""The command line: `posttrain run`, `status`, `cancel`, `show`, `verify`, `accept`, `sync`, `plan`, `export`
-and `generate`."""
+"""The command line: `posttrain run`, `status`, `cancel`, `show`, `verify`, `accept`, `sync`, `gc`, `rm`, `plan`,
+`export` and `generate`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from posttrain.stage.errors import EXIT_REQUEUE, PosttrainError
+from posttrain.pipeline.watch.stopping import StopRequests
+from posttrain.stage.errors import EXIT_REQUEUE, PosttrainError, from_system
+from posttrain.stage.outlet import unhindered
 
 RUN_EXAMPLES = """examples:
   posttrain run recipe=demo                                    the whole pipeline on generated data
@@ -36,18 +38,31 @@ GENERATE_EXAMPLES = """examples:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     options = _parse(arguments)
+    code = EXIT_REQUEUE
+    try:
+        with unhindered("the run goes on, `posttrain status` tells how far it is" if options.action is _run else ""):
+            code = _act(options)
+    except KeyboardInterrupt:  # while the reader of our output stands still
+        pass
+    return code
+
+
+def _act(options: argparse.Namespace) -> int:
     try:
         code: int = options.action(options)
     except PosttrainError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("stopped: interrupted before any stage was started", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        goes_on = "; no stage was running, the same command goes on" if options.action is _run else ""
+        print(f"stopped: {stop or 'interrupted'}{goes_on}", file=sys.stderr)
         return EXIT_REQUEUE
-    except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
-        sys.stderr.close()
-        return 0
+    except OSError as error:
+        if (known := from_system(error, str(Path.cwd()))) is None:
+            raise
+        print(f"error: {known}", file=sys.stderr)
+        return known.exit_code
     return code
 
 
@@ -110,9 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     accept.add_argument("--run", default="latest", metavar="RUN", help="name of the run; the latest by default")
     accept.add_argument("--because", required=True, metavar="TEXT", help="why the change does not matter; recorded")
     accept.set_defaults(action=_accept)
-    sync = commands.add_parser("sync", parents=[rooted], help="bring the finished stages of a run to W&B")
-    sync.add_argument("run", nargs="?", default="latest", metavar="RUN", help="name of the run; the latest by default")
-    sync.set_defaults(action=_sync)
+    _add_keeping(commands, rooted)
     export = commands.add_parser(
         "export", parents=[rooted], help="copy a model out of the store, adapters merged on demand"
     )
@@ -122,6 +135,22 @@ def _parser() -> argparse.ArgumentParser:
     export.set_defaults(action=_export)
     _add_generate(commands, rooted)
     return parser
+
+
+def _add_keeping(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], rooted: argparse.ArgumentParser
+) -> None:
+    sync = commands.add_parser("sync", parents=[rooted], help="bring the finished stages of a run to W&B")
+    sync.add_argument("run", nargs="?", default="latest", metavar="RUN", help="name of the run; the latest by default")
+    sync.set_defaults(action=_sync)
+    gc = commands.add_parser("gc", parents=[rooted], help="list what no run needs any more, or delete it")
+    gc.add_argument("--days", type=float, default=7.0, metavar="N", help="only what nothing wrote to for N days; 7")
+    gc.set_defaults(action=_gc)
+    rm = commands.add_parser("rm", parents=[rooted], help="remove runs with what they alone need, or artifacts")
+    rm.add_argument("names", nargs="+", metavar="NAME", help="a run or an artifact")
+    rm.set_defaults(action=_rm)
+    for parser in (gc, rm):
+        parser.add_argument("--yes", action="store_true", help="delete it; without, it is only listed")
 
 
 def _add_generate(
@@ -151,10 +180,13 @@ def _run(options: argparse.Namespace) -> int:
     from posttrain.pipeline.commands.run_slurm import print_submission, submit_pipelines
     from posttrain.pipeline.config.sweep import compose_sweep
 
-    points = {label: prepare(config) for label, config in compose_sweep(options.overrides, options.config_dir).items()}
-    if next(iter(points.values())).config.launcher.kind == "slurm":
-        return print_submission(points) if options.dry_run else submit_pipelines(points)
-    return max(dry_run(point) for point in points.values()) if options.dry_run else run_pipelines(points)
+    stops = StopRequests()
+    with stops.heeded():
+        configs = compose_sweep(options.overrides, options.config_dir)
+        points = {label: prepare(config) for label, config in configs.items()}
+        if next(iter(points.values())).config.launcher.kind == "slurm":
+            return print_submission(points) if options.dry_run else submit_pipelines(points, stops)
+        return max(dry_run(point) for point in points.values()) if options.dry_run else run_pipelines(points, stops)
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -198,6 +230,18 @@ def _sync(options: argparse.Namespace) -> int:
     from posttrain.pipeline.commands.sync import print_sync
 
     return print_sync(options.root, options.run)
+
+
+def _gc(options: argparse.Namespace) -> int:
+    from posttrain.pipeline.commands.gc import collect
+
+    return collect(options.root, options.days, options.yes)
+
+
+def _rm(options: argparse.Namespace) -> int:
+    from posttrain.pipeline.commands.rm import remove_named
+
+    return remove_named(options.root, options.names, options.yes)
 
 
 def _export(options: argparse.Namespace) -> int:

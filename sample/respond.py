@@ -37,6 +37,7 @@ from posttrain.stage.artifact import read_manifest
 from posttrain.stage.errors import PosttrainError, UsageError
 from posttrain.stage.progress import track
 from posttrain.stage.schema import build
+from posttrain.stage.whole import require_whole
 
 CHUNK = 256
 """Prompts of a file that are sampled together; their responses are on the disk before the next ones begin."""
@@ -211,6 +212,7 @@ def _run(options: argparse.Namespace) -> None:
     manifest = read_manifest(options.model)
     talking = options.prompt is None and options.file is None
     _check(options, params, manifest.kind, talking)
+    require_whole(options.model)
     rows = read_rows(options.file) if options.file is not None else []
     tokenizer = load_tokenizer(options.model)
     model = load_policy(options.model, options.dtype).eval().to("cuda" if torch.cuda.is_available() else "cpu")

@@ -8,8 +8,8 @@ A directory without a readable manifest is not an artifact.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,20 @@ from posttrain.stage.files import (
     canonical_json,
     file_problems,
     files_under,
+    follow_umask,
     hash_files,
     publish_directory,
+    read_state,
     sha256_text,
+    stamp,
     write_json_atomic,
 )
 
 MANIFEST = "manifest.json"
+VERSION = 1
+"""Of the manifest's form."""
+RESTORE = "restore it from a copy, or delete the folder to have it made again"
+MEMORY_VERSION = 1
 LOGS = "logs"
 """Folder of an artifact whose files differ from run to run (timings): verified, but outside the digest."""
 
@@ -82,15 +89,15 @@ def read_manifest(directory: Path) -> Manifest:
     """
     path = directory / MANIFEST
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_state(path, VERSION, RESTORE)
         raw["parents"] = {name: Parent(**parent) for name, parent in raw["parents"].items()}
         return Manifest(**raw)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UsageError(
             f"{directory}: not an artifact (no {MANIFEST}); give the directory of a committed one"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path}: not a valid manifest ({error}); delete the directory and run again") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{path}: not a valid manifest ({error}); {RESTORE}") from None
 
 
 def is_artifact(directory: Path) -> bool:
@@ -102,20 +109,59 @@ def is_artifact(directory: Path) -> bool:
     return True
 
 
+def is_free(directory: Path) -> bool:
+    """Return whether an artifact can be committed as ``directory``: nothing is there, or an empty folder."""
+    if not directory.is_dir():
+        return not directory.exists() and not directory.is_symlink()
+    return not any(directory.iterdir())
+
+
 def commit(temporary: Path, final: Path, manifest: Manifest) -> Manifest:
     """Hash what ``temporary`` holds, complete the manifest, and publish it all as ``final``.
 
-    Returns the manifest as written. Raises PosttrainError when the stage left nothing to commit.
+    Returns the manifest as written. Raises PosttrainError when the stage left nothing to commit, and UsageError when
+    the place is taken.
     """
     if not files_under(temporary):
         raise PosttrainError(f"stage {manifest.stage} wrote no file into {temporary}; nothing to commit")
+    if not is_free(final):
+        raise UsageError(f"{final}: is there already, and nothing in it is replaced; give another output, or remove it")
+    follow_umask(temporary)
+    stamps = {path.relative_to(temporary).as_posix(): stamp(path) for path in files_under(temporary)}
     files = hash_files(temporary)
     complete = dataclasses.replace(manifest, files=files, digest=content_digest(manifest.kind, files))
-    write_json_atomic(temporary / MANIFEST, dataclasses.asdict(complete))
-    if final.exists() and not is_artifact(final):
-        shutil.rmtree(final)
+    write_json_atomic(temporary / MANIFEST, {**dataclasses.asdict(complete), "version": VERSION})
     publish_directory(temporary, final)
+    remember_whole(final, complete.digest, stamps)
     return complete
+
+
+def leftovers(work: Path) -> list[Path]:
+    """Return what a committed stage needs no more: all its work but the lease and W&B's files, which may be unsent."""
+    return [path for path in work.iterdir() if path.name not in {"lease", "wandb"}] if work.is_dir() else []
+
+
+def clear_work(work: Path) -> None:
+    """Drop the checkpoints and metrics of a committed stage."""
+    for path in leftovers(work):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def memory_file(directory: Path) -> Path | None:
+    """Return where a store remembers that an artifact of its was whole; None for an artifact outside a store."""
+    place = directory.absolute()
+    return place.parent.parent / "cache" / "whole" / f"{place.name}.json" if place.parent.name == "artifacts" else None
+
+
+def remember_whole(directory: Path, digest: str, stamps: dict[str, list[int]]) -> None:
+    """Remember that the files of an artifact were as recorded when they had these stamps (`posttrain.stage.whole`).
+
+    Where the store cannot be written, nothing is remembered.
+    """
+    if (path := memory_file(directory)) is not None:
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json_atomic(path, {"version": MEMORY_VERSION, "digest": digest, "stamps": stamps})
 
 
 def verify(directory: Path) -> list[str]:

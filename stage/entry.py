@@ -20,21 +20,21 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from posttrain.stage import heartbeat
-from posttrain.stage.artifact import LOGS, Manifest, Parent, commit, is_artifact, read_manifest
-from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, PosttrainError, UsageError, did_you_mean
-from posttrain.stage.files import canonical_json, sha256_text
+from posttrain.stage.artifact import LOGS, Manifest, clear_work, commit, is_artifact, read_manifest
+from posttrain.stage.by_hand import BY_HAND, require_own_places, require_same, spec_by_hand
+from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, PosttrainError, UsageError, from_system
 from posttrain.stage.lease import Lease
 from posttrain.stage.leash import follow
 from posttrain.stage.outcome import Outcome, read_outcome
+from posttrain.stage.outlet import outlive_readers
 from posttrain.stage.ranks import adopt_slurm_rank
 from posttrain.stage.schema import build, to_dict
-from posttrain.stage.spec import Distributed, StageSpec, Tracking
+from posttrain.stage.spec import StageSpec
 from posttrain.stage.stop import end_at_stop_signals
 from posttrain.stage.trackers import open_tracker
 from posttrain.stage.tracking import METRICS, Tracker
+from posttrain.stage.whole import require_whole
 
 C = TypeVar("C")
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "deepspeed", "datasets", "tokenizers", "pyarrow")
@@ -76,6 +76,7 @@ StageFunction = Callable[[Any, Context], StageResult]
 def stage_main(function: StageFunction, config_class: type[Any], kind: str) -> None:
     """Run a stage as this process, and exit with the code that `posttrain.stage.errors` documents."""
     adopt_slurm_rank()
+    outlive_readers()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     main_process = os.environ.get("RANK", "0") == "0"
     outcome: Path | None = None
@@ -93,8 +94,11 @@ def stage_main(function: StageFunction, config_class: type[Any], kind: str) -> N
         print(f"error: {error}", file=sys.stderr)
     except Exception as error:
         ended = Outcome(EXIT_FAILED, f"{type(error).__name__}: {error}", type(error).__name__)
+        if (known := from_system(error, str(outcome and outcome.parent))) is not None:
+            ended = Outcome(known.exit_code, str(known), type(known).__name__)
+            print(f"error: {known}", file=sys.stderr)
         ended = _first_outcome(outcome) or ended
-        if ended.code == EXIT_FAILED:
+        if ended.code == EXIT_FAILED and known is None:
             traceback.print_exc()
     if outcome is not None and (main_process or ended.code != EXIT_DONE) and _first_outcome(outcome) is None:
         ended.write(outcome)
@@ -117,7 +121,10 @@ def _run(function: StageFunction, config: Any, spec: StageSpec, kind: str, main_
         return
     with Lease(work / "lease", spec.pipeline, spec.lease_wait_seconds):
         if is_artifact(output):
+            _leave_as_made(spec, read_manifest(output), type(config))
+            clear_work(work)
             return
+        _require_inputs(spec)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         started = time.monotonic()
@@ -132,7 +139,25 @@ def _run(function: StageFunction, config: Any, spec: StageSpec, kind: str, main_
             context.tracker.record(commit(temporary, output, manifest))
         finally:
             context.tracker.finish()
-        _clear_work(work)
+        clear_work(work)
+
+
+def _leave_as_made(spec: StageSpec, made: Manifest, config_class: type[Any]) -> None:
+    """Say to whom started the stage by hand that nothing was made; raise UsageError when he wanted something else."""
+    if spec.pipeline == BY_HAND:
+        require_same(spec, made, config_class)
+        print(f"{spec.output}: made already with these knobs; nothing to do", file=sys.stderr)
+
+
+def _require_inputs(spec: StageSpec) -> None:
+    """Raise UsageError when an input is not, byte for byte, the artifact that the stage's key was made from."""
+    for name, path in spec.inputs.items():
+        digest = require_whole(Path(path)).digest
+        if name in spec.parents and digest != spec.parents[name].digest:
+            raise UsageError(
+                f"inputs.{name}: {path} has digest {digest[:12]} by now, but was {spec.parents[name].digest[:12]} when "
+                "the stage got its work order; run the same command again"
+            )
 
 
 def _end_once_committed(output: Path) -> None:
@@ -146,13 +171,6 @@ def _context(spec: StageSpec, temporary: Path, work: Path, main_process: bool) -
     inputs = {name: Path(path) for name, path in spec.inputs.items()}
     work.mkdir(parents=True, exist_ok=True)
     return Context(spec, inputs, temporary, work, open_tracker(spec, main_process), main_process)
-
-
-def _clear_work(work: Path) -> None:
-    """Drop the checkpoints of a committed stage; W&B's offline files stay, since they are not yet synced."""
-    for path in work.iterdir():
-        if path.name not in {"lease", "wandb"}:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _manifest(result: StageResult, config: Any, spec: StageSpec, kind: str, seconds: float) -> Manifest:
@@ -208,64 +226,8 @@ def _hardware(spec: StageSpec) -> dict[str, Any]:
 def _spec_from_arguments(arguments: list[str], config_class: type[Any], function: StageFunction) -> StageSpec:
     if len(arguments) == 2 and arguments[0] == "--spec":
         return StageSpec.read(Path(arguments[1]))
-    spec = _spec_by_hand(arguments, config_class, function.__module__)
+    spec = spec_by_hand(arguments, config_class, function.__module__)
+    if os.environ.get("RANK", "0") == "0":
+        require_own_places(spec, config_class)
     Path(spec.outcome).unlink(missing_ok=True)  # a launcher does so before it starts the ranks
     return spec
-
-
-def _spec_by_hand(arguments: list[str], config_class: type[Any], module: str) -> StageSpec:
-    run = module.removeprefix("posttrain.") if module != "__main__" else _main_module_name()
-    values: dict[str, Any] = {}
-    inputs: dict[str, str] = {}
-    own: dict[str, str] = {"seed": "0", "output": "", "tracking.wandb": "offline"}
-    for argument in arguments:
-        name, equals, text = argument.partition("=")
-        if not equals:
-            raise UsageError(f"{argument!r}: not of the form key=value; give inputs.NAME=DIR, output=DIR and knobs")
-        name = name.removeprefix(f"{run}.")
-        if name.startswith("inputs."):
-            inputs[name.removeprefix("inputs.")] = text
-        elif name in own:
-            own[name] = text
-        else:
-            _set_nested(values, name.split("."), yaml.safe_load(text))
-    if not own["output"]:
-        raise UsageError(f"output: missing; give output=DIR{did_you_mean('output', values)}")
-    config = to_dict(build(config_class, values, run))
-    output = Path(own["output"]).resolve()
-    parents = {}
-    for name, path in inputs.items():
-        manifest = read_manifest(Path(path))
-        parents[name] = Parent(manifest.kind, manifest.digest, Path(path).name)
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    work = output.with_name(f"{output.name}.work")
-    key = sha256_text(
-        canonical_json({"run": run, "config": config, "parents": {k: p.digest for k, p in parents.items()}})
-    )
-    return StageSpec(
-        stage=run.rpartition(".")[2],
-        run=run,
-        pipeline="by-hand",
-        key=key,
-        code_digest="",
-        config=config,
-        inputs=inputs,
-        parents=parents,
-        output=str(output),
-        work=str(work),
-        outcome=str(output.with_name(f"{output.name}.outcome.json")),
-        seed=int(own["seed"]),
-        distributed=Distributed(num_processes=world_size),
-        tracking=Tracking(wandb=own["tracking.wandb"]),
-    )
-
-
-def _main_module_name() -> str:
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return spec.name.removeprefix("posttrain.") if spec is not None else "stage"
-
-
-def _set_nested(values: dict[str, Any], path: list[str], value: Any) -> None:
-    for name in path[:-1]:
-        values = values.setdefault(name, {})
-    values[path[-1]] = value

@@ -13,6 +13,7 @@ traceback.
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 EXIT_DONE = 0
@@ -47,6 +48,34 @@ class StoppedError(PosttrainError):
     """The stage was asked to stop, saved its state if it has any, and is not finished."""
 
     exit_code = EXIT_REQUEUE
+
+
+class DiskFullError(PosttrainError):
+    """There is no space, or no quota, for what has to be written."""
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
+_IN_THE_WAY = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
+
+
+def from_system(error: Exception, where: str) -> PosttrainError | None:
+    """Return what a user can mend of an error of the operating system as one line, or None where it is a bug.
+
+    ``where`` is the folder that was worked in: the libraries that write weights do not say which file it was.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    path = error.filename if isinstance(error, OSError) and error.filename else where
+    if number in _FULL or "No space left on device" in str(error) or "Disk quota exceeded" in str(error):
+        return DiskFullError(f"{path}: no space left; make room there, and the same command goes on")
+    if number in _NOT_OURS:
+        reason = str(error.args[1]).lower()
+        return UsageError(f"{path}: {reason}; ask its owner for the right to write, or give root=DIR (--root DIR)")
+    if number in _IN_THE_WAY:
+        return UsageError(
+            f"{path}: is in the way ({str(error.args[1]).lower()}); move it, or give root=DIR (--root DIR)"
+        )
+    return None
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

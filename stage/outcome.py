@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -19,8 +20,9 @@ class Outcome:
     """Class of the exception, such as ``LeaseHeldError``; empty after success."""
 
     def write(self, path: Path) -> None:
-        """Leave the outcome for the launcher and `posttrain status`."""
-        write_json_atomic(path, dataclasses.asdict(self))
+        """Leave the outcome for the launcher and `posttrain status`; a full disk changes nothing of how it ended."""
+        with contextlib.suppress(OSError):
+            write_json_atomic(path, dataclasses.asdict(self))
 
 
 def read_outcome(path: Path) -> Outcome | None:

@@ -3,6 +3,7 @@
 A field made with `speed` changes how fast a stage runs but not what it makes, so it stays out of the artifact's key.
 A field made with `external` names a file or folder outside the store, whose contents are part of the key; one made with
 `external_function` names a function as ``package.module:function``, and the key covers that module's file.
+One made with `hub_revision` says at which revision a name on the Hugging Face Hub is taken; the key covers its commit.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ def schema(cls: type[T]) -> type[T]:
 
     A field's docstring is its ``description`` at run time, also in the classes that inherit it.
     """
-    made: Any = dataclass(config=ConfigDict(extra="forbid", use_attribute_docstrings=True), kw_only=True)(cls)
+    made: Any = dataclass(
+        config=ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False), kw_only=True
+    )(cls)
     for base in cls.__mro__[1:]:
         for name, inherited in getattr(base, "__pydantic_fields__", {}).items():
             field = made.__pydantic_fields__[name]
@@ -42,9 +45,22 @@ def speed(default: Any, **limits: Any) -> Any:
     return Field(default=default, json_schema_extra={"speed": True}, **limits)
 
 
-def external(default: Any = None) -> Any:
-    """Declare a knob that names an outside file or folder; the key covers its contents, not its path."""
-    return Field(default=default, json_schema_extra={"external": True})
+def external(default: Any = None, *, usual_suffix: str | None = None, or_hub: bool = False) -> Any:
+    """Declare a knob that names an outside file or folder; the key covers its contents, not its path.
+
+    With ``usual_suffix`` a file's suffix decides how it is read, and another than this one is part of the key. With
+    ``or_hub`` the knob is a name on the Hugging Face Hub where there is no such folder.
+    """
+    marks: dict[str, Any] = {"external": True, "usual_suffix": usual_suffix, "or_hub": or_hub}
+    return Field(default=default, json_schema_extra=marks)
+
+
+def hub_revision(name: str, kind: str) -> Any:
+    """Declare the revision of what the knob ``name`` beside it names on the Hub: a ``dataset`` or a ``model``.
+
+    The key covers the commit that it stands for (`with_commits`).
+    """
+    return Field(default=None, json_schema_extra={"hub_revision": [kind, name]})
 
 
 def external_function() -> Any:
@@ -138,7 +154,7 @@ def key_values(config: Any, digest_of: Callable[[Path], str]) -> dict[str, Any]:
         if marks.get("speed"):
             continue
         if marks.get("external"):
-            kept[field.name] = _digest_paths(value, digest_of)
+            kept[field.name] = _digest_paths(value, digest_of, marks)
         elif marks.get("external_function") and value is not None:
             kept[field.name] = [value, digest_of(module_file(value))]
         else:
@@ -158,6 +174,30 @@ def external_paths(config: Any) -> list[Path]:
     return paths
 
 
+def with_commits(config: Any, commit_of: Callable[[str, str, str | None], str | None]) -> Any:
+    """Return a configuration in which every `hub_revision` that is in use is ``commit_of(kind, name, revision)``."""
+    changed: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        kind, name = _marks(config, field.name).get("hub_revision", (None, ""))
+        if kind is None:
+            new = _inner_with_commits(value, commit_of)
+        else:
+            named = getattr(config, name)
+            new = value if named is None or Path(named).exists() else commit_of(kind, named, value)
+        if new != value:
+            changed[field.name] = new
+    return dataclasses.replace(config, **changed) if changed else config
+
+
+def _inner_with_commits(value: Any, commit_of: Callable[[str, str, str | None], str | None]) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return with_commits(value, commit_of)
+    if isinstance(value, list):
+        return [_inner_with_commits(item, commit_of) for item in value]
+    return value
+
+
 def _plain(value: Any, digest_of: Callable[[Path], str]) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return key_values(value, digest_of)
@@ -168,12 +208,25 @@ def _plain(value: Any, digest_of: Callable[[Path], str]) -> Any:
     return value
 
 
-def _digest_paths(value: Any, digest_of: Callable[[Path], str]) -> Any:
+def _digest_paths(value: Any, digest_of: Callable[[Path], str], marks: dict[str, Any]) -> Any:
     if value is None:
         return None
     if isinstance(value, (list, tuple)):
-        return [_digest_paths(item, digest_of) for item in value]
-    return digest_of(Path(value))
+        return [_digest_paths(item, digest_of, marks) for item in value]
+    path = Path(value)
+    if marks.get("or_hub") and not path.exists():
+        return value
+    digest = digest_of(path)
+    suffix = _reading_suffix(path)
+    if marks.get("usual_suffix") in (None, suffix) or digest == str(path):  # a path says its suffix itself
+        return digest
+    return f"{digest}{suffix}"
+
+
+def _reading_suffix(path: Path) -> str:
+    """Return the suffix that says how a file is read: ``.csv``, or ``.csv.gz``."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    return "".join(suffixes[-2:] if suffixes[-1:] == [".gz"] else suffixes[-1:])
 
 
 def _marks(config: Any, name: str) -> dict[str, Any]:

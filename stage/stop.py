@@ -1,4 +1,4 @@
-"""Stop requests: what SIGTERM and SIGUSR1 do to a stage.
+"""Stop requests: what SIGTERM, SIGUSR1, Ctrl-C and a hang-up do to a stage.
 
 Whoever has state to save takes the signals over for as long as that is so (`posttrain.train.engine.signals`). At any
 other time, and in stages that save nothing on their way, the process ends at once: what is committed is committed, and
@@ -17,6 +17,14 @@ from posttrain.stage.errors import StoppedError
 from posttrain.stage.outcome import Outcome
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+OF_A_TERMINAL = (signal.SIGINT, signal.SIGHUP)
+"""Those of a terminal in which a stage was started by hand; `nohup` and a script's background have them ignored."""
+
+
+def stop_signals() -> list[signal.Signals]:
+    """Return the signals that stop this stage."""
+    heeded = [number for number in OF_A_TERMINAL if signal.getsignal(number) is not signal.SIG_IGN]
+    return [*STOP_SIGNALS, *heeded]
 
 
 def end_at_stop_signals(outcome: Path, work: Path) -> None:
@@ -37,5 +45,5 @@ def end_at_stop_signals(outcome: Path, work: Path) -> None:
                 child.kill()
         os._exit(StoppedError.exit_code)
 
-    for number in STOP_SIGNALS:
+    for number in stop_signals():
         signal.signal(number, end)

@@ -43,7 +43,7 @@ def open_tracker(spec: StageSpec, main_process: bool) -> Tracker:
         return NullTracker()
     trackers: list[Tracker] = [JsonlTracker(Path(spec.work) / METRICS)]
     if spec.tracking.wandb != "disabled":
-        from posttrain.stage.wandb_tracker import WandbTracker  # W&B is slow to import
+        from posttrain.stage.wandb.tracker import WandbTracker  # W&B is slow to import
 
         trackers.append(WandbTracker(spec))
     return Trackers(trackers)

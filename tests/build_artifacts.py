@@ -25,7 +25,7 @@ from transformers import (
 from posttrain.data.chat.templates import template_digest
 from posttrain.data.chat.tokenizer import load_tokenizer, prepare_tokenizer, tokenizer_digest
 from posttrain.data.messages import Conversation
-from posttrain.stage.artifact import Manifest, Parent, commit, read_manifest
+from posttrain.stage.artifact import MANIFEST, Manifest, Parent, commit, read_manifest
 
 WORDS = [
     "red",
@@ -82,6 +82,13 @@ def commit_artifact(
     )
     commit(temporary, directory, manifest)
     return directory
+
+
+def recommitted(directory: Path) -> Path:
+    """Commit an artifact once more, as it is now that a test has edited it; it has no parents then."""
+    manifest = read_manifest(directory)
+    (directory / MANIFEST).unlink()
+    return commit_artifact(directory, manifest.kind, manifest.stage, **manifest.facts)
 
 
 def build_model(

@@ -16,9 +16,10 @@ import torch
 from posttrain.data.chat.tokenizer import load_tokenizer
 from posttrain.models.load import BASE_FILE, backbone_directory, is_adapter, load_policy, load_reward_model
 from posttrain.models.pretrained import find_weights, stored_parameters
-from posttrain.stage.artifact import LOGS, MANIFEST, read_manifest
+from posttrain.stage.artifact import LOGS, MANIFEST
 from posttrain.stage.errors import PosttrainError, UsageError
-from posttrain.stage.files import files_under
+from posttrain.stage.files import files_under, follow_umask
+from posttrain.stage.whole import require_whole
 
 EXPORTABLE = ("model", "reward_model")
 
@@ -26,9 +27,9 @@ EXPORTABLE = ("model", "reward_model")
 def export(artifact: Path, out: Path, merge: bool) -> None:
     """Write ``artifact`` to ``out``: full weights as they are, an adapter alone, or merged into its backbone.
 
-    Raises UsageError when the artifact is not a model or ``out`` already exists.
+    Raises UsageError when the artifact is damaged or not a model, or ``out`` already exists.
     """
-    manifest = read_manifest(artifact)
+    manifest = require_whole(artifact)
     if manifest.kind not in EXPORTABLE:
         kinds = " and ".join(EXPORTABLE)
         raise UsageError(f"{artifact.name}: a {manifest.kind} artifact; only {kinds} can be exported")
@@ -44,6 +45,7 @@ def export(artifact: Path, out: Path, merge: bool) -> None:
         load_tokenizer(artifact).save_pretrained(str(temporary))
     else:
         _copy(artifact, temporary)
+    follow_umask(temporary)
     temporary.rename(out)
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from posttrain.stage.schema import external, schema
+from posttrain.stage.schema import external, hub_revision, schema
 
 RecordType = Literal["demonstration", "comparison", "unpaired", "prompt", "evaluation"]
 AdapterName = Literal[
@@ -41,19 +41,19 @@ class SourceConfig:
 
     name: str = Field(min_length=1)
     """Stands in the ids and the accounting of its rows."""
-    path: str | list[str] | None = external()
+    path: str | list[str] | None = external(usual_suffix=".jsonl")
     """A file outside the store: .jsonl, .ndjson, .json, .csv, .tsv or .parquet, plain or .gz; a folder of such files,
     a pattern such as ``rows/*.jsonl``, or a list of these. Several are read in the order of their names, as one."""
     file: str | None = None
     """A file of the input artifact ``sources``."""
-    dataset: str | None = None
-    """A Hugging Face `datasets` name."""
+    dataset: str | None = external(or_hub=True)
+    """A Hugging Face `datasets` name, or a folder that `datasets` can load."""
     subset: str | None = None
     """Configuration of the `datasets` name."""
     dataset_split: str = "train"
     """Split of the `datasets` name."""
-    revision: str | None = None
-    """Commit or tag of the `datasets` name; None takes the newest."""
+    revision: str | None = hub_revision("dataset", kind="dataset")
+    """Commit, tag or branch of the `datasets` name; None takes the newest. The commit is kept."""
     adapter: AdapterName = "auto"
     """Shape of the rows (`posttrain.data.sources.adapters`); ``auto`` recognises it from the first row's columns."""
     columns: dict[str, str] = Field(default_factory=dict)

@@ -64,7 +64,7 @@ def _says_nothing(value: Any) -> bool:
     if messages is None:
         return isinstance(value, str) and not value.strip()
     last = messages[-1] if messages else None
-    return isinstance(last, dict) and is_absent(last.get("content")) and is_absent(last.get("tool_calls"))
+    return isinstance(last, dict) and all(map(is_absent, map(last.get, ("content", "tool_calls", "function_call"))))
 
 
 def _labelled(payload: Payload, row: Values) -> Payload:

@@ -65,7 +65,7 @@ class RecordMaker:
         if self.adapter.whole_rows:
             payload, was_text = read_marked_text(settle(unit.values, payload, self.record_type))
             self.read_from_text += was_text
-        if "responses" in payload:
+        if self.record_type in ("comparison", "unpaired") and "ranks" in payload:
             group = clean_group(payload)
             if isinstance(group, Drop):
                 return group

@@ -14,8 +14,10 @@ import io
 import json
 import re
 import sys
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -90,26 +92,32 @@ def _open(path: Path, packed: bool) -> IO[bytes]:
 
 
 def read_hub_dataset(name: str, subset: str | None, split: str, revision: str | None) -> Rows:
-    """Yield the rows of a Hugging Face dataset; its own code is never run.
+    """Yield the rows of a Hugging Face dataset, or of a folder that is one; its own code is never run.
 
+    A folder is prepared anew: the library's cache tells its files apart by their times of writing alone.
     Raises UsageError when it cannot be loaded: a wrong name, a private one, or no network and no cached copy.
     """
+    with tempfile.TemporaryDirectory() if Path(name).is_dir() else nullcontext() as cache:
+        table = _load_dataset(name, subset, split, revision, cache)
+        if len(table) == 0:
+            raise UsageError(f"dataset {name!r}: split {split!r} holds no rows; choose another or leave the source out")
+        as_given = _as_given if _has_open(str(table.features)) else dict
+        for index, values in enumerate(table):
+            yield Row(f"[{index}]", as_given(values))
+
+
+def _load_dataset(name: str, subset: str | None, split: str, revision: str | None, cache: str | None) -> Any:
     import datasets
 
     try:
         with heartbeat.waiting(f"loading {name}"):
-            table = datasets.load_dataset(name, subset, split=split, revision=revision)
+            return datasets.load_dataset(name, subset, split=split, revision=revision, cache_dir=cache)
     except Exception as error:  # the library raises dozens of types for what a user can mend
         reason = " ".join(str(error).split())[:200]
         raise UsageError(
             f"dataset {name!r}: cannot be loaded ({type(error).__name__}: {reason}); "
             "mend name, subset, split or revision, or give a downloaded file as path"
         ) from None
-    if len(table) == 0:
-        raise UsageError(f"dataset {name!r}: split {split!r} holds no rows; choose another or leave the source out")
-    as_given = _as_given if _has_open(str(table.features)) else dict
-    for index, values in enumerate(table):
-        yield Row(f"[{index}]", as_given(values))
 
 
 _OPEN = frozenset(

@@ -31,17 +31,12 @@ def encode_unpaired(
         or_reason(record, control, policies, partial(_answered, tokenizer, control, record, policies.thinking))
         for record in records
     ]
-    spoken = [one.spoken for one in answered if isinstance(one, _Answered)]
+    spoken = [own.spoken for own in answered if isinstance(own, _Answered)]
     pieces = iter(encode_pieces(tokenizer, [one.text for one in spoken], [[one.spans[0][0]] for one in spoken]))
-    outcomes = []
-    for record, one in zip(records, answered, strict=True):
-        if isinstance(one, Outcome):
-            outcomes.append(one)
-            continue
-        prompt, response = next(pieces)
-        ended = response if record.ended else response[:-1]
-        outcomes.append(_fit(record, prompt, ended, one.reasoning_dropped, policies))
-    return outcomes
+    return [
+        _fit(record, next(pieces), own.reasoning_dropped, policies) if isinstance(own, _Answered) else own
+        for record, own in zip(records, answered, strict=True)
+    ]
 
 
 class _Answered(NamedTuple):
@@ -57,9 +52,9 @@ def _answered(
     return _Answered(spoken_turns(tokenizer, control, conversation, [len(asked.messages)]), len(dropped))
 
 
-def _fit(
-    record: UnpairedPreference, prompt: list[int], response: list[int], reasoning_dropped: int, policies: Policies
-) -> Outcome:
+def _fit(record: UnpairedPreference, pieces: list[list[int]], reasoning_dropped: int, policies: Policies) -> Outcome:
+    prompt, whole = pieces
+    response = whole if record.ended else whole[:-1]
     room = policies.max_length - len(prompt)
     too_long = len(response) > room
     if too_long and policies.overlong == "error":
@@ -70,7 +65,7 @@ def _fit(
     if not ids:
         return Outcome(reason="no_trained_token")
     return Outcome(
-        row={**provenance(record), "prompt_ids": prompt, "response_ids": ids, "label": record.label},
+        {**provenance(record), "prompt_ids": prompt, "response_ids": ids, "label": record.label},
         lengths=(len(prompt) + len(ids),),
         words=count_words([*record.prompt, *record.completion]),
         truncated=int(too_long),

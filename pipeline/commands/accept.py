@@ -27,7 +27,7 @@ def accept_stage(root: Path, run_name: str, name: str, because: str) -> int:
     resolver = Resolver(config, run, lambda stage: Distributed())
     made = _made_before(stages, name, resolver)
     spec = resolver.spec(stages[name], made)
-    resolver.files.save()
+    resolver.save()
     if (found := committed(spec)) is not None:
         print(f"{name}: {found.directory.name} stands already; nothing to accept")
         return EXIT_DONE

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import functools
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
@@ -17,17 +13,18 @@ from posttrain.pipeline.graph.graph import build_graph
 from posttrain.pipeline.graph.keys import check_external_paths
 from posttrain.pipeline.graph.lengths import check_lengths
 from posttrain.pipeline.graph.overlap import unguarded
+from posttrain.pipeline.local.by_hand import arguments_of
 from posttrain.pipeline.local.launch import local_launcher
 from posttrain.pipeline.local.scheduler import Scheduler, State, Task
 from posttrain.pipeline.runs.resolve import Made, Resolver, committed
 from posttrain.pipeline.runs.rundir import RunDirectory
 from posttrain.pipeline.runs.variants import Point
+from posttrain.pipeline.slurm.queue import read_queue
 from posttrain.pipeline.watch.progress import Display, console_for_tables, stage_table, version_warnings
+from posttrain.pipeline.watch.stopping import StopRequests
 from posttrain.stage.artifact import Manifest
-from posttrain.stage.errors import EXIT_DONE, EXIT_REQUEUE
+from posttrain.stage.errors import EXIT_DONE, EXIT_REQUEUE, LeaseHeldError
 from posttrain.stage.lease import Lease
-
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 def prepare(config: PipelineConfig) -> Point:
@@ -51,17 +48,24 @@ def _note(line: str) -> None:
     print(f"note: {line}", file=sys.stderr, flush=True)
 
 
-def run_pipelines(points: dict[str, Point]) -> int:
-    """Run the points of a sweep here one after the other, each taking over what those before it made."""
-    codes = []
+def run_pipelines(points: dict[str, Point], stops: StopRequests) -> int:
+    """Run the points of a sweep here one after the other, each taking over what those before it made.
+
+    A stop is one of the whole sweep.
+    """
+    codes: dict[str, int] = {}
     for label, point in points.items():
+        if stops.wanted:
+            break
         if label:
             print(f"\n{label}", flush=True)
-        codes.append(run_pipeline(point))
-    return next((code for code in codes if code != EXIT_DONE), EXIT_DONE)
+        codes[label] = run_pipeline(point, stops)
+    if left := [label for label in points if label not in codes]:
+        print(f"not run: {', '.join(left)}; the same command goes on", file=sys.stderr, flush=True)
+    return next((code for code in codes.values() if code != EXIT_DONE), EXIT_REQUEUE if left else EXIT_DONE)
 
 
-def run_pipeline(point: Point) -> int:
+def run_pipeline(point: Point, stops: StopRequests) -> int:
     """Make every artifact of a pipeline that is not there yet, and return the exit code.
 
     Raises UsageError before anything starts when the configuration cannot work, and LeaseHeldError when another
@@ -72,21 +76,36 @@ def run_pipeline(point: Point) -> int:
     console = console_for_tables()
     with Display(console) as display:
         resolver = Resolver(config, run, launcher.distributed)
-        scheduler = Scheduler(point.stages, resolver, run, launcher, config.launcher, display)
+        scheduler = Scheduler(point.stages, resolver, run, launcher, config.launcher, display, stops)
         if not scheduler.nothing_to_do():
-            run.open(config, point.stages)
-            console.print(f"run {run.name} → {run.path}", highlight=False, soft_wrap=True)
-            with Lease(run.lease, run.name, config.launcher.lease_wait_seconds), _stopping(scheduler):
-                scheduler.run()
-    code = _report_errors(scheduler, run)
-    cached = {name: task.made.manifest for name, task in scheduler.tasks.items() if task.made and not task.process}
-    print_version_warnings(cached)
-    _print_table(scheduler, run, console)
+            with Lease(run.lease, run.name, config.launcher.lease_wait_seconds):
+                _refuse_beside_jobs(run)
+                run.open(config, point.stages)
+                console.print(f"run {run.name} → {run.path}", highlight=False, soft_wrap=True)
+                with stops.noted():
+                    scheduler.run()
+    with stops.noted():
+        code = _report_errors(scheduler, run)
+        cached = {name: task.made.manifest for name, task in scheduler.tasks.items() if task.made and not task.process}
+        print_version_warnings(cached)
+        _print_table(scheduler, run, console)
     return code
 
 
+def _refuse_beside_jobs(run: RunDirectory) -> None:
+    """Raise LeaseHeldError where Slurm still has jobs of the run; where it cannot be asked, they mind themselves."""
+    if live := read_queue(run).live:
+        raise LeaseHeldError(
+            f"run {run.name}: {len(live)} of its jobs are in Slurm's queue ({', '.join(live)}); "
+            f"`posttrain cancel {run.name}` first, wait for them, or give another run_name"
+        )
+
+
 def dry_run(point: Point) -> int:
-    """Print the stages in order, what would become of each, and their command lines; write nothing."""
+    """Print the stages in order, what would become of each, and lines that run by hand what is not made.
+
+    Nothing is written.
+    """
     launcher = local_launcher(point.config, point.stages)
     resolver = Resolver(point.config, point.run, launcher.distributed)
     made: dict[str, Made] = {}
@@ -102,7 +121,9 @@ def dry_run(point: Point) -> int:
                 made[stage.name] = found
             status = f"{'cached' if found else 'would run'}  {Path(spec.output).name}"
         print(f"\n# {stage.name}  {stage.type.run}  {status}")
-        print(launcher.command(stage, point.run.spec(stage.name)).shell())
+        if stage.name not in made:
+            arguments = arguments_of(stage, point.run, made, point.config.seed, launcher.distributed(stage))
+            print(launcher.command(stage, arguments).shell())
     print_version_warnings({name: artifact.manifest for name, artifact in made.items()})
     return EXIT_DONE
 
@@ -111,24 +132,6 @@ def print_version_warnings(cached: dict[str, Manifest]) -> None:
     """Say which artifacts that are taken as they are were made with other versions of what computes them."""
     for line in version_warnings(cached):
         print(line, file=sys.stderr, flush=True)
-
-
-@contextmanager
-def _stopping(scheduler: Scheduler) -> Iterator[None]:
-    """Turn stop signals into requests to the scheduler; leave alone those that our parent told us to ignore."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        scheduler.request_stop(signal.Signals(number).name)
-
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    heeded = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
-    for number in heeded:
-        signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number in heeded:
-            signal.signal(number, before[number])
 
 
 def _report_errors(scheduler: Scheduler, run: RunDirectory) -> int:

@@ -15,25 +15,43 @@ from posttrain.pipeline.slurm import queue
 from posttrain.pipeline.slurm.queue import read_queue
 from posttrain.pipeline.slurm.submit import Planned, Submission
 from posttrain.pipeline.watch.progress import console_for_tables, version_warnings
-from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
+from posttrain.pipeline.watch.stopping import StopRequests
+from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE, PosttrainError
 
-POLL_SECONDS = 2.0
+LEAST_PAUSE_SECONDS, MOST_PAUSE_SECONDS = 2.0, 60.0
+"""Between two looks at the queue, which all users of a cluster share: a twentieth of the time waited, within these."""
 
 
-def submit_pipelines(points: dict[str, Point]) -> int:
+def submit_pipelines(points: dict[str, Point], stops: StopRequests) -> int:
     """Submit the jobs of all points, print a line per stage, and return the exit code."""
     submission = Submission(list(points.values()))
-    submission.submit()
+    submission.submit(stops)
     for label, point in points.items():
         print(f"run {point.run.name}{f' ({label})' if label else ''} → {point.run.path}")
     for line in version_warnings({s.variant.stage.name: s.made.manifest for s in submission.stages() if s.made}):
         print(line, file=sys.stderr)
+    for item in submission.stages():
+        if item.kept:
+            print(
+                f"warning: {item.variant.stage.name}: job {item.job} stays as it was submitted ({item.kept}); "
+                f"`posttrain cancel {item.variant.home.name}` first to change it",
+                file=sys.stderr,
+            )
     console_for_tables().print(_table(submission.stages(), several=len(points) > 1))
+    first = next(iter(points.values())).run.name
     if not any(point.config.launcher.slurm.wait for point in points.values()):
-        first = next(iter(points.values())).run.name
         print(f"posttrain status {first} shows how far it is, posttrain cancel {first} ends it")
         return EXIT_DONE
-    return max(_wait(point) for point in points.values())
+    try:
+        _wait([job for point in points.values() for job in read_jobs(point.run).values()])
+        return max(_print_ends(point) for point in points.values())
+    except KeyboardInterrupt as stop:
+        print(
+            f"stopped waiting ({stop}); the jobs go on: `posttrain status {first}` shows how far they are, "
+            f"`posttrain cancel {first}` ends them",
+            file=sys.stderr,
+        )
+        return EXIT_REQUEUE
 
 
 def print_submission(points: dict[str, Point]) -> int:
@@ -61,13 +79,28 @@ def _table(planned: list[Planned], several: bool) -> Table:
     return table
 
 
-def _wait(point: Point) -> int:
-    """Return the exit code of a run once none of its jobs is left in the queue."""
-    while queue.live_jobs(read_jobs(point.run).values()):
-        time.sleep(POLL_SECONDS)
+def _wait(jobs: list[str]) -> None:
+    """Return once none of some jobs is left in the queue; a controller that is away for a while is waited for."""
+    started = time.monotonic()
+    silent = False
+    while True:
+        try:
+            if not queue.live_jobs(jobs):
+                return
+            silent = False
+        except PosttrainError as error:
+            if not silent:
+                print(f"Slurm's queue is not known: {error}; asked again", file=sys.stderr, flush=True)
+            silent = True
+        waited = time.monotonic() - started
+        time.sleep(min(max(waited / 20, LEAST_PAUSE_SECONDS), MOST_PAUSE_SECONDS))
+
+
+def _print_ends(point: Point) -> int:
+    """Print what became of the stages of a run whose jobs have ended, and return its exit code."""
     states = run_status(point.run, read_queue(point.run))
     for status in states:
         print(f"{status.stage:<22} {status.state:<10} {status.detail}")
-    if any(status.state == "failed" for status in states):
+    if any(status.state in ("failed", "damaged") for status in states):
         return EXIT_FAILED
     return EXIT_DONE if all(status.state in ("done", "cached") for status in states) else EXIT_REQUEUE

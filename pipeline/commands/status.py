@@ -22,7 +22,7 @@ def print_status(root: Path, name: str) -> int:
     statuses = run_status(run, queue)
     console = console_for_tables()
     for status in statuses:
-        if status.state == "failed":
+        if status.state in ("failed", "damaged"):
             console.print(f"error: {escape(status.stage)}: {escape(status.detail)}", style="red", soft_wrap=True)
             if attempts := run.attempts(status.stage):
                 console.print(f"log: {attempts[-1]}", highlight=False, soft_wrap=True)

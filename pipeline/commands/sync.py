@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 from posttrain.pipeline.runs.resolve import committed
-from posttrain.pipeline.runs.rundir import RunDirectory, find_run
+from posttrain.pipeline.runs.rundir import RunDirectory, find_run, read_stages
 from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED
 from posttrain.stage.spec import StageSpec
-from posttrain.stage.wandb_upload import UploadError, is_uploaded, log_in, upload
+from posttrain.stage.wandb.upload import UploadError, is_uploaded, log_in, upload
 
 
 def print_sync(root: Path, name: str) -> int:
@@ -40,7 +39,6 @@ def print_sync(root: Path, name: str) -> int:
 
 def finished_stages(run: RunDirectory) -> list[StageSpec]:
     """Return the work orders of a run's committed stages, parents before children."""
-    identity = json.loads((run.path / "identity.json").read_text(encoding="utf-8"))
-    paths = [run.spec(stage) for stage in identity["stages"]]
+    paths = [run.spec(stage) for stage in read_stages(run)]
     specs = [StageSpec.read(path) for path in paths if path.exists()]
     return [spec for spec in specs if committed(spec) is not None]

@@ -51,6 +51,8 @@ class StageNode:
     """Input name → the stage that makes it; null takes away what a graph shape gave."""
     overrides: dict[str, Any] = Field(default_factory=dict, alias="with")
     """Knobs that differ from those of the stage type's node."""
+    seed: int | None = Field(default=None, ge=0, lt=2**31)
+    """Of what is drawn in this stage; None is the pipeline's. Stages before it stay shared."""
     distributed: DistributedConfig | None = None
     """How this stage is spread over processes; None is as the pipeline's other training stages."""
     slurm: dict[str, Any] = Field(default_factory=dict)
@@ -132,8 +134,9 @@ class LauncherConfig:
     they share, and no limit on CPU."""
     threads_per_process: int | None = Field(default=None, ge=1)
     """CPU threads of each process; None shares the cores among the processes that may run at once."""
-    lease_wait_seconds: float = Field(default=0.0, ge=0)
-    """How long to wait for another pipeline that is writing the same artifact, before exit code 75."""
+    lease_wait_seconds: float | None = Field(default=None, ge=0)
+    """How long to wait for another run that is writing the same artifact, before exit code 75; None is as long as it
+    takes."""
     slurm: SlurmConfig = Field(default_factory=SlurmConfig)
     """How stages become jobs."""
 
@@ -162,6 +165,8 @@ class PipelineConfig:
     """Folder of this run below ``<root>/runs``; None derives it from the name and what the pipeline makes."""
     paths: dict[str, str | list[str] | None] = Field(default_factory=dict)
     """Files and folders that a recipe's own values refer to, as ``${paths.NAME}``."""
+    columns: dict[str, dict[str, str]] = Field(default_factory=dict)
+    """What the columns of such files are called, which a recipe hands on as ``${columns.NAME}``."""
     stages: dict[str, StageNode | None] = Field(min_length=1)
     """Stage name → node; null takes away a stage of a graph shape, and the inputs that name it."""
     data: DataNodes = Field(default_factory=DataNodes)
@@ -182,6 +187,12 @@ class PipelineConfig:
     """How training stages are spread over processes."""
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     """Where numbers go."""
+
+    @model_validator(mode="after")
+    def _name_is_free(self) -> PipelineConfig:
+        if self.run_name == "latest":
+            raise ValueError("run_name=latest is what the run started last is called; give another name")
+        return self
 
     def node(self, run: str) -> dict[str, Any]:
         """Return the knobs given for a stage type, such as ``train.sft``."""

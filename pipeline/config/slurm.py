@@ -5,7 +5,7 @@ Whatever reaches a batch script is held to a pattern here or quoted there (`post
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -13,6 +13,10 @@ from posttrain.stage.schema import schema
 
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,:@%+=/\[\]*-]+$", coerce_numbers_to_str=True)]
 """A value of an `#SBATCH` line: no spaces, quotes or line ends."""
+Expression = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,:@%+=/\[\]*|&!()~^{}#-]+$", coerce_numbers_to_str=True)]
+"""A value of any long option: `Word`, and the signs of ``a100|h100``, ``(a&b)`` or ``nvcr.io#nvidia/pytorch:24.01``."""
+Gpus = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+:\d+$")]
+"""A number of GPUs of a type, such as ``a100:8``."""
 Text = Annotated[str, Field(coerce_numbers_to_str=True)]
 """Any text; a number is its digits."""
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
@@ -38,8 +42,10 @@ class SlurmResources:
     """Quality of service."""
     nodes: int = Field(default=1, ge=1)
     """Machines of the job."""
-    gpus_per_node: int = Field(default=0, ge=0)
-    """GPUs of each machine."""
+    gpus_per_node: Annotated[int, Field(ge=0)] | Gpus = 0
+    """GPUs of each machine: a number, or one of a type, such as ``a100:8``."""
+    gpus_by: Literal["gpus-per-node", "gres"] = "gpus-per-node"
+    """Option of sbatch that asks for them; ``gres`` (``--gres=gpu:a100:8``) on clusters that know only that."""
     processes_per_node: int | None = Field(default=None, ge=1)
     """Ranks on each node; None is one per GPU, and one without GPUs."""
     cpus_per_process: int | None = Field(default=None, ge=1)
@@ -48,8 +54,13 @@ class SlurmResources:
     """As sbatch takes it, such as ``200G``; ``0`` is all of the node's."""
     time_limit: TimeLimit | None = None
     """Longest that the job runs before it has to start again."""
-    options: dict[OptionName, Word | int | bool] = Field(default_factory=dict)
-    """Further long options of sbatch, such as ``{constraint: a100, exclusive: true}``."""
+    options: dict[OptionName, Expression | int | bool] = Field(default_factory=dict)
+    """Further long options of sbatch, such as ``{constraint: "a100|h100", reservation: maint, exclusive: true}``."""
+
+    @property
+    def gpus(self) -> int:
+        """Number of GPUs of each machine, of whatever type."""
+        return int(str(self.gpus_per_node).rpartition(":")[2])
 
 
 @schema
@@ -89,11 +100,17 @@ class SlurmConfig:
     evaluate: SlurmResources = Field(default_factory=SlurmResources)
     """For the stages of `evaluate/`: one process."""
     setup: list[str] = Field(default_factory=list)
-    """Shell lines at the start of every batch script, such as ``module load cuda``."""
+    """Shell lines at the start of every batch script, such as ``module load cuda``; one that fails ends the job."""
     environment: dict[Name, Text] = Field(default_factory=dict)
     """Variables for every process, such as ``NCCL_SOCKET_IFNAME``."""
-    srun_options: dict[OptionName, Word | int | bool] = Field(default_factory=dict)
-    """Further long options of srun, such as ``{cpu-bind: cores}``."""
+    srun_options: dict[OptionName, Expression | int | bool] = Field(default_factory=dict)
+    """Further long options of srun, such as ``{cpu-bind: cores}``, or Pyxis's ``{container-image: /train.sqsh}``."""
+    container: list[Text] = Field(default_factory=list)
+    """Words before the ranks' Python, such as ``[apptainer, exec, --nv, /images/train.sif]``."""
+    python: Text | None = None
+    """The ranks' Python, where a container has another than the one that submits, which is None."""
+    array_limit: int | None = Field(default=None, ge=1)
+    """Most elements of a sweep's job array that run at once; None is as many as the cluster lets."""
     signal_seconds: int = Field(default=180, ge=1, le=65535)
     """How long before the time limit a stage is asked to save. Slurm rounds to a minute, so leave it one to spare."""
     wait: bool = False

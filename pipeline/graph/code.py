@@ -30,7 +30,7 @@ OUTSIDE = (
     "posttrain.stage.ranks",
     "posttrain.stage.tracking",
     "posttrain.stage.trackers",
-    "posttrain.stage.wandb_*",
+    "posttrain.stage.wandb*",
     "posttrain.train.rollouts.samples",
 )
 """Modules that track, display or say something and cannot change what a stage computes; patterns of names."""

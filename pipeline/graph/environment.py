@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from importlib import metadata
 
 from posttrain.pipeline.graph.graph import Stage
 
-NOT_INHERITED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+OF_RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Variables that would make a stage believe that it is a rank of something else; `ACCELERATE_*` too."""
+OF_LAUNCHERS = re.compile(r"SLURM_|SBATCH_|SRUN_|SALLOC_|SQUEUE_|SCANCEL_|SCONTROL_|PMI|OMPI_|MV2_|TORCHELASTIC_")
+"""Variables by which Slurm, MPI and torchrun talk to their own jobs, or a shell changes what they default to."""
+KEPT = "SLURM_CONF"
+"""Says where the cluster is, and nothing of a job."""
 
 
-def inherited_environment() -> dict[str, str]:
-    """Return our own environment without what would make a stage believe that it is a rank of something else."""
-    return {k: v for k, v in os.environ.items() if k not in NOT_INHERITED and not k.startswith("ACCELERATE_")}
+def without_launchers(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which no job, and no default of Slurm's commands, is in force."""
+    return {name: value for name, value in environment.items() if name == KEPT or not OF_LAUNCHERS.match(name)}
+
+
+def inherited_environment(own_job: bool = False) -> dict[str, str]:
+    """Return our own environment without what would make a stage believe that it is a rank of something else.
+
+    ``own_job``: we run in a job of ours, whose variables `srun` needs, all but one: `sbatch --export` would keep from
+    the ranks what we give them.
+    """
+    kept = {k: v for k, v in os.environ.items() if k not in OF_RANKS and not k.startswith("ACCELERATE_")}
+    return {k: v for k, v in kept.items() if k != "SLURM_EXPORT_ENV"} if own_job else without_launchers(kept)
 
 
 def stage_environment(stage: Stage, threads: int, on_gpu: bool) -> dict[str, str]:

@@ -29,6 +29,8 @@ class Stage:
     """How a training stage is spread over processes; other stages are one process."""
     slurm: SlurmResources
     """What its job asks for on a cluster."""
+    seed: int
+    """Of what is drawn in it."""
 
     def label(self, key: str) -> str:
         """Return where the user gave a knob: ``train.dpo.beta``, or ``stages.dpo.with.beta`` if the graph does."""
@@ -58,9 +60,8 @@ def build_graph(config: PipelineConfig) -> list[Stage]:
             stage_config = _stage_config(name, nodes[name], types[name], config.node(types[name].run))
             distributed = _distributed(name, nodes[name], config.distributed)
             slurm = _slurm_resources(name, nodes[name], config.launcher.slurm)
-            stages.append(
-                Stage(name, types[name], inputs[name], stage_config, nodes[name].overrides, distributed, slurm)
-            )
+            own, seed = nodes[name].overrides, _seed(nodes[name], config.seed)
+            stages.append(Stage(name, types[name], inputs[name], stage_config, own, distributed, slurm, seed))
         except UsageError as error:
             problems += str(error).splitlines()
     if problems:
@@ -132,6 +133,10 @@ def _distributed(name: str, node: StageNode, usual: DistributedConfig) -> Distri
             f"stages.{name}.distributed: {node.distributed.kind}, but {node.run} runs as one process; leave it out"
         )
     return DistributedConfig(device=usual.device, timeout_seconds=usual.timeout_seconds)
+
+
+def _seed(node: StageNode, usual: int) -> int:
+    return usual if node.seed is None else node.seed
 
 
 def _slurm_resources(name: str, node: StageNode, usual: SlurmConfig) -> SlurmResources:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,20 @@ from posttrain.pipeline.graph.graph import Stage
 from posttrain.stage.errors import UsageError
 from posttrain.stage.files import (
     canonical_json,
-    files_under,
+    contents_digest,
     is_pattern,
     located,
     matching,
+    read_state,
     sha256_file,
     sha256_text,
+    stamp,
     write_json_atomic,
 )
 from posttrain.stage.schema import external_paths, key_values, to_dict
 
+VERSION = 2
+"""Of the form in which hashes are remembered."""
 LARGE_BYTES = 10**9
 """Outside files from this size on are announced while they are hashed: it takes seconds."""
 
@@ -65,7 +68,7 @@ def _key_of(values: Any, text: str) -> str:
 
 
 class FileHashes:
-    """Content hashes of outside files, remembered by path, size and modification time."""
+    """Content hashes of outside files, remembered by path, inode, size and time of change."""
 
     def __init__(self, cache: Path) -> None:
         self._cache = cache
@@ -74,38 +77,33 @@ class FileHashes:
 
     def digest(self, path: Path) -> str:
         """Return the SHA-256 of a file's bytes, or of the names and hashes of all files of a folder or a pattern."""
-        if is_pattern(path):
-            return self._files(*matching(path))
-        path = located(path)
-        return self._files(path, files_under(path)) if path.is_dir() else self._file(path)
-
-    def _files(self, folder: Path, files: list[Path]) -> str:
-        return sha256_text(canonical_json({f.relative_to(folder).as_posix(): self._file(f) for f in files}))
+        return contents_digest(path, self._file)
 
     def save(self) -> None:
         """Write the cache where something new was hashed; another pipeline's additions may be lost, never wrong."""
         if self._changed:
             self._cache.parent.mkdir(parents=True, exist_ok=True)
-            write_json_atomic(self._cache, self._known)
+            write_json_atomic(self._cache, {"version": VERSION, "files": self._known})
             self._changed = False
 
     def _file(self, path: Path) -> str:
-        stat = path.stat()
+        now = stamp(path)
         name = str(path.resolve())
         known = self._known.get(name)
-        if known is not None and known[:2] == [stat.st_size, stat.st_mtime_ns]:
-            return str(known[2])
-        if stat.st_size >= LARGE_BYTES:
-            print(f"hashing {path} ({stat.st_size / 1e9:.1f} GB), once", file=sys.stderr, flush=True)
+        if known is not None and known[:-1] == now:
+            return str(known[-1])
+        if (size := path.stat().st_size) >= LARGE_BYTES:
+            print(f"hashing {path} ({size / 1e9:.1f} GB), once", file=sys.stderr, flush=True)
         digest = sha256_file(path)
-        self._known[name] = [stat.st_size, stat.st_mtime_ns, digest]
+        self._known[name] = [*now, digest]
         self._changed = True
         return digest
 
 
 def _read(cache: Path) -> dict[str, list[Any]]:
     try:
-        known: dict[str, list[Any]] = json.loads(cache.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        known = read_state(cache, VERSION, "").get("files")
+    except (OSError, UsageError):
         return {}
-    return known
+    well = isinstance(known, dict) and all(isinstance(entry, list) and entry for entry in known.values())
+    return known if isinstance(known, dict) and well else {}

@@ -55,9 +55,9 @@ class LocalLauncher:
         num_processes = wanted.num_processes or (1 if wanted.kind == "single" else max(self.gpus, 1))
         return Distributed(wanted.kind, num_processes, wanted.deepspeed, wanted.fsdp, wanted.timeout_seconds)
 
-    def command(self, stage: Stage, spec: Path) -> Command:
-        """Return the command that runs the stage of a spec file."""
-        target = ["-m", stage.type.module, "--spec", str(spec)]
+    def command(self, stage: Stage, arguments: list[str]) -> Command:
+        """Return the command that runs a stage with ``--spec FILE``, or with all it needs as ``key=value``."""
+        target = ["-m", stage.type.module, *arguments]
         num_processes = self.distributed(stage).num_processes
         threads = self._threads(stage, num_processes)
         environment = stage_environment(stage, threads, on_gpu=self.gpus > 0) | {LEASH: "stdin"}

@@ -14,8 +14,9 @@ from posttrain.pipeline.local.process import StageProcess
 from posttrain.pipeline.runs.resolve import Made, Resolver, committed
 from posttrain.pipeline.runs.rundir import RunDirectory
 from posttrain.pipeline.watch.progress import Display
+from posttrain.pipeline.watch.stopping import StopRequests, Wanted
 from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
-from posttrain.stage.lease import holder
+from posttrain.stage.lease import clear_unheld_work, holder
 from posttrain.stage.spec import StageSpec
 from posttrain.stage.wording import duration
 
@@ -64,6 +65,7 @@ class Scheduler:
         launcher: LocalLauncher,
         limits: LauncherConfig,
         display: Display,
+        stops: StopRequests,
     ) -> None:
         self.tasks = {stage.name: Task(stage) for stage in stages}
         self._resolver = resolver
@@ -71,31 +73,31 @@ class Scheduler:
         self._launcher = launcher
         self._limits = limits
         self._display = display
-        self._stop_requests: list[str] = []
-        self._stops_obeyed = 0
-
-    def request_stop(self, why: str) -> None:
-        """Ask the running stages to save and exit; asked again, end them at once. Safe in a signal handler."""
-        self._stop_requests.append(why)
+        self._stops = stops
+        self._obeyed = Wanted.NOTHING
 
     def run(self) -> None:
-        """Return when every stage is made, or nothing runs any more after a failure or a stop."""
+        """Return when every stage is made, or nothing runs any more after a failure or a stop.
+
+        Stages that run when something goes wrong here are asked to save, as at a stop.
+        """
         for task in self.tasks.values():
             if task.state is State.CACHED:
                 self._announce_cached(task)
         try:
             while self._advance():
                 time.sleep(POLL_SECONDS)
+        except BaseException:
+            self._wind_down()
+            raise
         finally:
-            for task in self._running():
-                assert task.process is not None
-                task.process.kill()
+            self._kill()
 
     def nothing_to_do(self) -> bool:
         """Mark what is made already; return whether that is everything, and the run's folder knows of it."""
         for task in self.tasks.values():
             if self._resolve(task) and task.made is not None:
-                task.state = State.CACHED
+                self._take_as_made(task)
         return all(task.state is State.CACHED and self._run.knows(task.spec) for task in self.tasks.values())
 
     def _advance(self) -> bool:
@@ -103,7 +105,7 @@ class Scheduler:
         self._obey_stop_requests()
         for task in self._running():
             self._check(task)
-        if self._stop_requests or any(task.code for task in self.tasks.values()):
+        if self._obeyed or any(task.code for task in self.tasks.values()):
             for task in self.tasks.values():
                 task.state = State.PENDING if task.open else task.state
             return bool(self._running())
@@ -113,17 +115,34 @@ class Scheduler:
         return any(task.open or task.state is State.RUNNING for task in self.tasks.values())
 
     def _obey_stop_requests(self) -> None:
-        for why in self._stop_requests[self._stops_obeyed :]:
-            self._stops_obeyed += 1
-            first = self._stops_obeyed == 1
-            consequence = "stages save and stop; once more to kill them" if first else "stages are killed"
-            self._display.say("pipeline", f"{why}: {consequence}")
-            for task in self._running():
-                assert task.process is not None
-                if first:
-                    task.process.stop()
-                else:
-                    task.process.kill()
+        wanted = self._stops.wanted
+        if wanted <= self._obeyed:
+            return
+        self._obeyed = wanted
+        if wanted is Wanted.KILL:
+            self._display.say("pipeline", f"{self._stops.came[-1].number.name} once more: stages are killed")
+            self._kill()
+        else:
+            why = self._stops.came[0].number.name
+            self._display.say("pipeline", f"{why}: stages save and stop; Ctrl-C once more to kill them")
+            self._ask_to_stop()
+
+    def _ask_to_stop(self) -> None:
+        for task in self._running():
+            assert task.process is not None
+            task.process.stop()
+
+    def _kill(self) -> None:
+        for task in self._running():
+            assert task.process is not None
+            task.process.kill()
+
+    def _wind_down(self) -> None:
+        """Have what runs save and stop, and wait for it, unless someone insists."""
+        self._ask_to_stop()
+        processes = [task.process for task in self._running() if task.process is not None]
+        while self._stops.wanted < Wanted.KILL and not _all_finished(processes):
+            time.sleep(POLL_SECONDS)
 
     def _running(self) -> list[Task]:
         return [task for task in self.tasks.values() if task.state is State.RUNNING]
@@ -136,17 +155,22 @@ class Scheduler:
             return False
         if task.spec is None:
             task.spec = self._resolver.spec(task.stage, present)
-            self._resolver.files.save()
+            self._resolver.save()
         task.made = committed(task.spec)
         return True
 
     def _start_if_possible(self, task: Task) -> None:
         assert task.spec is not None
         if task.made is not None:
-            task.state = State.CACHED
+            self._take_as_made(task)
             self._announce_cached(task)
         elif self._has_room(task.stage) and self._lease_is_free(task, task.spec) and self._is_current(task):
             self._start(task, task.spec)
+
+    def _take_as_made(self, task: Task) -> None:
+        assert task.spec is not None
+        task.state = State.CACHED
+        clear_unheld_work(Path(task.spec.work), self._run.name)
 
     def _announce_cached(self, task: Task) -> None:
         assert task.spec is not None
@@ -167,10 +191,12 @@ class Scheduler:
             return True
         if task.state is State.PENDING:
             task.state, task.waiting_since = State.WAITING, time.monotonic()
-            if self._limits.lease_wait_seconds:
-                self._display.say(task.stage.name, f"waiting for {who}")
+            if self._limits.lease_wait_seconds != 0:
+                self._display.say(task.stage.name, f"waiting for {who}; Ctrl-C gives up")
+        if self._limits.lease_wait_seconds is None:
+            return False
         if time.monotonic() - task.waiting_since >= self._limits.lease_wait_seconds:
-            fix = "run the same command again when it is done, or wait with launcher.lease_wait_seconds=N"
+            fix = "run the same command again when it is done, or wait with launcher.lease_wait_seconds=null"
             task.state, task.code = State.STOPPED, EXIT_REQUEUE
             task.message = f"{Path(spec.output).name} is being made by {who}; {fix}"
         return False
@@ -183,7 +209,7 @@ class Scheduler:
     def _start(self, task: Task, spec: StageSpec) -> None:
         self._run.write_spec(spec)
         log = self._run.new_log(spec.stage)
-        command = self._launcher.command(task.stage, self._run.spec(spec.stage))
+        command = self._launcher.command(task.stage, ["--spec", str(self._run.spec(spec.stage))])
         task.process = StageProcess(command, Path(spec.outcome), log, spec.distributed.timeout_seconds)
         task.state = State.RUNNING
         self._display.started(spec.stage, f"started  {Path(spec.output).name}  log {log}")
@@ -208,3 +234,8 @@ class Scheduler:
             task.state = State.FAILED
             text = f"failed   {task.message}"
         self._display.ended(task.stage.name, text.rstrip())
+
+
+def _all_finished(processes: list[StageProcess]) -> bool:
+    """Return whether all have ended; each is looked at, since looking is what notices one that hangs."""
+    return sum(process.finished() for process in processes) == len(processes)

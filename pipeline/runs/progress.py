@@ -31,9 +31,10 @@ def last_rows(metrics_file: Path) -> list[dict[str, Any]]:
             size = file.seek(0, 2)
             start = file.seek(max(0, size - TAIL_BYTES))
             lines = file.read().split(b"\n")[1 if start else 0 : -1]
-        return [json.loads(line) for line in lines]
+        rows = [json.loads(line) for line in lines]
     except (FileNotFoundError, ValueError):
         return []
+    return [row for row in rows if isinstance(row, dict)]
 
 
 def speed_and_end(metrics_file: Path, last_step: int | None, now: float) -> str:

@@ -10,12 +10,13 @@ from posttrain.pipeline.config.pipeline import PipelineConfig
 from posttrain.pipeline.graph.code import code_digest
 from posttrain.pipeline.graph.graph import Stage
 from posttrain.pipeline.graph.keys import FileHashes, stage_key
+from posttrain.pipeline.graph.revisions import Revisions
 from posttrain.pipeline.runs.rundir import RunDirectory
-from posttrain.stage.artifact import Manifest, Parent, artifact_name, is_artifact, read_manifest
-from posttrain.stage.errors import UsageError
+from posttrain.stage.artifact import Manifest, Parent, artifact_name, is_artifact, is_free, read_manifest
 from posttrain.stage.record import find_records, read_record, records_of
 from posttrain.stage.schema import to_dict
 from posttrain.stage.spec import Distributed, StageSpec, Tracking
+from posttrain.stage.whole import require_sizes
 
 ACCEPT = "accept"
 """The kind of record that lets an artifact of older code stand for what the present code would make."""
@@ -36,17 +37,33 @@ class Made:
 class Resolver:
     """Gives stages of one run their work orders."""
 
-    def __init__(self, config: PipelineConfig, run: RunDirectory, distributed: Callable[[Stage], Distributed]) -> None:
-        """``distributed`` is what a launcher makes of how a stage is to be spread over processes."""
+    def __init__(
+        self,
+        config: PipelineConfig,
+        run: RunDirectory,
+        distributed: Callable[[Stage], Distributed],
+        frozen: bool = False,
+    ) -> None:
+        """``distributed`` is what a launcher makes of how a stage is to be spread over processes.
+
+        ``frozen`` takes names on the Hub at the commits of the last time.
+        """
         self._config = config
         self._run = run
         self._distributed = distributed
-        self.files = FileHashes(run.root / "cache" / "hashes.json")
+        self._files = FileHashes(run.root / "cache" / "hashes.json")
+        self._revisions = Revisions(run.root / "cache" / "revisions.json", frozen)
+
+    def save(self) -> None:
+        """Remember the hashes of outside files and the commits of names on the Hub."""
+        self._files.save()
+        self._revisions.save()
 
     def key(self, stage: Stage, made: dict[str, Made], code: str) -> str:
         """Return the key that a stage has with some code; ``made`` holds the artifact of each stage that it needs."""
         digests = {name: made[parent].manifest.digest for name, parent in stage.inputs.items()}
-        return stage_key(stage, digests, code, self._config.seed, self.files)
+        pinned = dataclasses.replace(stage, config=self._revisions.pinned(stage.config))
+        return stage_key(pinned, digests, code, stage.seed, self._files)
 
     def spec(self, stage: Stage, made: dict[str, Made]) -> StageSpec:
         """Return the work order of a stage; ``made`` holds the artifact of each stage that it needs."""
@@ -60,13 +77,13 @@ class Resolver:
             pipeline=self._run.name,
             key=key,
             code_digest=code,
-            config=to_dict(stage.config),
+            config=to_dict(self._revisions.pinned(stage.config)),
             inputs={name: str(parent.directory) for name, parent in inputs.items()},
             parents={name: parent.parent() for name, parent in inputs.items()},
             output=str(accepted(self._run.root, key) or _place(self._run.root / "artifacts", stage.name, key)),
             work=str(_place(self._run.root / "work", stage.name, key)),
             outcome=str(self._run.outcome(stage.name)),
-            seed=self._config.seed,
+            seed=stage.seed,
             distributed=self._distributed(stage),
             tracking=Tracking(wandb=tracking.wandb, project=tracking.project, group=self._run.name),
             lease_wait_seconds=self._config.launcher.lease_wait_seconds,
@@ -91,13 +108,12 @@ def accepted(root: Path, key: str) -> Path | None:
 def committed(spec: StageSpec) -> Made | None:
     """Return the artifact that a work order asks for, if it is there already.
 
-    Raises UsageError when a record that lets another artifact stand for it was damaged.
+    Raises UsageError when it is there but damaged, or a record that lets another artifact stand for it is.
     """
     directory = Path(spec.output)
-    try:
-        manifest = read_manifest(directory)
-    except UsageError:
+    if is_free(directory):
         return None
+    manifest = require_sizes(directory)
     if manifest.key != spec.key and not _accepts(directory, manifest, spec.key):
         return None
     return Made(directory, manifest)

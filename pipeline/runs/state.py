@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from pathlib import Path
 
 from posttrain.pipeline.runs.progress import latest_metrics, speed_and_end
 from posttrain.pipeline.runs.resolve import committed
-from posttrain.pipeline.runs.rundir import RunDirectory, signs_of_life
-from posttrain.stage.errors import EXIT_DONE, EXIT_REQUEUE
+from posttrain.pipeline.runs.rundir import RunDirectory, own_outcome, read_stages, signs_of_life
+from posttrain.stage.errors import EXIT_DONE, EXIT_REQUEUE, UsageError
 from posttrain.stage.heartbeat import read_beats
 from posttrain.stage.lease import holder
-from posttrain.stage.outcome import read_outcome
+from posttrain.stage.outcome import Outcome, read_outcome
 from posttrain.stage.spec import StageSpec
 from posttrain.stage.wording import duration
 
@@ -63,20 +62,21 @@ class Queue:
 
 def run_status(run: RunDirectory, queue: Queue) -> list[StageStatus]:
     """Return the state of every stage of a run, in the order of its identity file."""
-    identity = json.loads((run.path / "identity.json").read_text(encoding="utf-8"))
     statuses: dict[str, StageStatus] = {}
-    for stage, facts in identity["stages"].items():
+    for stage, facts in read_stages(run).items():
         status = _stage_status(run, stage, queue)
         if status.state == "pending" and status.job and not queue.silent:
-            status = _cancelled(status, [statuses[parent] for parent in dict.fromkeys(facts["inputs"].values())])
+            status = _cancelled(run, status, [statuses[parent] for parent in dict.fromkeys(facts["inputs"].values())])
         statuses[stage] = status
     return list(statuses.values())
 
 
-def _cancelled(status: StageStatus, parents: list[StageStatus]) -> StageStatus:
+def _cancelled(run: RunDirectory, status: StageStatus, parents: list[StageStatus]) -> StageStatus:
     """Return the state of a stage whose job is gone without having started."""
     because = next((parent for parent in parents if parent.state not in ("done", "cached")), None)
-    detail = f"{because.stage} {because.state}" if because else "its job was cancelled"
+    printed = run.path / "slurm" / f"{status.stage}-{status.job}.out"
+    itself = f"its job ended before its driver began: {printed}" if printed.exists() else "its job was cancelled"
+    detail = f"{because.stage} {because.state}" if because else itself
     return dataclasses.replace(status, state="cancelled", detail=detail)
 
 
@@ -90,15 +90,21 @@ def _stage_status(run: RunDirectory, stage: str, queue: Queue) -> StageStatus:
 
 def _state(run: RunDirectory, stage: str, job: Job | None, attempts: int) -> tuple[str, str]:
     path = run.spec(stage)
-    spec = StageSpec.read(path) if path.exists() else None
-    made = committed(spec) if spec is not None else None
+    try:
+        spec = StageSpec.read(path) if path.exists() else None
+        made = committed(spec) if spec is not None else None
+    except UsageError as error:
+        return "damaged", str(error)
     if made is not None:
         detail = f"{made.directory.name}  {duration(made.manifest.wall_seconds)}  {made.manifest.headline}"
         return "done" if attempts else "cached", detail
     if job is not None and job.state == "PENDING":
         return "queued", _why_queued(job)
     if spec is None:
-        return ("starting", f"on {job.nodes}") if job is not None else ("pending", "")
+        if job is not None:
+            return "starting", f"on {job.nodes}"
+        outcome = read_outcome(run.outcome(stage))  # the job ended before it had a work order
+        return _left(outcome) if outcome is not None else ("pending", "")
     work = Path(spec.work)
     if (who := holder(work / "lease")) is not None:
         return "running", "  ".join(filter(None, [_progress(run, stage, work), job.nodes if job else who]))
@@ -125,12 +131,19 @@ def _why_queued(job: Job) -> str:
 def _ended(run: RunDirectory, spec: StageSpec, work: Path, attempts: int) -> tuple[str, str]:
     """Return the state of a stage that nobody is working on, from what its last attempt left."""
     outcome = read_outcome(Path(spec.outcome))
+    if outcome is None and (logs := run.attempts(spec.stage)):
+        outcome = read_outcome(own_outcome(logs[-1]))  # of a job whose driver was killed before it could say
     if outcome is None:
         if not attempts:
             return "pending", ""
         if holder(run.lease) is not None:
             return "starting", ""
         return "killed", f"{latest_metrics(work / 'metrics.jsonl')}  the same command goes on".strip()
+    return _left(outcome)
+
+
+def _left(outcome: Outcome) -> tuple[str, str]:
+    """Return the state that an attempt left, of a stage that is not made."""
     if outcome.code == EXIT_REQUEUE:
         return "stopped", outcome.message
     if outcome.code == EXIT_DONE:

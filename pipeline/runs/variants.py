@@ -44,7 +44,7 @@ def variants_of(points: list[Point]) -> dict[str, list[Variant]]:
     for point in points:
         own: dict[str, str] = {}
         for stage in point.stages:
-            own[stage.name] = identity = _identity(stage, point.config.seed, own)
+            own[stage.name] = identity = _identity(stage, own)
             if identity in found:
                 found[identity].points.append(point)
                 continue
@@ -54,12 +54,12 @@ def variants_of(points: list[Point]) -> dict[str, list[Variant]]:
     return by_name
 
 
-def _identity(stage: Stage, seed: int, known: dict[str, str]) -> str:
+def _identity(stage: Stage, known: dict[str, str]) -> str:
     values = {
         "name": stage.name,
         "run": stage.type.run,
         "config": key_values(stage.config, str),
-        "seed": seed,
+        "seed": stage.seed,
         "parents": {name: known[parent] for name, parent in stage.inputs.items()},
     }
     return sha256_text(canonical_json(values))

@@ -22,6 +22,16 @@ from posttrain.stage.schema import to_dict
 
 _RANK_DIED = re.compile(r"srun: error: \S+: tasks?.* \S+: (Killed|Segmentation fault|Bus error|Aborted|Illegal)")
 _RANK_ENDED = re.compile(r"srun: error: \S+: tasks?.* \S+: .*")
+_RANK_LEFT = re.compile(r"srun: error: \S+: tasks?.* \S+: Exited with exit code (\d+)")
+_OF_SLURM = re.compile(r"srun: |slurmstepd\S*: |Try \"srun ")
+_NO_PROGRAM = re.compile(r"slurmstepd\S*: error: execve\(\): .*")
+_COMPLAINT = re.compile(r"^srun: (error|fatal|unrecognized|invalid|ambiguous|option)", re.MULTILINE)
+_FOR_NOW = re.compile(
+    r"completing|completed|timed out|time limit|contact|connect|communicat|confirm allocation|controller|socket|"
+    r"node fail|down, drained|busy|revoked|expired|invalid job|abort|cancelled|terminat|unreachable|unavailable|"
+    r"zero bytes",
+    re.I,
+)
 _SLURM_LINE = re.compile(r"^(?:srun|slurmstepd): error: .*$", re.MULTILINE)
 _PEER_LOST = re.compile(r"connection (closed|reset|refused)|broken pipe|nccl|gloo|distbackend|diststore|tcpstore", re.I)
 _OUT_OF_MEMORY = re.compile(r"out of memory|outofmemory|memoryerror|can't allocate memory|oom.?kill", re.I)
@@ -41,6 +51,7 @@ class Cause(enum.StrEnum):
     LEASE_HELD = "lease_held"
     OUT_OF_MEMORY = "out_of_memory"
     FAILED = "failed"
+    NOT_STARTED = "not_started"
 
 
 @dataclasses.dataclass
@@ -120,8 +131,12 @@ def cause_of(outcome: Outcome | None, log: str, asked_to_stop: Cause | None, run
     message = outcome.message if outcome is not None else ""
     if _OUT_OF_MEMORY.search(message) or _OUT_OF_MEMORY.search("\n".join(_SLURM_LINE.findall(log))):
         return Cause.OUT_OF_MEMORY
+    if outcome is None and own_failure(log):
+        return Cause.NOT_STARTED
     if _first_rank_died(log):
         return Cause.PROCESS_LOST
+    if outcome is None and _first_rank_left(log):
+        return Cause.FAILED
     if outcome is not None and outcome.code == EXIT_REQUEUE:
         return Cause.CANCELLED  # someone signalled the stage by hand
     return Cause.PROCESS_LOST if outcome is None or _PEER_LOST.search(message) else Cause.FAILED
@@ -131,6 +146,28 @@ def _first_rank_died(log: str) -> bool:
     """Return whether the first rank that ended was killed; what its peers say then is that they miss it."""
     first = _RANK_ENDED.search(log)
     return first is not None and _RANK_DIED.match(first[0]) is not None
+
+
+def _first_rank_left(log: str) -> bool:
+    """Return whether the first rank that ended left with an exit code that is no signal's, as after a failed import."""
+    first = _RANK_ENDED.search(log)
+    left = _RANK_LEFT.match(first[0]) if first is not None else None
+    return left is not None and 0 < int(left[1]) < 128
+
+
+def own_failure(log: str) -> str:
+    """Return what `srun` failed at by itself before any rank ran, such as an option that it does not know, or nothing.
+
+    What may be otherwise the next time, such as a node that does not answer, is none.
+    """
+    if (missing := _NO_PROGRAM.search(log)) is not None:
+        return missing[0]
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    if not _COMPLAINT.search(log) or any(
+        not _OF_SLURM.match(line) or _RANK_ENDED.match(line) or _FOR_NOW.search(line) for line in lines
+    ):
+        return ""
+    return "; ".join(line for line in lines if not line.startswith("Try "))
 
 
 def why_not_again(attempts: list[Attempt], cause: Cause, step: int, retries: Retries) -> str | None:

@@ -1,13 +1,17 @@
 """The driver of one stage inside its Slurm job: start the ranks, watch them, and decide what an end means.
 
-    python -m posttrain.pipeline.slurm.job ORDERS.json       what a batch script execs, on the first node of the job
+    python -m posttrain.pipeline.slurm.job ORDERS.json                            what a batch script execs
+    python -m posttrain.pipeline.slurm.job ORDERS.json --setup-failed LINE CODE   the same, where its setup failed
 
-It gives the stage its work order, since only now its inputs are made. A job that is to start again puts itself back
-into the queue (`scontrol requeue`) while it still runs: had it ended, the jobs that wait for it would be cancelled.
+It gives the stage its work order, since only now its inputs are made; all else is as it was when the job was submitted.
+Each attempt has its work order and its outcome to itself, beside its log, whatever else is started in the run's folder.
+A job that is to start again puts itself back into the queue (`scontrol requeue`) while it still runs: had it ended, the
+jobs that wait for it would be cancelled.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -16,7 +20,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -25,14 +29,15 @@ from posttrain.pipeline.config.pipeline import PipelineConfig
 from posttrain.pipeline.graph.environment import inherited_environment
 from posttrain.pipeline.graph.graph import Stage, build_graph
 from posttrain.pipeline.runs.resolve import Made, Resolver, committed
-from posttrain.pipeline.runs.rundir import RunDirectory, read_config, signs_of_life
+from posttrain.pipeline.runs.rundir import RunDirectory, own_outcome, own_spec, signs_of_life
 from posttrain.pipeline.slurm import queue
-from posttrain.pipeline.slurm.attempts import Cause, Ledger, cause_of, newest_step, why_not_again
+from posttrain.pipeline.slurm.attempts import Cause, Ledger, cause_of, newest_step, own_failure, why_not_again
 from posttrain.pipeline.slurm.script import SlurmLauncher
 from posttrain.pipeline.watch.watchdog import Watchdog
-from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE, PosttrainError, UsageError
+from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE, EXIT_USAGE, PosttrainError, UsageError
 from posttrain.stage.heartbeat import VARIABLE as HEARTBEAT
 from posttrain.stage.outcome import Outcome, read_outcome
+from posttrain.stage.schema import build
 from posttrain.stage.spec import StageSpec
 
 T = TypeVar("T")
@@ -44,27 +49,28 @@ LOG_TAIL_BYTES = 16384
 class Driver:
     """One attempt at one stage."""
 
-    def __init__(self, run: RunDirectory, shared_by: list[RunDirectory], stage: str) -> None:
+    def __init__(self, run: RunDirectory, shared_by: list[RunDirectory], stage: str, config: PipelineConfig) -> None:
         self.run = run
         self.shared_by = shared_by
-        self.config: PipelineConfig = read_config(run)
+        self.config = config
         self.stage: Stage = next(one for one in build_graph(self.config) if one.name == stage)
         self.launcher = SlurmLauncher(self.config)
         self._srun: subprocess.Popen[bytes] | None = None
         self._told_to_stop = False
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._pass_on)
 
     def main(self) -> int:
         """Run the stage unless its artifact is there; return the job's exit code, or put the job back in the queue."""
+        for signal_number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(signal_number, self._pass_on)
         ledger = Ledger(self.run.attempts_file(self.stage.name))
         number = len(self.run.attempts(self.stage.name)) + 1
         try:
             spec = self._work_order()
+            made = committed(spec)
         except PosttrainError as error:
             ledger.begin(number, queue.own_id(), 0)
             return self._give_up(ledger, Outcome(error.exit_code, str(error), type(error).__name__), Cause.USAGE)
-        if committed(spec) is not None:
+        if made is not None:
             print(f"{Path(spec.output).name} is there already", flush=True)
             return EXIT_DONE
         work = Path(spec.work)
@@ -73,15 +79,26 @@ class Driver:
             return self._give_up(ledger, Outcome(EXIT_FAILED, f"not started again: {reason}"), Cause.INTERRUPTED)
         ledger.begin(number, queue.own_id(), newest_step(work))
         log = self.run.new_log(self.stage.name)
-        hung = self._attempt(spec, log)
-        return self._conclude(spec, ledger, hung, _tail(log))
+        own = dataclasses.replace(spec, outcome=str(own_outcome(log)))
+        own.write(own_spec(log))
+        self.run.outcome(self.stage.name).unlink(missing_ok=True)
+        hung = self._attempt(own, log)
+        return self._conclude(own, ledger, hung, _tail(log))
+
+    def setup_failed(self, line: int, code: int) -> int:
+        """Note that a line of the batch script's setup, counted from 1, ended with an exit code; return the job's."""
+        ledger = Ledger(self.run.attempts_file(self.stage.name))
+        ledger.begin(len(self.run.attempts(self.stage.name)) + 1, queue.own_id(), 0)
+        text = self.config.launcher.slurm.setup[line - 1]
+        message = f"launcher.slurm.setup: {text!r} ended with exit code {code}; mend it, or add `|| true` to go on"
+        return self._give_up(ledger, Outcome(EXIT_USAGE, message), Cause.USAGE)
 
     def _work_order(self) -> StageSpec:
         """Return the stage's work order, left where every run that shares the stage finds it."""
         made = {parent: self._made(parent) for parent in dict.fromkeys(self.stage.inputs.values())}
-        resolver = Resolver(self.config, self.run, self.launcher.distributed)
+        resolver = Resolver(self.config, self.run, self.launcher.distributed, frozen=True)
         spec = resolver.spec(self.stage, made)
-        resolver.files.save()
+        resolver.save()
         for run in (self.run, *self.shared_by):
             run.write_spec(spec)
         return spec
@@ -105,10 +122,9 @@ class Driver:
 
     def _attempt(self, spec: StageSpec, log: Path) -> str | None:
         """Run the ranks to their end; returns what the watchdog saw when they hung, else None."""
-        Path(spec.outcome).unlink(missing_ok=True)
         signs = signs_of_life(log)
         watchdog = Watchdog(signs, spec.distributed.timeout_seconds)
-        command = self.launcher.srun(self.stage, self.run.spec(self.stage.name))
+        command = self.launcher.srun(self.stage, own_spec(log))
         print(" ".join(command), flush=True)
         with log.open("w", encoding="utf-8") as output:
             self._srun = subprocess.Popen(
@@ -140,7 +156,7 @@ class Driver:
                 self._srun.kill()
 
     def _environment(self, spec: StageSpec) -> dict[str, str]:
-        environment = {**inherited_environment(), **self.launcher.environment(self.stage)}
+        environment = {**inherited_environment(own_job=True), **self.launcher.environment(self.stage)}
         if spec.distributed.num_processes > 1:
             environment |= {"MASTER_ADDR": queue.first_node_address(), "MASTER_PORT": str(_free_port())}
         return environment
@@ -158,6 +174,7 @@ class Driver:
             outcome = None  # rank 0 alone commits; another rank's word is not enough
         if outcome is not None and outcome.code == EXIT_DONE:
             ledger.end(Cause.DONE, "")
+            outcome.write(self.run.outcome(self.stage.name))
             return EXIT_DONE
         if hung is not None:
             cause, outcome = Cause.HUNG, Outcome(EXIT_REQUEUE, hung)
@@ -166,6 +183,8 @@ class Driver:
             if queue.was_requeued(job):
                 return self._leave_to_slurm(ledger, job, outcome)
             cause = cause_of(outcome, log, self._why_stopped(job), job["JobState"] == "RUNNING")
+        if cause is Cause.NOT_STARTED:
+            outcome = Outcome(EXIT_USAGE, f"the ranks were not started; {own_failure(log)}")
         outcome = outcome or Outcome(EXIT_FAILED, _first_line(log) or "the processes were killed and left no word")
         if cause is Cause.CANCELLED:
             return self._give_up(ledger, Outcome(EXIT_REQUEUE, f"{outcome.message} (cancelled)"), cause)
@@ -174,9 +193,11 @@ class Driver:
         reason = why_not_again(attempts, cause, newest_step(Path(spec.work)), self.config.launcher.slurm.retries)
         if reason is not None:
             code = EXIT_FAILED if outcome.code == EXIT_REQUEUE else outcome.code
-            given_up = "" if cause in (Cause.USAGE, Cause.FAILED) else f"; not started again: {reason}"
+            given_up = (
+                "" if cause in (Cause.USAGE, Cause.FAILED, Cause.NOT_STARTED) else f"; not started again: {reason}"
+            )
             return self._give_up(ledger, Outcome(code, outcome.message + given_up, outcome.error), cause)
-        Outcome(EXIT_REQUEUE, outcome.message, outcome.error).write(Path(spec.outcome))
+        Outcome(EXIT_REQUEUE, outcome.message, outcome.error).write(self.run.outcome(self.stage.name))
         ledger.end(cause, outcome.message)
         try:
             return _requeue(cause, outcome.message)
@@ -247,10 +268,16 @@ def _first_line(log: str) -> str:
 
 def main(arguments: list[str]) -> int:
     """Run the stage that this job, or this element of a job array, is for."""
+    driver = driver_of(arguments, os.environ)
+    return driver.setup_failed(*map(int, arguments[2:])) if len(arguments) > 1 else driver.main()
+
+
+def driver_of(arguments: list[str], environment: Mapping[str, str]) -> Driver:
+    """Return the driver of the stage that a job, or an element of a job array, is for."""
     orders = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
-    order = orders[int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))]
+    order = orders[int(environment.get("SLURM_ARRAY_TASK_ID", "0"))]
     home, *others = (RunDirectory(path.parents[1], path.name) for path in map(Path, order["runs"]))
-    return Driver(home, others, order["stage"]).main()
+    return Driver(home, others, order["stage"], build(PipelineConfig, order["config"], ""))
 
 
 if __name__ == "__main__":

@@ -9,13 +9,14 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from posttrain.pipeline.graph.environment import without_launchers
 from posttrain.pipeline.runs.rundir import RunDirectory, read_jobs
 from posttrain.pipeline.runs.state import Job, Queue
 from posttrain.stage.errors import PosttrainError, UsageError
 
-OF_THIS_JOB = ("SLURM_ARRAY_", "SLURM_RESTART_COUNT")
 _SECONDS = 60.0
 """How long a command may wait for a busy controller."""
+_FORMAT = "%i|%T|%r|%N|%S|%L"
 _FIELD = re.compile(r"(?:^| )([A-Za-z:/]+)=(.*?)(?= [A-Za-z:/]+=|$)")
 
 
@@ -26,10 +27,18 @@ def run_command(*arguments: str) -> str:
     """
     if shutil.which(arguments[0]) is None:
         raise UsageError(f"launcher=slurm: no {arguments[0]} on this machine; start from a login node of the cluster")
-    # a command given inside a job must not make the jobs that it submits believe that they are that one
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(OF_THIS_JOB)}
+    # neither the job that we may be in nor a shell's defaults reach the jobs that we submit
+    environment = without_launchers(os.environ)
     try:
-        done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False, timeout=_SECONDS)
+        done = subprocess.run(
+            arguments,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_SECONDS,
+            start_new_session=True,  # a Ctrl-C is ours to act on: `sbatch` would end without a word of its job
+        )
     except subprocess.TimeoutExpired:
         raise PosttrainError(f"{arguments[0]}: no answer from Slurm within {_SECONDS:.0f} s") from None
     if done.returncode:
@@ -53,12 +62,14 @@ def live_jobs(ids: Iterable[str]) -> dict[str, Job]:
     wanted = {job.partition("_")[0] for job in ids}
     if not wanted:
         return {}
-    listed = run_command(
-        "squeue", "--me", "--array", "--noheader", "--states=all", "--format=%i|%T|%r|%N|%S|%L", "--sort=i"
-    )
-    jobs = [
-        Job(*line.split("|", 5)) for line in listed.splitlines() if line.partition("|")[0].partition("_")[0] in wanted
-    ]
+    asked = f"--jobs={','.join(sorted(wanted))}"  # of whichever user: a colleague may look too
+    try:
+        listed = run_command("squeue", asked, "--array", "--noheader", "--states=all", f"--format={_FORMAT}")
+    except PosttrainError as error:
+        if "Invalid job id" in str(error):  # what squeue says of a single job that Slurm has forgotten
+            return {}
+        raise
+    jobs = [Job(*line.split("|", 5)) for line in listed.splitlines()]
     return {job.id: job for job in jobs if job.live}
 
 
@@ -110,6 +121,9 @@ def read_queue(run: RunDirectory) -> Queue:
     """Return what Slurm knows of a run's jobs; nothing for a run that was never submitted."""
     jobs = read_jobs(run)
     try:
-        return Queue(jobs, live_jobs(jobs.values()))
+        live = live_jobs(jobs.values())
     except PosttrainError as error:
         return Queue(jobs, {}, str(error))
+    if jobs and not live and (owner := run.jobs.stat().st_uid) != os.getuid():
+        return Queue(jobs, {}, f"it lists no job of uid {owner}, who submitted them: all have ended, or it hides them")
+    return Queue(jobs, live)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -53,13 +54,15 @@ class SlurmLauncher:
             "unbuffered": True,
             **self.config.launcher.slurm.srun_options,
         }
-        return ["srun", *long_options(options), sys.executable, "-m", stage.type.module, "--spec", str(spec)]
+        slurm = self.config.launcher.slurm
+        program = [*slurm.container, slurm.python or sys.executable]
+        return ["srun", *long_options(options), *program, "-m", stage.type.module, "--spec", str(spec)]
 
     def environment(self, stage: Stage) -> dict[str, str]:
         """Return the variables of a stage's processes besides those of the job."""
         resources = resources_of(stage)
         threads = self.config.launcher.threads_per_process or resources.cpus_per_process or 1
-        environment = stage_environment(stage, threads, on_gpu=resources.gpus_per_node > 0)
+        environment = stage_environment(stage, threads, on_gpu=resources.gpus > 0)
         return environment | ({RANKS: "slurm"} if self.distributed(stage).num_processes > 1 else {})
 
 
@@ -68,13 +71,15 @@ def resources_of(stage: Stage) -> SlurmResources:
     asked = stage.slurm
     if stage.type.accelerate and stage.distributed.kind != "single":
         return asked
-    gpus = min(asked.gpus_per_node, 1) if stage.type.device else 0
+    wanted = stage.type.device and asked.gpus > 0
+    one = re.sub(r"\d+$", "1", str(asked.gpus_per_node))  # of the same type
+    gpus = (one if ":" in one else 1) if wanted else 0
     return dataclasses.replace(asked, nodes=1, gpus_per_node=gpus, processes_per_node=1)
 
 
 def processes_per_node(resources: SlurmResources) -> int:
     """Return the ranks on each node."""
-    return resources.processes_per_node or max(resources.gpus_per_node, 1)
+    return resources.processes_per_node or max(resources.gpus, 1)
 
 
 def long_options(options: Mapping[str, str | int | bool]) -> list[str]:
@@ -91,24 +96,25 @@ def batch_script(config: PipelineConfig, stage: Stage, run: str, orders: Path, l
     and ``elements`` is the size of the job array (1: no array).
     """
     slurm = config.launcher.slurm
+    limit = f"%{slurm.array_limit}" if slurm.array_limit else ""
     resources = resources_of(stage)
     options: dict[str, str | int | bool | None] = {
         "job-name": f"{run}/{stage.name}",
         "output": str(log).replace("%", "%%") + ("-%A_%a.out" if elements > 1 else "-%j.out"),
         "open-mode": "append",
-        "array": f"0-{elements - 1}" if elements > 1 else None,
+        "array": f"0-{elements - 1}{limit}" if elements > 1 else None,
         "partition": resources.partition,
         "account": resources.account,
         "qos": resources.qos,
         "nodes": resources.nodes,
         "ntasks-per-node": processes_per_node(resources),
         "cpus-per-task": resources.cpus_per_process,
-        "gpus-per-node": resources.gpus_per_node or None,
+        **_gpu_options(resources),
         "mem": resources.memory_per_node,
         "time": resources.time_limit,
         "signal": f"B:USR1@{slurm.signal_seconds}",
         "requeue": True,
-        **resources.options,
+        **_further_options(resources),
     }
     command = [sys.executable, "-m", "posttrain.pipeline.slurm.job", str(orders)]
     return _template().render(
@@ -120,12 +126,27 @@ def batch_script(config: PipelineConfig, stage: Stage, run: str, orders: Path, l
     )
 
 
+def _gpu_options(resources: SlurmResources) -> dict[str, str | int | None]:
+    if resources.gpus_by == "gres":
+        return {"gres": f"gpu:{resources.gpus_per_node}" if resources.gpus else None}
+    return {"gpus-per-node": resources.gpus_per_node if resources.gpus else None}
+
+
+def _further_options(resources: SlurmResources) -> dict[str, str | int | bool]:
+    """Return a user's own options, which win; generic resources besides GPUs are asked for in one breath with them."""
+    gpus = _gpu_options(resources).get("gres")
+    further = dict(resources.options)
+    if gpus and "gres" in further and "gpu" not in str(further["gres"]):
+        further["gres"] = f"{gpus},{further['gres']}"
+    return further
+
+
 def _quoted(option: str) -> str:
-    """Return an option as an `#SBATCH` line takes it; only our own paths can hold what needs quoting."""
+    """Return an option as an `#SBATCH` line takes it: blanks would end it, and ``#`` begin a comment."""
     name, equals, value = option.partition("=")
     if "\n" in value or '"' in value:
         raise UsageError(f"root: {value!r}: a path with quotes or line ends cannot stand in a batch script; move it")
-    return f'{name}="{value}"' if equals and any(character.isspace() for character in value) else option
+    return f'{name}="{value}"' if equals and re.search(r"[\s#]", value) else option
 
 
 def _template() -> jinja2.Template:

@@ -1,7 +1,8 @@
 """Hand pipelines to Slurm: one job per stage, all at once, each waiting for the jobs that make its inputs.
 
     runs/<run>/slurm/<stage>.sbatch         the job's script
-                     <stage>-<digest>.json  says which runs it serves; a later submission leaves it to the jobs before
+                     <stage>-<digest>.json  which runs it serves, and their whole configuration: what was submitted
+                                            stays as it was, whatever is submitted or run here afterwards
     runs/<run>/slurm/jobs.json              stage → job id
 
 Stages of a sweep that differ only in their knobs become elements of a job array. A stage that several points share is
@@ -11,6 +12,7 @@ submitted once, and the other runs link to it.
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -22,8 +24,10 @@ from posttrain.pipeline.runs.rundir import link_stage, read_jobs
 from posttrain.pipeline.runs.variants import Point, Variant, variants_of
 from posttrain.pipeline.slurm import queue
 from posttrain.pipeline.slurm.script import SlurmLauncher, batch_script
+from posttrain.pipeline.watch.stopping import StopRequests
 from posttrain.stage.files import canonical_json, sha256_text, write_json_atomic, write_text_atomic
 from posttrain.stage.lease import Lease
+from posttrain.stage.schema import to_dict
 from posttrain.stage.spec import StageSpec
 
 
@@ -37,6 +41,8 @@ class Planned:
     job: str = ""
     """Slurm's id, once it has one; ``<run/stage>`` in a plan that is not submitted."""
     is_new: bool = False
+    kept: str = ""
+    """How a job that is in the queue already differs from what would be submitted now."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +64,7 @@ class Submission:
         self.points = points
         self._variants = variants_of(points)
         self._planned: dict[int, Planned] = {}
+        self._writes = False
 
     def stages(self) -> list[Planned]:
         """Return every variant after `plan` or `submit`, parents first."""
@@ -71,15 +78,17 @@ class Submission:
         )
         return [(group, self._script(group), _script_path(group)) for group in groups]
 
-    def submit(self) -> None:
+    def submit(self, stops: StopRequests) -> None:
         """Submit what is neither made nor in the queue already.
 
-        Raises PosttrainError with Slurm's words when a job is refused; those submitted before it are cancelled, so that
-        nothing is left half done.
+        Raises PosttrainError with Slurm's words when a job is refused, KeyboardInterrupt after a stop signal; the jobs
+        submitted before are cancelled, so that nothing is left half done.
         """
+        self._writes = True
         with ExitStack() as stack:
             for point in self.points:
                 stack.enter_context(Lease(point.run.lease, point.run.name))
+            for point in self.points:
                 point.run.open(point.config, point.stages)
             self._link_shared()
             known = {
@@ -90,12 +99,13 @@ class Submission:
             self._look_up()
             self._write_made()
             submitted: list[str] = []
-            try:
-                self._groups(queued, lambda group: self._submit_group(group, submitted))
-            except BaseException:  # Ctrl-C too
-                queue.cancel(submitted)
-                raise
-            self._write_jobs()
+            with stops.noted():  # a job whose `sbatch` was interrupted would be nobody's
+                try:
+                    self._groups(queued, lambda group: self._submit_group(group, submitted, stops))
+                except BaseException:
+                    queue.cancel(submitted)
+                    raise
+                self._write_jobs()
 
     def _look_up(self) -> None:
         """Find what is made of every variant already, parents first."""
@@ -112,7 +122,9 @@ class Submission:
                 if planned.made is not None:
                     continue
                 planned.job = queued.get((planned.variant.home.name, name), "")
-                if not planned.job:
+                if planned.job:
+                    planned.kept = self._kept(planned)
+                else:
                     planned.is_new = True
                     new.append(planned)
             for group in grouped(new, self._jobs_of_parents):
@@ -131,7 +143,8 @@ class Submission:
         point = variant.points[0]
         resolver = Resolver(point.config, point.run, SlurmLauncher(point.config).distributed)
         spec = resolver.spec(variant.stage, present)
-        resolver.files.save()
+        if self._writes:
+            resolver.save()
         return Planned(variant, committed(spec), spec)
 
     def _jobs_of_parents(self, planned: Planned) -> tuple[str, ...]:
@@ -143,10 +156,24 @@ class Submission:
         config = first.points[0].config
         return batch_script(config, first.stage, first.home.name, _orders_path(group), log, len(group.members))
 
-    def _submit_group(self, group: Group, submitted: list[str]) -> str:
+    def _kept(self, planned: Planned) -> str:
+        """Return how the script of a queued job differs from what would be submitted now; of an array's, nothing."""
+        group = Group([planned], [])
         script = _script_path(group)
+        if not script.exists():
+            return ""
+        before, now = _asked(script.read_text(encoding="utf-8")), _asked(self._script(group))
+        there, here = ([line for line in one if line not in other] for one, other in ((before, now), (now, before)))
+        return f"{' '.join(there) or 'nothing'}, where this command says {' '.join(here) or 'nothing'}" * (
+            there != here
+        )
+
+    def _submit_group(self, group: Group, submitted: list[str], stops: StopRequests) -> str:
+        if stops.wanted:
+            raise KeyboardInterrupt(stops.came[0].number.name)
+        script, orders = _script_path(group), _orders_path(group)
         script.parent.mkdir(exist_ok=True)
-        write_json_atomic(_orders_path(group), _orders(group))
+        write_text_atomic(orders, json.dumps(_orders(group), indent=2, ensure_ascii=False) + "\n")  # in their order
         write_text_atomic(script, self._script(group))
         job = queue.submit(script, group.dependencies)
         submitted.append(job)
@@ -231,9 +258,19 @@ def _corresponding(waits: list[tuple[str, ...]]) -> list[str] | None:
 def _orders(group: Group) -> list[dict[str, Any]]:
     """Return what each element of a job array is to do; a job that is no array does the first."""
     return [
-        {"stage": member.variant.stage.name, "runs": [str(point.run.path) for point in member.variant.points]}
+        {
+            "stage": member.variant.stage.name,
+            "runs": [str(point.run.path) for point in member.variant.points],
+            "config": to_dict(member.variant.points[0].config),
+        }
         for member in group.members
     ]
+
+
+def _asked(script: str) -> list[str]:
+    """Return the lines of a batch script that say what the job gets and does, without those that name it."""
+    lines = [line.removeprefix("#SBATCH ") for line in script.splitlines() if line and not line.startswith("# ")]
+    return [line for line in lines if not line.startswith(("--job-name=", "--output=", "--array=", "exec ", "checked"))]
 
 
 def _orders_path(group: Group) -> Path:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 at every moment of every stage: code 75, nothing that looks finished, an exact continuation."""
+"""A stop signal at every moment of every stage: code 75, nothing that looks finished, an exact continuation."""
 
 from __future__ import annotations
 
@@ -73,6 +73,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return bench
 
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 MOMENTS = {
     "loading the model": ("load_policy", 1, f"; {AGAIN}"),
     "before the first step": ("announce", 1, f" at step 1 of 7; {SAVED}"),
@@ -89,7 +90,7 @@ MOMENTS = {
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_training_stops_at_any_moment_and_goes_on_exactly(bench: Bench, moment: str) -> None:
     function, call, message = MOMENTS[moment]
-    number = (signal.SIGTERM, signal.SIGUSR1)[len(moment) % 2]
+    number = STOP_SIGNALS[list(MOMENTS).index(moment) % len(STOP_SIGNALS)]
     name = moment.replace(" ", "-")
     code = bench.sft(name, partial(signal_in, function, call, number))
     bench.assert_stopped(code, name, message)
@@ -190,7 +191,7 @@ def test_a_stage_that_saves_nothing_ends_at_once_and_starts_again(bench: Bench, 
     make, function, call = OTHERS[module]
     inputs, knobs = make(bench)
     name = f"{module}-0001"
-    for number in (signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGTERM, signal.SIGINT):
         code = bench.run(module, name, inputs, knobs, prepare=partial(signal_in, function, call, number))
         bench.assert_stopped(code, name, f"; {AGAIN}")
     assert bench.run(module, name, inputs, knobs) == 0, bench.log()[-3000:]

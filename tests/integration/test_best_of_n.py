@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
-from build_artifacts import build_model, commit_artifact, run_stage
+from build_artifacts import build_model, commit_artifact, recommitted, run_stage
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from posttrain.data.chat.pieces import encode_prompts
@@ -137,5 +137,6 @@ def test_a_reward_model_of_another_tokenizer_is_refused(
     data["added_tokens"][-1]["content"] = "<|else|>"
     mixed = build_reward_model(tmp_path, other, "reward-0002")
     (mixed / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
-    done = run_stage("evaluate.best_of_n", tmp_path / "out", {**artifacts, "reward_model": mixed}, expect=2, **KNOBS)
+    given = {**artifacts, "reward_model": recommitted(mixed)}
+    done = run_stage("evaluate.best_of_n", tmp_path / "out", given, expect=2, **KNOBS)
     assert "model and reward_model differ in tokenizer; train both from one base" in done.stderr

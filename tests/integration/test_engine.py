@@ -128,6 +128,10 @@ def test_a_finished_pipeline_runs_nothing_and_changes_nothing(workspace: Workspa
     assert second.returncode == 0
     assert states(second.stdout) == {"demo": "cached", "demonstrations": "cached", "comparisons": "cached"}
     assert workspace.contents() == before
+    (work,) = (workspace.path / "outputs" / "work").glob("demo-*")
+    (work / "checkpoints" / "checkpoint-8").mkdir(parents=True)  # as a kill between commit and clean-up leaves it
+    assert workspace.run("run", "recipe=engine").returncode == 0
+    assert not (work / "checkpoints").exists()
 
 
 def test_a_changed_knob_reruns_its_stage_alone_and_the_rest_is_shared(workspace: Workspace) -> None:
@@ -146,7 +150,7 @@ def test_a_run_folder_holds_config_orders_and_logs(workspace: Workspace) -> None
     assert "num_demonstrations: 15" in (run / "config.yaml").read_text()
     spec = json.loads((run / "stages" / "comparisons" / "spec.json").read_text())
     (demo, comparisons) = (next((workspace.path / "outputs/artifacts").glob(f"{n}-*")) for n in ("demo", "comparisons"))
-    assert spec["inputs"] == {"sources": str(demo)}
+    assert spec["inputs"] == {"sources": f"artifacts/{demo.name}"}
     assert read_manifest(comparisons).parents["sources"].digest == read_manifest(demo).digest
     assert (run / "logs" / "comparisons" / "latest").readlink() == Path("attempt_1.log")
 
@@ -231,7 +235,7 @@ def test_the_same_run_started_twice_is_refused_and_names_the_holder(workspace: W
     first = workspace.start("run", "recipe=own")
     until(lambda: workspace.lease_of("rows"))
     first.send_signal(signal.SIGSTOP)  # so that it cannot end before the second has looked
-    second = workspace.run("run", "recipe=own")
+    second = workspace.run("run", "recipe=own", "launcher.lease_wait_seconds=0")
     first.send_signal(signal.SIGCONT)
     assert second.returncode == 75
     assert f"is being written by process {first.pid}" in second.stderr
@@ -244,12 +248,12 @@ def test_two_pipelines_never_make_the_same_artifact_twice(workspace: Workspace) 
     first = workspace.start("run", "recipe=own", "run_name=first")
     until(lambda: workspace.lease_of("rows"))
     first.send_signal(signal.SIGSTOP)
-    refused = workspace.run("run", "recipe=own", "run_name=second")
+    refused = workspace.run("run", "recipe=own", "run_name=second", "launcher.lease_wait_seconds=0")
     first.send_signal(signal.SIGCONT)
     assert refused.returncode == 75
     assert "is being made by process" in refused.stderr
     assert "(run first, since" in refused.stderr
-    waiting = workspace.run("run", "recipe=own", "run_name=third", "launcher.lease_wait_seconds=120")
+    waiting = workspace.run("run", "recipe=own", "run_name=third")
     assert waiting.returncode == 0, waiting.stderr
     assert states(waiting.stdout) == {"rows": "cached"}
     first.communicate()
@@ -259,9 +263,7 @@ def test_two_pipelines_never_make_the_same_artifact_twice(workspace: Workspace) 
 
 
 def test_pipelines_started_together_agree(workspace: Workspace) -> None:
-    started = [
-        workspace.start("run", "recipe=engine", f"run_name=r{i}", "launcher.lease_wait_seconds=120") for i in range(3)
-    ]
+    started = [workspace.start("run", "recipe=engine", f"run_name=r{i}") for i in range(3)]
     for process in started:
         _, errors = process.communicate()
         assert process.returncode == 0, errors
@@ -308,6 +310,20 @@ def test_dry_run_says_what_would_happen_and_writes_nothing(workspace: Workspace)
     heads = [line for line in dry.stdout.splitlines() if line.startswith("# ")]
     assert [head.split("  ")[2] for head in heads] == ["would run", "waits for demo", "waits for demo"]
     assert workspace.contents() == before
+
+
+def test_the_lines_of_a_dry_run_run_as_printed(workspace: Workspace) -> None:
+    lines = workspace.run("run", "recipe=engine", "run_name=r", "--dry-run").stdout
+    assert not (workspace.path / "outputs").exists()
+    done = subprocess.run(["bash", "-e"], input=lines.partition("\n")[2], cwd=workspace.path, text=True, check=False)
+    assert done.returncode == 0
+    workspace.run("run", "recipe=engine", "run_name=r")
+    made = {path.name.partition("-")[0]: path for path in (workspace.path / "outputs" / "artifacts").iterdir()}
+    for stage, path in made.items():
+        by_hand = read_manifest(workspace.path / "outputs" / "by-hand" / "r" / stage)
+        assert by_hand.digest == read_manifest(path).digest, stage
+    again = workspace.run("run", "recipe=engine", "run_name=r", "--dry-run").stdout
+    assert "posttrain.data" not in again  # nothing is left to run
 
 
 def test_a_stage_that_waited_runs_with_the_files_of_the_moment_it_starts(workspace: Workspace) -> None:

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
-from build_artifacts import build_model, build_prompts, build_reward_model
+from build_artifacts import build_model, build_prompts, build_reward_model, recommitted
 from forked_stages import run_child
 
 TEMPLATE = (
@@ -54,6 +54,7 @@ class Bench:
         self.foreign = build_reward_model(root, other, name="foreign-0001")
         self.bare = build_reward_model(root, other, name="no_template-0001")
         (self.bare / "chat_template.jinja").unlink()
+        recommitted(self.bare)
         self.number = 0
 
     def run(self, reward: Path | None, knobs: dict[str, str]) -> tuple[int, str]:
@@ -142,6 +143,6 @@ def test_a_reward_model_without_its_moments_is_refused(bench: Bench) -> None:
     for name in ("reward_mean", "reward_std"):
         del config[name]
     (unknown / "config.json").write_text(json.dumps(config))
-    code, printed = bench.run(unknown, {})
+    code, printed = bench.run(recommitted(unknown), {})
     assert code == 2
     assert "inputs.reward: its config.json has no reward_mean and reward_std; give a model that" in printed

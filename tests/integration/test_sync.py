@@ -15,7 +15,7 @@ from wandb_files import history, merged, offline_files
 
 from posttrain.stage.artifact import Manifest, read_manifest
 from posttrain.stage.tracking import read_metrics
-from posttrain.stage.wandb_tables import numbers, tables
+from posttrain.stage.wandb.tables import numbers, tables
 
 CANARY = "canary1secret1" * 3
 RECIPE = """# @package _global_

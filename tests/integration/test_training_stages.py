@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
-from build_artifacts import build_comparisons, build_demonstrations, build_model
+from build_artifacts import build_comparisons, build_demonstrations, build_model, recommitted
 from forked_stages import run_child
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -297,11 +298,9 @@ def test_a_stopped_stage_is_not_finished_and_goes_on_exactly(bench: Bench) -> No
 
 
 def test_tokens_of_another_template_are_refused(bench: Bench) -> None:
-    tokens = bench.demonstrations / "tokens.json"
-    text = tokens.read_text()
-    tokens.write_text(text.replace('"template_sha256": "', '"template_sha256": "0'))
-    try:
-        bench.sft("sft-template", {"max_steps": 1}, expect=2)
-    finally:
-        tokens.write_text(text)
+    foreign = Path(shutil.copytree(bench.demonstrations, bench.root / "artifacts" / "foreign-0001"))
+    text = (foreign / "tokens.json").read_text()
+    (foreign / "tokens.json").write_text(text.replace('"template_sha256": "', '"template_sha256": "0'))
+    inputs = {"model": bench.model, "data": recommitted(foreign)}
+    bench.run("sft", "sft-template", inputs, expect=2, knobs={"max_steps": 1})
     assert "made with chat template 0" in bench.log()

@@ -84,11 +84,17 @@ SelectTypeParameters=CR_CPU
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmctldParameters=preempt_send_user_signal
+GresTypes=gpu,nvme
 {nodes}
 PartitionName=normal Nodes=ALL Default=YES MaxTime=UNLIMITED State=UP PriorityTier=1 GraceTime={grace_seconds}
 PartitionName=urgent Nodes=ALL MaxTime=UNLIMITED State=UP PriorityTier=10 PreemptMode=OFF
 """
-NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory=16000 State=UNKNOWN"
+NODE = (
+    "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory=16000 State=UNKNOWN "
+    "Feature=a100,nvlink Gres=gpu:a100:4,nvme:1"
+)
+# empty files stand for the devices
+GRES = "Name=gpu Type=a100 File={directory}/gpu[0-3]\nName=nvme Count=1\n"
 
 
 def missing_programs() -> list[str]:
@@ -215,6 +221,9 @@ class SlurmCluster:
         (self.directory / "munge.key").write_bytes(os.urandom(128))
         (self.directory / "munge.key").chmod(0o600)
         (self.directory / "slurm.conf").write_text(self._configuration())
+        (self.directory / "gres.conf").write_text(GRES.format(directory=self.directory))
+        for index in range(4):
+            (self.directory / f"gpu{index}").touch()
         files = {
             "socket": "munge.socket",
             "key-file": "munge.key",

@@ -114,14 +114,15 @@ def test_a_users_error_is_never_tried_again(smoke: Pipeline, tmp_path: Path) -> 
 
 
 def test_cancelled_and_submitted_again_it_goes_on(smoke: Pipeline, tmp_path: Path) -> None:
-    """Below a folder whose name a shell or Slurm would take apart."""
+    """Below a folder whose name a shell or Slurm would take apart; on two nodes, though someone then asks for one."""
     root = tmp_path / "my outputs; 100%j $(false)"
     copy_artifacts(smoke.root, root, *BEFORE_SFT)
     pipeline = Pipeline(smoke.cluster, root, "cancelled", ("recipe=long_sft", "distributed=ddp"))
-    pipeline.run()
+    pipeline.run("stages.sft.slurm.options={hold: true}")
     jobs = pipeline.jobs()
     assert smoke.cluster.job(jobs["evaluate_sft"])["Dependency"].startswith(f"afterok:{jobs['sft']}")
-    printed = rows(pipeline.run())
+    printed = rows(pipeline.run("launcher.slurm.train.nodes=1"))
+    smoke.cluster.run("scontrol", "release", jobs["sft"])
     assert {stage: printed[stage][0] for stage in jobs} == {
         stage: f"{job} (in the queue)" for stage, job in jobs.items()
     }

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from posttrain.stage.schema import external, schema
+from posttrain.stage.schema import external, hub_revision, schema
 from posttrain.train.config.common import Dtype
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -53,8 +53,8 @@ class BaseConfig:
     """Local Hugging Face folder; a name like ``HuggingFaceTB/SmolLM2-135M`` that no folder here has is a `hub_name`."""
     hub_name: str | None = None
     """Model on the Hugging Face Hub, such as ``HuggingFaceTB/SmolLM2-135M``."""
-    revision: str | None = None
-    """Commit, tag or branch of `hub_name`; None takes the newest."""
+    revision: str | None = hub_revision("hub_name", kind="model")
+    """Commit, tag or branch of `hub_name`; None takes the newest. The commit is kept."""
     architecture: ArchitectureConfig | None = None
     """Give this instead of a path to start from random weights."""
     chat_template: Literal["chatml", "verbatim"] | None = None

@@ -1,4 +1,4 @@
-"""Stopping on request: SIGTERM and SIGUSR1 set a flag that all ranks agree on between two steps.
+"""Stopping on request: a stop signal sets a flag that all ranks agree on between two steps.
 
 A training stage takes the signals over from `posttrain.stage.stop` while it has state to save. An evaluation between
 two steps is put off when it stands in the way of a stop: the checkpoint says that it is owed, and the run that goes on
@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from posttrain.stage.stop import STOP_SIGNALS
+from posttrain.stage.stop import stop_signals
 
 
 class StopOnSignal(TrainerCallback):
@@ -25,7 +25,7 @@ class StopOnSignal(TrainerCallback):
         self.requested = False
         self.stopped = False
         self.evaluation_owed = False
-        self._before = {number: signal.signal(number, self._request) for number in STOP_SIGNALS}
+        self._before = {number: signal.signal(number, self._request) for number in stop_signals()}
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True

@@ -126,7 +126,7 @@ def test_speakers_of_sharegpt_keep_their_roles() -> None:
     said = {"system": "Be brief.", "human": "Hi", "gpt": "Hello!", "tool": "4", "chatgpt": "Go away."}
     turns = [{"from": speaker, "value": text} for speaker, text in said.items()]
     _, made = convert({"conversations": turns}, "demonstration")
-    assert made == {"prompt": [BRIEF, HI, HELLO, {"role": "tool", "content": "4"}], "completion": [GO]}
+    assert made == {"prompt": [BRIEF, HI], "completion": [HELLO, {"role": "tool", "content": "4"}, GO]}
 
 
 def test_plain_text_has_no_prompt() -> None:

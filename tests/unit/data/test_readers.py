@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from posttrain.data.sources.readers import BadRow, Row, read_rows
+from posttrain.data.sources.readers import BadRow, Row, read_hub_dataset, read_rows
 from posttrain.stage.errors import UsageError
 
 ROWS = [{"question": "¿2 + 2?", "answer": "4"}, {"question": "two\nlines, with commas", "answer": '"5"'}]
@@ -185,3 +186,14 @@ def test_a_csv_row_with_another_number_of_fields_is_a_bad_row(tmp_path: Path) ->
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"absent\.jsonl: no such file"):
         list(read_rows(tmp_path / "absent.jsonl"))
+
+
+def test_a_folder_as_a_dataset_is_read_as_it_is_now(tmp_path: Path) -> None:
+    file = tmp_path / "words" / "train.jsonl"
+    file.parent.mkdir()
+    read = []
+    for text in ("one", "two"):
+        file.write_text(json.dumps({"text": text}) + "\n")
+        os.utime(file, ns=(0, 0))
+        read.append([row.values for row in read_hub_dataset(str(file.parent), None, "train", None)])
+    assert read == [[{"text": "one"}], [{"text": "two"}]]

@@ -16,14 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from posttrain.data.chat.tokenizer import load_tokenizer, prepare_tokenizer
 from posttrain.data.config.tokenize import TokenizeConfig
 from posttrain.data.messages import Conversation, Message
-from posttrain.data.records import (
-    Demonstration,
-    EvaluationItem,
-    Prompt,
-    Record,
-    UnpairedPreference,
-    write_dataset,
-)
+from posttrain.data.records import Demonstration, EvaluationItem, Prompt, Record, UnpairedPreference, write_dataset
 from posttrain.data.tokenize import length_limit, run
 from posttrain.data.tokens.accounting import told_tokens
 from posttrain.data.tokens.encode import encode_demonstrations

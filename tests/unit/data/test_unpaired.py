@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from build_rows import policies
 from curated_data import curate, source
 from transformers import PreTrainedTokenizerBase
 
@@ -15,7 +17,7 @@ from posttrain.data.records import UnpairedPreference
 from posttrain.data.sources.adapters import ADAPTERS, detect
 from posttrain.data.sources.row_values import RowError
 from posttrain.data.tokens.encode_unpaired import encode_unpaired
-from posttrain.data.tokens.outcome import Outcome, Policies
+from posttrain.data.tokens.outcome import Outcome
 from posttrain.models.tokenizer import train_tokenizer
 from posttrain.stage.errors import UsageError
 
@@ -71,10 +73,14 @@ def test_duplicates_drop_and_answers_labelled_both_ways_are_counted(tmp_path: Pa
         {"prompt": "A?", "completion": "No.", "label": False},
         {"prompt": "B?", "completion": " ", "label": False},
     ]
+    silent = [{"role": "assistant", "content": ""}]
+    lines += [
+        {"prompt": "B?", "completion": says_nothing, "label": False} for says_nothing in (silent, json.dumps(silent))
+    ]
     made = curate(tmp_path, "unpaired", [source(tmp_path, "s", lines)], eval_fraction=0)
     assert list(map(said, made.train)) == [("A?", "Yes.", True), ("A?", "Yes.", False), ("A?", "No.", False)]
     of_source = made.accounting["by_source"]["s"]
-    assert of_source["dropped"] == {"duplicate": 1, "empty_response": 1}
+    assert of_source["dropped"] == {"duplicate": 1, "empty_response": 3}
     assert of_source["noted"] == {"labelled_both_ways": 2}
 
 
@@ -139,17 +145,7 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, answer: str, **knobs: Any) -> Outcome:
-    policies = Policies(
-        **{
-            "max_length": 128,
-            "overlong": "drop",
-            "on_control_tokens": "drop",
-            "on_lost_text": "error",
-            "thinking": "keep",
-            **{name: value for name, value in knobs.items() if name not in ("label", "ended")},
-        }
-    )
-    fields = {name: knobs[name] for name in ("label", "ended") if name in knobs}
+    fields = {name: knobs.pop(name) for name in ("label", "ended") if name in knobs}
     record = UnpairedPreference(
         id="u1",
         source="hand",
@@ -157,7 +153,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, answer: str, **knobs: Any) -> Out
         completion=[Message(role="assistant", content=answer)],
         **{"label": True, **fields},
     )
-    (outcome,) = encode_unpaired(tokenizer, [record], policies)
+    (outcome,) = encode_unpaired(tokenizer, [record], policies(**{"on_control_tokens": "drop", **knobs}))
     return outcome
 
 

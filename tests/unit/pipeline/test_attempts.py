@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from posttrain.pipeline.config.slurm import Retries
-from posttrain.pipeline.slurm.attempts import Attempt, Cause, Ledger, cause_of, newest_step, why_not_again
+from posttrain.pipeline.slurm.attempts import Attempt, Cause, Ledger, cause_of, newest_step, own_failure, why_not_again
 from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE, EXIT_USAGE
 from posttrain.stage.outcome import Outcome
 
@@ -76,6 +76,54 @@ def test_the_cause_of_an_end(
     assert cause_of(outcome, log, asked, running) == cause
 
 
+# as Slurm 22.05 says it
+OWN_FAILURES = [
+    "srun: unrecognized option '--bogus=1'\nTry \"srun --help\" for more information\n",
+    "srun: cluster configuration lacks support for cpu binding\n"
+    'srun: error: unrecognized --cpu-bind argument "x"\nsrun: fatal: Failed to parse --cpu-bind= values.\n',
+    "srun: fatal: --mem, --mem-per-cpu, and --mem-per-gpu are mutually exclusive.\n",
+    "srun: error: Only allocated 1 nodes asked for 9\n",
+    "srun: error: Unable to create step for job 8: More processors requested than permitted\n",
+    "srun: error: Invalid MPI type 'nosuch', --mpi=list for acceptable types\n",
+    "srun: error: Invalid generic resource (gres) specification\n",
+    "srun: error: node1: task 0: Exited with exit code 2\n"
+    "slurmstepd-node1: error: execve(): /no/such/python: No such file or directory\n",
+]
+FOR_NOW = [
+    "srun: Cancelled pending job step with signal 15\n"
+    "srun: error: Unable to create step for job 11: Job/step already completing or completed\n",
+    "srun: error: Unable to confirm allocation for job 12: Unable to contact slurm controller (connect failure)\n",
+    "srun: error: Task launch for StepId=12.0 failed on node node2: Communication connection failure\n"
+    "srun: error: Application launch failed: Communication connection failure\n",
+    "srun: error: Node failure on node2\nsrun: Job step aborted: Waiting up to 32 seconds for job step to finish.\n",
+    "srun: cluster configuration lacks support for cpu binding\n",
+]
+NO_MODULE = """\
+/usr/bin/python: Error while finding module specification for 'posttrain.train.sft' (ModuleNotFoundError: No module)
+srun: error: node1: task 0: Exited with exit code 1
+"""
+
+
+@pytest.mark.parametrize("log", OWN_FAILURES)
+def test_what_srun_itself_failed_at_is_its_own_cause_in_its_own_words(log: str) -> None:
+    assert cause_of(None, log, None, True) is Cause.NOT_STARTED
+    words = own_failure(log)
+    assert words in log.replace("\n", "; ")
+    assert not words.endswith("information")
+    started = f"2026-11-22 10:00:07,113 INFO posttrain.train: loading\n{log}"
+    assert own_failure(started) == "" or "execve" in log
+
+
+@pytest.mark.parametrize("log", FOR_NOW)
+def test_what_may_go_well_the_next_time_is_tried_again(log: str) -> None:
+    assert cause_of(None, log, None, True) is Cause.PROCESS_LOST
+
+
+def test_a_rank_that_left_by_itself_without_a_word_failed() -> None:
+    assert cause_of(None, NO_MODULE, None, True) is Cause.FAILED
+    assert cause_of(None, NO_MODULE.replace("code 1", "code 137"), None, True) is Cause.PROCESS_LOST
+
+
 def attempts(*ended: tuple[Cause, int]) -> list[Attempt]:
     """Attempts by cause and by the step that each started from."""
     return [Attempt(number, "7", 0.0, step, 1.0, cause) for number, (cause, step) in enumerate(ended, start=1)]
@@ -83,10 +131,10 @@ def attempts(*ended: tuple[Cause, int]) -> list[Attempt]:
 
 def test_every_retryable_cause_has_its_knob() -> None:
     knobs = {field.name for field in dataclasses.fields(Retries)} - {"without_progress"}
-    assert knobs == set(Cause) - {Cause.DONE, Cause.USAGE, Cause.CANCELLED}
+    assert knobs == set(Cause) - {Cause.DONE, Cause.USAGE, Cause.CANCELLED, Cause.NOT_STARTED}
 
 
-@pytest.mark.parametrize("cause", [Cause.USAGE, Cause.CANCELLED])
+@pytest.mark.parametrize("cause", [Cause.USAGE, Cause.CANCELLED, Cause.NOT_STARTED])
 def test_what_a_person_did_is_never_tried_again(cause: Cause) -> None:
     assert why_not_again(attempts((cause, 0)), cause, 0, Retries(failed=100)) == f"{cause} is not tried again"
 

@@ -25,7 +25,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> ClonedPackage:
         ("train/config/dpo.py", "Pairs made of a K-ranked group.", "Which pairs a group makes.", set()),
         ("train/methods/ppo_trainer.py", "import torch\n", "import torch  # a comment\n", set()),
         ("train/sft.py", "    tokenizer = begin(context,", "\n\n    tokenizer = begin(context,", set()),
-        ("stage/wandb_tables.py", "import json\n", "import json\nEDITED = 1\n", set()),
+        ("stage/wandb/tables.py", "import json\n", "import json\nEDITED = 1\n", set()),
         (
             "stage/errors.py",
             "from __future__ import annotations\n",

@@ -125,11 +125,66 @@ def test_hashes_are_remembered_until_the_file_changes(rows: Path, tmp_path: Path
     assert FileHashes(cache).digest(rows) == digest
 
 
-def test_a_damaged_cache_is_only_a_cold_one(rows: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ['{"cut sho', "[]", '{"version": 99, "files": {}}', '{"files": [1]}'])
+def test_a_damaged_cache_is_only_a_cold_one(rows: Path, tmp_path: Path, text: str) -> None:
     cache = tmp_path / "hashes.json"
     digest = FileHashes(cache).digest(rows)
-    cache.write_text('{"cut sho')
+    cache.write_text(text)
     assert FileHashes(cache).digest(rows) == digest
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_file_of_the_same_size_and_time_of_writing_is_read_again(
+    rows: Path, files: FileHashes, replaced: bool
+) -> None:
+    before, stat = files.digest(rows), rows.stat()
+    if replaced:
+        rows.rename(rows.with_name("old"))
+    rows.write_text(rows.with_name("old").read_text().replace("one", "two") if replaced else '{"text": "two"}\n')
+    os.utime(rows, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert rows.stat().st_size == stat.st_size
+    assert files.digest(rows) != before
+
+
+def test_what_stands_behind_a_link_to_a_folder_counts(tmp_path: Path, files: FileHashes) -> None:
+    folder, behind = tmp_path / "model", tmp_path / "blobs"
+    folder.mkdir()
+    behind.mkdir()
+    (behind / "weights").write_text("1")
+    (folder / "sub").symlink_to(behind)
+    (behind / "back").symlink_to(folder)  # which is no way round for ever
+    digests = [files.digest(folder)]
+    (behind / "weights").write_text("2")
+    digests.append(files.digest(folder))
+    (behind / "more").write_text("2")
+    digests.append(files.digest(folder))
+    assert len(set(digests)) == 3
+
+
+def test_the_suffix_that_chooses_the_reader_counts(tmp_path: Path, files: FileHashes) -> None:
+    def of(name: str) -> str:
+        (tmp_path / name).write_text('{"text": "one"}\n')
+        return key(curate(tmp_path / name), files)
+
+    usual = of("rows.jsonl")
+    assert of("other.JSONL") == usual
+    assert len({usual, of("rows.json"), of("rows.csv"), of("rows.tsv"), of("rows.jsonl.gz")}) == 5
+    assert of("v1.2.csv") == of("rows.csv")
+
+
+def test_a_folder_that_is_named_as_a_dataset_counts_by_its_contents(
+    tmp_path: Path, files: FileHashes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    node = {"record_type": "demonstration", "sources": [{"name": "mine", "dataset": "org/words"}]}
+    (stage,) = build_graph(build(PipelineConfig, {"stages": {"rows": {"run": "data.curate", "with": node}}}, ""))
+    on_the_hub = key(stage, files)
+    (tmp_path / "org" / "words").mkdir(parents=True)
+    (tmp_path / "org" / "words" / "train.jsonl").write_text('{"text": "one"}\n')
+    digests = [on_the_hub, key(stage, files)]
+    (tmp_path / "org" / "words" / "train.jsonl").write_text('{"text": "two"}\n')
+    digests.append(key(stage, files))
+    assert len(set(digests)) == 3
 
 
 def test_speed_launcher_and_tracking_stay_out_of_the_key(files: FileHashes) -> None:

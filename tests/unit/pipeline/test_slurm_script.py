@@ -75,6 +75,62 @@ def test_numbers_are_as_good_as_words() -> None:
     assert "export NCCL_IB_DISABLE=1" in script.splitlines()
 
 
+def words_of(script: str, *names: str) -> set[str]:
+    """The directives of some options, as sbatch reads them."""
+    lines = [shlex.split(line, comments=True)[0] for line in directives(script)]
+    return {line for line in lines if line.startswith(tuple(f"--{name}=" for name in names))}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["train.gpus_per_node=a100:8"], {"--gpus-per-node=a100:8", "--ntasks-per-node=8"}),
+        (["train.gpus_per_node=a100:8", "train.gpus_by=gres"], {"--gres=gpu:a100:8", "--ntasks-per-node=8"}),
+        (["train.gpus_by=gres", "train.options={gres: nvme:1}"], {"--gres=gpu:8,nvme:1", "--ntasks-per-node=8"}),
+        (["train.options={gres: nvme:1}"], {"--gres=nvme:1", "--gpus-per-node=8", "--ntasks-per-node=8"}),
+        (["train.options={constraint: 'a100|h100'}"], {"--constraint=a100|h100"}),
+        (["train.options={constraint: '[rack1|rack2]&(nvlink|sxm)'}"], {"--constraint=[rack1|rack2]&(nvlink|sxm)"}),
+        (["train.qos=high", "train.options={reservation: maint}"], {"--qos=high", "--reservation=maint"}),
+        (["train.partition='a100,h100'"], {"--partition=a100,h100"}),
+        (
+            ["train.options={container-image: 'nvcr.io#nvidia/pytorch:24.01-py3'}"],
+            {"--container-image=nvcr.io#nvidia/pytorch:24.01-py3"},
+        ),
+    ],
+)
+def test_what_clusters_ask_for_has_a_form(overrides: list[str], expected: set[str]) -> None:
+    script = script_of("sft", *GPUS, *(f"launcher.slurm.{override}" for override in overrides))
+    names = {option.partition("=")[0].removeprefix("--") for option in expected}
+    gpus = {option for option in expected if option.startswith(("--gres=", "--gpus-per-node="))}
+    assert words_of(script, "gres", "gpus-per-node") == (gpus or {"--gpus-per-node=8"})
+    assert expected <= words_of(script, *names)
+
+
+def test_a_stage_of_one_process_gets_one_gpu_of_the_type() -> None:
+    typed = ["launcher.slurm.evaluate.gpus_per_node=h100:4"]
+    assert "--gpus-per-node=h100:1" in directives(script_of("evaluate_sft", *GPUS, *typed))
+    config, stage = stage_of("evaluate_sft", *GPUS, *typed)
+    assert "CUDA_VISIBLE_DEVICES" not in SlurmLauncher(config).environment(stage)
+
+
+def test_ranks_run_in_a_container() -> None:
+    """By a plugin of srun, or by a program around Python."""
+    pyxis = "launcher.slurm.srun_options={container-image: 'nvcr.io#nvidia/pytorch:24.01', container-mounts: '/s:/s'}"
+    config, stage = stage_of("sft", *GPUS, pyxis, "launcher.slurm.python=python3")
+    command = SlurmLauncher(config).srun(stage, Path("/s/spec.json"))
+    assert {"--container-image=nvcr.io#nvidia/pytorch:24.01", "--container-mounts=/s:/s"} <= set(command)
+    assert command[-5:] == ["python3", "-m", "posttrain.train.sft", "--spec", "/s/spec.json"]
+    apptainer = "launcher.slurm.container=[apptainer,exec,--nv,/images/a b.sif]"
+    config, stage = stage_of("sft", *GPUS, apptainer)
+    command = SlurmLauncher(config).srun(stage, Path("/s/spec.json"))
+    assert command[-9:-4] == ["apptainer", "exec", "--nv", "/images/a b.sif", sys.executable]
+
+
+def test_an_array_may_be_throttled() -> None:
+    script = script_of("dpo", *GPUS, "launcher.slurm.array_limit=4", elements=30)
+    assert "--array=0-29%4" in directives(script)
+
+
 def test_further_options_have_the_last_word() -> None:
     options = "{constraint: a100, exclusive: true, requeue: false, nice: 5, nodes: 4}"
     found = directives(script_of("sft", *GPUS, f"launcher.slurm.train.options={options}"))
@@ -123,6 +179,10 @@ def test_a_path_that_no_directive_can_hold_is_refused(name: str) -> None:
         ("launcher.slurm.train.time_limit='1 day'", "launcher.slurm.train.time_limit"),
         ("launcher.slurm.train.time_limit=90", "launcher.slurm.train.time_limit"),
         ("launcher.slurm.train.nodes=0", "launcher.slurm.train.nodes"),
+        ("launcher.slurm.train.gpus_per_node=-1", "launcher.slurm.train.gpus_per_node"),
+        ("launcher.slurm.train.gpus_per_node='a100:x'", "launcher.slurm.train.gpus_per_node"),
+        ("launcher.slurm.train.options={constraint: 'a;b'}", "launcher.slurm.train.options"),
+        ("launcher.slurm.train.options={constraint: 'a\"b'}", "launcher.slurm.train.options"),
         ("launcher.slurm.environment={A-B: x}", "launcher.slurm.environment"),
         ("launcher.slurm.train.options={'exclusive;id': true}", "launcher.slurm.train.options"),
         ("launcher.slurm.train.options={comment: 'a b'}", "launcher.slurm.train.options"),

@@ -10,6 +10,7 @@ import pytest
 from posttrain.pipeline.commands.run import prepare
 from posttrain.pipeline.commands.run_slurm import print_submission
 from posttrain.pipeline.config.sweep import compose_sweep
+from posttrain.pipeline.runs.rundir import identity
 from posttrain.pipeline.runs.variants import Point, Variant, variants_of
 from posttrain.pipeline.slurm.submit import Planned, grouped
 from posttrain.stage.errors import UsageError
@@ -90,6 +91,17 @@ def test_seeds_share_nothing(tmp_path: Path) -> None:
     assert {len(found) for found in variants_of(list(points_of(tmp_path, "seed=1,2").values())).values()} == {2}
 
 
+def test_seeds_of_one_stage_share_what_stands_before_it(tmp_path: Path) -> None:
+    points = list(points_of(tmp_path, "stages.dpo.seed=0,1,2").values())
+    found = {name: len(variants) for name, variants in variants_of(points).items()}
+    assert found["dpo"] == 3 and found["sft"] == found["reward"] == 1
+    made = [identity(point.config, point.stages) for point in points]
+    (plain,) = points_of(tmp_path).values()
+    assert made[0] == identity(plain.config, plain.stages)  # the pipeline's own seed, said twice
+    assert made[1] != made[0] != made[2] != made[1]
+    assert [stage.seed for stage in points[2].stages if stage.name in ("sft", "dpo")] == [0, 2]
+
+
 def test_a_dry_run_of_a_sweep_prints_each_job_once_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,6 +119,21 @@ def test_a_dry_run_of_a_sweep_prints_each_job_once_and_writes_nothing(
     )
     assert "aftercorr:<r-0/dpo>'" in by_stage["evaluate_dpo"]
     assert "aftercorr:<r-0/dpo>,aftercorr:<r-0/evaluate_dpo>," in by_stage["report"]
+    assert not root.exists()
+
+
+def test_a_dry_run_does_not_even_remember_the_hash_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "conf" / "recipe").mkdir(parents=True)
+    (tmp_path / "conf" / "recipe" / "own.yaml").write_text(
+        "# @package _global_\ndefaults: [{override /pipeline: null}, _self_]\nname: own\nstages:\n"
+        "  rows: {run: data.curate, with: {record_type: demonstration, sources: [{name: r, path: "
+        f"{tmp_path}/rows.jsonl}}]}}}}\n"
+    )
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    root = tmp_path / "store"
+    overrides = ["recipe=own", "launcher=slurm_cpu", f"root={root}"]
+    points = {label: prepare(config) for label, config in compose_sweep(overrides, tmp_path / "conf").items()}
+    assert print_submission(points) == 0
     assert not root.exists()
 
 

@@ -20,8 +20,7 @@ from posttrain.pipeline.config.sweep import compose_sweep
 from posttrain.pipeline.graph.graph import build_graph
 from posttrain.pipeline.graph.overlap import unguarded
 from posttrain.pipeline.local.launch import local_launcher
-from posttrain.stage.schema import build, external_paths
-from posttrain.train.config.base import BaseConfig
+from posttrain.stage.schema import external_paths
 
 ROOT = Path(__file__).resolve().parents[3]
 CONF = ROOT / "conf"
@@ -105,12 +104,13 @@ def test_items_of_ones_own_are_evaluated_and_held_out(recipe: str, tmp_path: Pat
 
 def test_several_files_and_a_model_of_the_hub_are_a_knob_each() -> None:
     given = ["paths.demonstrations=[one.jsonl,more/two.csv]", "paths.model=some-org/some-model"]
-    (config,) = compose_sweep(["recipe=own/sft", *given]).values()
-    node = config.stages["demonstrations"]
-    assert node is not None
-    assert node.overrides["sources"][0]["path"] == ["one.jsonl", "more/two.csv"]
-    model = build(BaseConfig, config.node("train.base"), "train.base")
-    assert (model.hub_name, model.path) == ("some-org/some-model", None)
+    columns = "columns.demonstrations={prompt: question, completion: answer}"
+    (config,) = compose_sweep(["recipe=own/sft", *given, columns]).values()
+    stages = {stage.name: stage.config for stage in build_graph(config)}
+    (source,) = stages["demonstrations"].sources
+    assert source.path == ["one.jsonl", "more/two.csv"]
+    assert source.columns == {"prompt": "question", "completion": "answer"}
+    assert (stages["base"].hub_name, stages["base"].path) == ("some-org/some-model", None)
 
 
 def _given_by_the_user(recipe: str, directory: Path) -> list[str]:

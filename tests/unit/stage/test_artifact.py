@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from build_artifacts import commit_artifact
 
-from posttrain.stage.artifact import MANIFEST, content_digest, is_artifact, verify
+from posttrain.stage.artifact import MANIFEST, commit, content_digest, is_artifact, read_manifest, verify
+from posttrain.stage.errors import UsageError
 from posttrain.stage.files import sha256_text
 
 
@@ -82,3 +84,47 @@ def test_a_byte_far_into_a_large_file_counts(tmp_path: Path) -> None:
     content[-1] = 1
     (large / "weights").write_bytes(content)
     assert len(verify(large)) == 1
+
+
+def test_a_commit_takes_nobodys_place(artifact: Path) -> None:
+    (artifact / MANIFEST).unlink()
+    before = {path: path.read_bytes() for path in artifact.rglob("*") if path.is_file()}
+    again = artifact.with_name("again")
+    again.mkdir()
+    (again / "rows.txt").write_text("other")
+    manifest = read_manifest(commit_artifact(again, "dataset", "curate"))
+    again.rename(artifact.with_name("staged"))
+    with pytest.raises(UsageError, match="is there already"):
+        commit(artifact.with_name("staged"), artifact, manifest)
+    assert {path: path.read_bytes() for path in artifact.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(("umask", "file", "folder"), [(0o022, 0o644, 0o755), (0o027, 0o640, 0o750)])
+def test_the_modes_of_what_is_committed_follow_the_umask(tmp_path: Path, umask: int, file: int, folder: int) -> None:
+    before = os.umask(umask)
+    try:
+        directory = tmp_path / "model-0001"
+        (directory / "sub").mkdir(parents=True)
+        (directory / "weights").write_text("w")
+        (directory / "sub" / "more").write_text("m")
+        (directory / "weights").chmod(0o600)
+        (directory / "sub").chmod(0o700)
+        made = commit_artifact(directory, "model", "sft")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in [made, *made.rglob("*")]}
+    assert modes == {"model-0001": folder, "sub": folder, "weights": file, "more": file, MANIFEST: file}
+
+
+def test_a_manifest_of_a_newer_version_is_named_as_such(artifact: Path) -> None:
+    edit(artifact, version=99, something="new")
+    with pytest.raises(UsageError, match=r"version 99.*newer posttrain"):
+        read_manifest(artifact)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"kind": 1}'])
+def test_a_torn_manifest_is_one_line_that_does_not_tell_to_delete_without_a_copy(artifact: Path, text: str) -> None:
+    (artifact / MANIFEST).write_text(text)
+    with pytest.raises(UsageError, match="restore it from a copy, or delete the folder") as caught:
+        read_manifest(artifact)
+    assert "\n" not in str(caught.value)

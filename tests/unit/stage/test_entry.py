@@ -76,3 +76,19 @@ def test_the_manifest_says_what_the_stage_returned_and_came_from(script: Path) -
 
 def test_a_stage_that_fails_commits_nothing(script: Path) -> None:
     assert not made(script, "failed", "fail=true", expect=1).exists()
+
+
+def test_a_stage_consumes_nothing_damaged(script: Path) -> None:
+    parent = made(script, "parent")
+    (parent / "file").write_text("text".upper())
+    assert not made(script, "child", f"inputs.data={parent}", expect=2).exists()
+
+
+def test_a_full_disk_is_one_line_and_no_traceback(script: Path) -> None:
+    full = script.with_name("stage_on_a_full_disk.py")
+    full.write_text(STAGE.replace('raise ValueError("no")', 'open("/dev/full", "w", buffering=1).write("text\\n")'))
+    command = [sys.executable, str(full), f"output={script.with_name('one')}", "tracking.wandb=disabled", "fail=true"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {script.parent}") and "no space left; make room there" in line

@@ -12,7 +12,7 @@ from pathlib import Path
 from posttrain.stage.artifact import Manifest
 from posttrain.stage.spec import StageSpec
 from posttrain.stage.tracking import METRICS, read_metrics
-from posttrain.stage.wandb_run import WandbRun, WandbService
+from posttrain.stage.wandb.run import WandbRun, WandbService
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from posttrain.stage.errors import PosttrainError, UsageError
 from posttrain.stage.files import write_text_atomic
 from posttrain.stage.spec import StageSpec
 from posttrain.stage.tracking import METRICS, read_metrics
-from posttrain.stage.wandb_run import RECORDED, UPLOADED, WandbRun, WandbService, wandb_folder
+from posttrain.stage.wandb.run import RECORDED, UPLOADED, WandbRun, WandbService, wandb_folder
 
 INIT_SECONDS = 60.0
 UPLOAD_SECONDS = 600.0

@@ -15,7 +15,7 @@ from typing import Any
 from posttrain.stage.artifact import LOGS, MANIFEST, Manifest, artifact_name, read_manifest
 from posttrain.stage.files import write_text_atomic
 from posttrain.stage.spec import StageSpec
-from posttrain.stage.wandb_tables import numbers, tables
+from posttrain.stage.wandb.tables import numbers, tables
 
 UPLOADED = "uploaded"
 """File in a stage's W&B folder: the server has all of the finished stage."""
