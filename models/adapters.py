@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import re
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
 from transformers import PreTrainedModel
 
+from posttrain.models.token_rows import row_targets, trained_token_ids, use_rows_alone
 from posttrain.stage.errors import UsageError
+
+log = logging.getLogger(__name__)
 
 AdapterKind = Literal["full", "lora", "qlora"]
 
@@ -19,32 +25,36 @@ def make_trainable(
     alpha: float,
     dropout: float,
     target_modules: str | list[str],
+    new_tokens: bool = True,
     *,
     where: str,
+    new_token_ids: Sequence[int] = (),
     classifier: bool = False,
-    one_dtype: bool = False,
+    engine: str = "single",
 ) -> Any:
     """Return the model as it is trained.
 
     A full model stays as it is, or gets a fresh adapter. An adapter model goes on training its adapter, or has it
-    merged into the backbone for full finetuning. ``where`` is the stage's configuration path, for messages. The score
-    head of a ``classifier`` is trained whole and saved with the adapter. With ``one_dtype`` an adapter has the
-    precision of its backbone, which ZeRO-3 needs; its optimizer keeps float32 copies.
+    merged into the backbone for full finetuning. A fresh adapter trains the embeddings of ``new_token_ids``, too, if
+    ``new_tokens``. ``where`` is the stage's configuration path, for messages. The score head of a ``classifier`` is
+    trained whole and saved with the adapter. Under the engine ``zero3`` an adapter has the precision of its backbone,
+    which DeepSpeed needs; its optimizer keeps float32 copies.
 
-    Raises UsageError when an existing adapter does not have the configured rank.
+    Raises UsageError when an existing adapter does not have the configured rank, or trains rows that it should not, and
+    where rows cannot be trained.
     """
+    one_dtype = engine == "zero3"
     if isinstance(model, PeftModel):
         if kind == "full":
             return merged(model)
-        own = model.peft_config["default"].r
-        if own != rank:
-            raise UsageError(
-                f"{where}.adapter.rank: {rank}, but the model's adapter, which this stage goes on training, has "
-                f"rank {own}; set {where}.adapter.rank={own}, or {where}.adapter.kind=full to merge it first"
-            )
+        _require_same_adapter(model, rank, new_tokens, where)
+        _require_rows_whole(model, bool(trained_token_ids(model)), engine, where)
         return _in_backbone_dtype(model) if one_dtype else model
     if kind == "full":
         return model
+    rows = row_targets(model, new_token_ids if new_tokens else (), where)
+    _require_rows_whole(model, rows is not None, engine, where)
+    _require_other_targets(rows, target_modules, where)
     if kind == "qlora":
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     config = LoraConfig(
@@ -53,9 +63,51 @@ def make_trainable(
         lora_dropout=dropout,
         target_modules=target_modules,
         modules_to_save=["score"] if classifier else None,
+        trainable_token_indices=rows,
         task_type=TaskType.SEQ_CLS if classifier else TaskType.CAUSAL_LM,
     )
-    return get_peft_model(model, config, autocast_adapter_dtype=not one_dtype)
+    adapted = use_rows_alone(get_peft_model(model, config, autocast_adapter_dtype=not one_dtype))
+    if rows is not None:
+        log.info("the adapter trains the embeddings of tokens that were added, too: %s", trained_token_ids(adapted))
+    return adapted
+
+
+def _require_same_adapter(model: PeftModel, rank: int, new_tokens: bool, where: str) -> None:
+    own = model.peft_config["default"].r
+    if own != rank:
+        raise UsageError(
+            f"{where}.adapter.rank: {rank}, but the model's adapter, which this stage goes on training, has "
+            f"rank {own}; set {where}.adapter.rank={own}, or {where}.adapter.kind=full to merge it first"
+        )
+    if not new_tokens and trained_token_ids(model):
+        raise UsageError(
+            f"{where}.adapter.new_tokens: false, but the model's adapter, which this stage goes on training, has "
+            f"embeddings of its own; set {where}.adapter.new_tokens=true, or {where}.adapter.kind=full to merge it "
+            "first"
+        )
+
+
+def _require_rows_whole(model: Any, rows: bool, engine: str, where: str) -> None:
+    tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
+    if rows and (engine == "zero3" or (engine == "fsdp" and tied)):
+        raise UsageError(
+            f"{where}.adapter.new_tokens: true, but {engine} keeps {'tied ' * tied}embeddings in parts, so that "
+            f"rows of them cannot be trained; use distributed=ddp or zero2, or "
+            f"{where}.adapter.kind=full, or, for a model that knows its tokens, {where}.adapter.new_tokens=false"
+        )
+
+
+def _require_other_targets(rows: Collection[str] | None, target_modules: str | list[str], where: str) -> None:
+    for name in rows or ():
+        if isinstance(target_modules, list):
+            hit = any(f".{name}".endswith(f".{target}") for target in target_modules)
+        else:
+            hit = target_modules != "all-linear" and re.fullmatch(target_modules, name) is not None
+        if hit:
+            raise UsageError(
+                f"{where}.adapter.target_modules: names {name}, whose rows of added tokens are trained; leave it out, "
+                f"or set {where}.adapter.new_tokens=false"
+            )
 
 
 def _in_backbone_dtype(model: PeftModel) -> PeftModel:

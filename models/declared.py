@@ -6,11 +6,13 @@ import itertools
 
 from transformers import PretrainedConfig
 
+from posttrain.data.config.tokenize import POSITIONS
+
 
 def context_length(config: PretrainedConfig) -> int | None:
     """Return how many tokens a model takes, of its text part where it has others; None where it does not say."""
-    length: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return length
+    text = config.get_text_config()
+    return next((length for name in POSITIONS if (length := getattr(text, name, None))), None)
 
 
 def end_token_ids(*given: int | list[int] | None) -> list[int]:

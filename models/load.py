@@ -14,15 +14,19 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     BitsAndBytesConfig,
+    PretrainedConfig,
     PreTrainedModel,
 )
 
+from posttrain.models.token_rows import use_rows_alone
 from posttrain.stage.artifact import is_artifact, read_manifest
 from posttrain.stage.errors import UsageError
 from posttrain.stage.whole import require_whole
 
 BASE_FILE = "base.json"
 """File of an adapter artifact that names the sibling artifact with the backbone's weights."""
+NEW_TOKENS = "new_tokens.json"
+"""File of a base artifact that lists the tokens which were added for its chat template, and are not trained yet."""
 
 
 def is_adapter(directory: Path) -> bool:
@@ -34,6 +38,13 @@ def read_base(directory: Path) -> dict[str, Any]:
     """Return an adapter artifact's `base.json`."""
     raw: dict[str, Any] = json.loads((directory / BASE_FILE).read_text(encoding="utf-8"))
     return raw
+
+
+def new_token_ids(directory: Path) -> list[int]:
+    """Return the tokens that a model artifact's backbone got for its chat template and was not trained with."""
+    file = backbone_directory(directory) / NEW_TOKENS
+    ids: list[int] = json.loads(file.read_text(encoding="utf-8"))["ids"] if file.is_file() else []
+    return ids
 
 
 def backbone_directory(directory: Path) -> Path:
@@ -90,16 +101,40 @@ def load_policy(
 def load_reward_model(directory: Path, dtype: str = "float32", attention: str = "auto") -> PreTrainedModel:
     """Return the sequence classifier of a reward-model artifact; its `config` has `reward_mean` and `reward_std`."""
     backbone = backbone_directory(directory)
-    config = AutoConfig.from_pretrained(backbone, num_labels=1, trust_remote_code=trusts_remote_code(backbone))
+    trusted = trusts_remote_code(backbone)
+    config = AutoConfig.from_pretrained(backbone, num_labels=1, trust_remote_code=trusted)
     if is_adapter(directory):
         base = read_base(directory)
         config.reward_mean, config.reward_std = base["reward_mean"], base["reward_std"]
         config.pad_token_id = base["pad_token_id"]
-    with known_attention(attention):
+    elsewhere = head_from_elsewhere(config) if is_adapter(directory) else contextlib.nullcontext()
+    with known_attention(attention), elsewhere:
         model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
-            backbone, config=config, dtype=getattr(torch, dtype), attn_implementation=implementation(attention)
+            backbone,
+            config=config,
+            dtype=getattr(torch, dtype),
+            attn_implementation=implementation(attention),
+            trust_remote_code=trusted,
         )
     return _with_adapter(model, directory, trainable=False) if is_adapter(directory) else model
+
+
+@contextlib.contextmanager
+def head_from_elsewhere(config: PretrainedConfig) -> Iterator[None]:
+    """Load a classifier from a language model inside, without a report that its head is missing: it comes later."""
+    classifier = AutoModelForSequenceClassification._model_mapping.get(type(config), None)
+    ignored = {"_keys_to_ignore_on_load_missing": r"^score\.", "_keys_to_ignore_on_load_unexpected": r"^lm_head\."}
+    own = dict(vars(classifier)) if classifier is not None else {}
+    try:
+        for name, pattern in ignored.items() if classifier is not None else ():
+            setattr(classifier, name, [*(getattr(classifier, name, None) or []), pattern])
+        yield
+    finally:
+        for name in ignored if classifier is not None else ():
+            if name in own:
+                setattr(classifier, name, own[name])
+            else:
+                delattr(classifier, name)
 
 
 def implementation(attention: str) -> str | None:
@@ -164,4 +199,5 @@ def four_bit_config() -> BitsAndBytesConfig:
 def _with_adapter(model: PreTrainedModel, directory: Path, trainable: bool) -> PreTrainedModel:
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(model, str(directory), is_trainable=trainable)
+    adapted: PreTrainedModel = use_rows_alone(PeftModel.from_pretrained(model, str(directory), is_trainable=trainable))
+    return adapted

@@ -21,10 +21,18 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "README.md")
 
 
-def download(hub_name: str, revision: str | None, with_code: bool = False) -> Path:
+def download(
+    hub_name: str,
+    revision: str | None,
+    with_code: bool = False,
+    *,
+    what: str | None = None,
+    fix: str = "train.base.path to a local copy",
+) -> Path:
     """Return the local folder of a model on the Hugging Face Hub, downloading what the cache lacks.
 
-    Honours ``HF_HUB_OFFLINE``. Raises UsageError, naming the ways out, when the model cannot be had.
+    Honours ``HF_HUB_OFFLINE``. ``what`` is asked for and what is to be set otherwise, ``fix``, are for messages. Raises
+    UsageError, naming the ways out, when the model cannot be had.
     """
     files = [*_HUB_FILES, "*.py"] if with_code else list(_HUB_FILES)
     try:
@@ -32,10 +40,9 @@ def download(hub_name: str, revision: str | None, with_code: bool = False) -> Pa
             return Path(snapshot_download(hub_name, revision=revision, allow_patterns=files))
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"train.base.hub_name={hub_name}: not in the local cache, no folder here, and no download "
-            f"({type(error).__name__}); "
-            f"where there is a network and access, run `hf download {hub_name}` or unset HF_HUB_OFFLINE, "
-            "or set train.base.path to a local copy"
+            f"{what or f'train.base.hub_name={hub_name}'}: not in the local cache, no folder here, and no download "
+            f"({type(error).__name__}); where there is a network and access, run `hf download {hub_name}` or unset "
+            f"HF_HUB_OFFLINE, or set {fix}"
         ) from None
 
 

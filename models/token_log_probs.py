@@ -19,6 +19,7 @@ from posttrain.models.batching import pad_rows
 from posttrain.models.cpu.linear import is_plain, products
 from posttrain.models.cpu.llama_layers import states_at
 from posttrain.models.load import evaluating
+from posttrain.models.token_rows import rows_over_plain
 from posttrain.stage.progress import track
 
 _ROWS = 256
@@ -106,12 +107,13 @@ def head_log_probs(
     """Return log-probability and entropy of target tokens, given the hidden states that predict them.
 
     Entropies carry gradients like log-probabilities. An output layer that is more than its weights is called as a
-    module, once, so that engines which shard them notice.
+    module, once, so that engines which shard them notice; one whose trained rows alone are more, in parts.
     """
-    if not is_plain(head):
+    plain = is_plain(head)
+    if not (plain or rows_over_plain(head)):
         return _log_probs(model, head(hidden_NH), targets_N, temperature)
     parts = [
-        _log_probs(model, products(states_RH, head)[0], targets_R, temperature)
+        _log_probs(model, products(states_RH, head)[0] if plain else head(states_RH), targets_R, temperature)
         for states_RH, targets_R in zip(hidden_NH.split(_ROWS), targets_N.split(_ROWS), strict=True)
     ]
     logps, entropies = zip(*parts, strict=True)

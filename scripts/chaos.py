@@ -49,7 +49,7 @@ class Launch:
     """One command in a terminal of its own."""
 
     def __init__(self, base: Path, store: Path, overrides: list[str]) -> None:
-        self.store = store
+        self.store, self.overrides = store, overrides
         self.code: int | None = None
         self.problems: list[str] = []
         self.pid, self._terminal = pty.fork()
@@ -168,7 +168,7 @@ def fill_the_disk(launch: Launch, draw: random.Random) -> None:
 def start_a_second(launch: Launch, draw: random.Random) -> None:
     base = launch.store.parent
     second = subprocess.run(
-        [*COMMAND, f"root={launch.store}"],
+        [*COMMAND, f"root={launch.store}", *launch.overrides],
         cwd=base / "cwd",
         env={**os.environ, **QUIET},
         capture_output=True,
@@ -272,9 +272,9 @@ def mounted(store: Path) -> Iterator[None]:
 
 
 def digests(store: Path) -> dict[str, str]:
-    """Return the digest of every artifact, by the stage that made it."""
+    """Return the digest of every artifact, by the stage that made it; a report says when and how fast, and has none."""
     found = (read_manifest(path) for path in (store / "artifacts").glob("[!.]*"))
-    return {manifest.stage: manifest.digest for manifest in found}
+    return {manifest.stage: manifest.digest if manifest.kind != "report" else "made" for manifest in found}
 
 
 def contents(base: Path) -> set[tuple[str, int, int]]:
@@ -322,7 +322,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=25)
     parser.add_argument("--strikes", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     base = options.directory.resolve()
     for name in ("cwd", "home", "tmp"):
         (base / name).mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,7 @@ from transformers import (
 from posttrain.data.chat.templates import template_digest
 from posttrain.data.chat.tokenizer import load_tokenizer, prepare_tokenizer, tokenizer_digest
 from posttrain.data.messages import Conversation
+from posttrain.models.load import NEW_TOKENS
 from posttrain.stage.artifact import MANIFEST, Manifest, Parent, commit, read_manifest
 
 WORDS = [
@@ -99,12 +100,13 @@ def build_model(
     vocab_size: int = 400,
     template: str = "chatml",
     eos_token: str | None = None,
-    shape: dict[str, int] | None = None,
+    shape: dict[str, Any] | None = None,
     dtype: torch.dtype = torch.float32,
+    new_tokens: bool = False,
 ) -> Path:
     """Commit a two-layer Llama with a byte-level BPE tokenizer and our chat template, or another one.
 
-    ``shape`` are fields of `LlamaConfig` for a larger one.
+    ``shape`` are fields of `LlamaConfig` for a larger one. With ``new_tokens`` the template's are said to be new to it.
     Attention dropout is on, so that resuming exactly needs the random state.
     """
     directory = root / "artifacts" / name
@@ -120,7 +122,12 @@ def build_model(
     prepare_tokenizer(tokenizer, template, "<|pad|>", eos_token)
     tokenizer.save_pretrained(str(directory))
     torch.manual_seed(seed)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         attention_dropout=attention_dropout,
@@ -130,6 +137,9 @@ def build_model(
         **{**sizes, "num_key_value_heads": 2, "max_position_embeddings": 128, **(shape or {})},
     )
     LlamaForCausalLM(config).to(dtype).save_pretrained(str(directory))
+    if new_tokens:
+        ids = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+        (directory / NEW_TOKENS).write_text(json.dumps({"ids": ids}))
     return commit_artifact(directory, "model", "base")
 
 

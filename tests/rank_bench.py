@@ -70,7 +70,7 @@ def make_bench(root: Path, attention_dropout: float) -> Bench:
         importlib.import_module(f"posttrain.train.{module}")
     with warnings.catch_warnings(action="ignore"):
         importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")  # or each rank of a ZeRO engine does
-    model = build_model(root, attention_dropout=attention_dropout)
+    model = build_model(root, attention_dropout=attention_dropout, new_tokens=True)
     made = (build(root, model) for build in (build_demonstrations, build_comparisons, build_unpaired))
     return Bench(root, model, *made)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ from posttrain.data.chat.templates import template_digest, template_of, writes_d
 from posttrain.data.chat.tokenizer import check_tokenizer, fix_template, prepare_tokenizer, tokenizer_digest
 from posttrain.data.records import Demonstration, dataset_type, read_records
 from posttrain.models.declared import end_token_ids
+from posttrain.models.load import NEW_TOKENS, new_token_ids
 from posttrain.models.pretrained import download, find_weights, model_license, stored_parameters
+from posttrain.models.published_adapter import base_of, is_adapter_folder, merged_with_base, trained_rows
 from posttrain.models.tokenizer import train_tokenizer, turns
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError
@@ -60,18 +63,27 @@ def run(config: BaseConfig, context: Context) -> StageResult:
         folder = Path(config.path or download(config.hub_name or "", config.revision, config.trust_remote_code))
         if config.hub_name is not None:
             origin |= {"hub_name": config.hub_name, "commit": folder.name}
-        tokenizer, template_facts = import_model(folder, output, special, config, context.spec.seed)
+        tokenizer, as_published, template_facts = import_model(folder, output, special, config, context.spec.seed)
         origin |= template_facts
         licenses = model_license(folder)
     tokenizer.save_pretrained(output)
     record_token_ids(output, tokenizer)
+    if config.hub_name is not None:
+        origin["as_published"] = as_published and stated_ends(output) == stated_ends(folder)
     parameters, dtype = stored_parameters(sorted(output.glob("*.safetensors")))
     digests = {"template_sha256": template_digest(tokenizer), "tokenizer_sha256": tokenizer_digest(tokenizer)}
     return StageResult(
         metrics={"parameters": parameters, "vocab_size": len(tokenizer)},
         headline=f"{parameters / 1e6:,.2f} M parameters, {len(tokenizer):,} tokens of vocabulary",
         licenses=licenses,
-        facts={"parameters": parameters, "dtype": dtype, "vocab_size": len(tokenizer), **digests, **origin},
+        facts={
+            "parameters": parameters,
+            "dtype": dtype,
+            "vocab_size": len(tokenizer),
+            "new_tokens": new_token_ids(output),
+        }
+        | digests
+        | origin,
     )
 
 
@@ -140,39 +152,51 @@ def random_llama(architecture: ArchitectureConfig, tokenizer: PreTrainedTokenize
 
 def import_model(
     folder: Path, output: Path, special: dict[str, str | None], config: BaseConfig, seed: int
-) -> tuple[PreTrainedTokenizerBase, dict[str, Any]]:
-    """Bring a pretrained model's weights and configuration to ``output``, and return its prepared tokenizer with
-    what the manifest says of its template.
+) -> tuple[PreTrainedTokenizerBase, bool, dict[str, Any]]:
+    """Bring a pretrained model's weights and configuration to ``output``; return its prepared tokenizer.
 
-    The weight files are copied as they are unless tokens have to be added or the dtype differs. Raises UsageError
-    before anything large is read.
+    The weight files are copied as they are unless tokens have to be added or the dtype differs; the second value says
+    whether they were, the third what the manifest says of the chat template. An adapter is merged into the model that
+    it names. Raises UsageError before anything large is read.
     """
     dtype, trust_remote_code = config.dtype, config.trust_remote_code
+    adapter = folder if is_adapter_folder(folder) else None
+    folder = folder if adapter is None else base_of(adapter, trust_remote_code)
+    with_tokenizer = folder if adapter is None or not (adapter / "tokenizer_config.json").is_file() else adapter
     weights = find_weights(folder)
     _, stored_dtype = stored_parameters(weights)
     try:
         pretrained = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(with_tokenizer, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UsageError(f"{folder}: no tokenizer or configuration that transformers can read ({reason})") from None
     num_known = min(len(tokenizer), pretrained.get_text_config().vocab_size)
+    num_named = len(tokenizer)
     template_facts = dress(tokenizer, special, config)
-    if len(tokenizer) > num_known or dtype not in (None, stored_dtype):
+    model = None
+    if adapter is not None:
+        model = merged_with_base(adapter, folder, trust_remote_code).to(getattr(torch, dtype or stored_dtype))
+        num_known = min(num_named, model.get_input_embeddings().weight.shape[0])
+    elif len(tokenizer) > num_known or dtype not in (None, stored_dtype):
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype or "auto", use_safetensors=True, trust_remote_code=trust_remote_code
         )
-        embed_new_tokens(model, num_known, len(tokenizer), seed)
-        model.save_pretrained(output)
-    else:
+    if model is None:
         for path in [*weights, folder / "config.json"]:
             shutil.copyfile(path, output / path.name)
+    else:
+        embed_new_tokens(model, num_known, len(tokenizer), seed)
+        model.save_pretrained(output)
+    trained = set() if adapter is None else trained_rows(adapter)
+    untrained = [token for token in new_token_ids(folder) if token not in trained]
+    record_new_tokens(output, tokenizer, [*untrained, *range(num_known, len(tokenizer))])
     if (folder / "generation_config.json").is_file():
         shutil.copyfile(folder / "generation_config.json", output / "generation_config.json")
     if trust_remote_code:
         for path in folder.glob("*.py"):
             shutil.copyfile(path, output / path.name)
-    return tokenizer, template_facts
+    return tokenizer, model is None, template_facts
 
 
 @torch.no_grad()
@@ -192,6 +216,20 @@ def embed_new_tokens(model: PreTrainedModel, num_known: int, num_tokens: int, se
         noise_VD = torch.randn(num_tokens - num_known, known_VD.shape[1], generator=generator)
         drawn_VD = known_VD.mean(dim=0) + NEW_ROW_SPREAD * known_VD.std(dim=0) * noise_VD
         weight_VD[num_known:num_tokens] = drawn_VD.to(weight_VD.dtype)
+
+
+def record_new_tokens(output: Path, tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> None:
+    """Write which tokens nobody has trained, so that an adapter trains their embeddings; padding never is."""
+    new = [i for i in ids if i != tokenizer.pad_token_id]
+    if new:
+        write_json_atomic(output / NEW_TOKENS, {"ids": new, "tokens": tokenizer.convert_ids_to_tokens(new)})
+
+
+def stated_ends(folder: Path) -> set[int]:
+    """Return the tokens at which a model folder's own configuration ends a text."""
+    files = [folder / name for name in ("generation_config.json", "config.json") if (folder / name).is_file()]
+    found = [end_token_ids(json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")) for path in files]
+    return set(next(filter(None, found), []))
 
 
 def record_token_ids(output: Path, tokenizer: PreTrainedTokenizerBase) -> None:

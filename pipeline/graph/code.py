@@ -26,6 +26,7 @@ OUTSIDE = (
     "posttrain.stage.heartbeat",
     "posttrain.stage.leash",
     "posttrain.stage.outcome",
+    "posttrain.stage.outlet",
     "posttrain.stage.progress",
     "posttrain.stage.ranks",
     "posttrain.stage.tracking",

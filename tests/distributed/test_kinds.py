@@ -20,7 +20,11 @@ from posttrain.stage.artifact import read_manifest
 from posttrain.stage.outcome import read_outcome
 
 KINDS = ["ddp", "zero2", "zero3", "fsdp2"]
-LORA = {"adapter": {"kind": "lora", "rank": 4}}
+
+
+def lora(kind: str) -> dict[str, Any]:
+    """An adapter that trains the rows of new tokens, too, but where an engine keeps them in parts."""
+    return {"adapter": {"kind": "lora", "rank": 4, "new_tokens": kind != "zero3"}}
 
 
 def same_training(bench: Bench, stage: str, kind: str, processes: int = 2) -> None:
@@ -70,15 +74,23 @@ def test_zero3_with_offload(bench: Bench, stage: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_adapter_is_trained_on_with_every_kind(bench: Bench, kind: str) -> None:
-    alone = bench.train("sft", "single", 1, tag="lora", **LORA)
-    together = bench.train("sft", kind, tag="lora", **LORA)
+    adapter = "lora" if kind != "zero3" else "lora_alone"
+    alone = bench.train("sft", "single", 1, tag=adapter, **lora(kind))
+    together = bench.train("sft", kind, tag=adapter, **lora(kind))
     expected, got = weights(alone), weights(together)
     assert sorted(path.name for path in together.glob("*.safetensors")) == ["adapter_model.safetensors"]
     assert got.keys() == expected.keys()
+    assert any("trainable_tokens" in name for name in got) == (kind != "zero3")
     for name, tensor in expected.items():
         torch.testing.assert_close(got[name], tensor, atol=1e-5, rtol=0)
-    for stage, tag in (("dpo", "lora"), ("kto", "lora"), ("reward", "lora"), ("dpo", "merged"), ("reward", "merged")):
-        knobs = LORA if tag == "lora" else {}
+    for stage, tag in (
+        ("dpo", adapter),
+        ("kto", adapter),
+        ("reward", adapter),
+        ("dpo", "merged"),
+        ("reward", "merged"),
+    ):
+        knobs = {} if tag == "merged" else lora(kind)
         one = bench.train(stage, "single", 1, model=alone, tag=tag, **knobs)
         two = bench.train(stage, kind, model=alone, tag=tag, **knobs)
         assert losses(two) == pytest.approx(losses(one), abs=1e-5)
@@ -89,8 +101,10 @@ def test_an_adapter_is_trained_on_with_every_kind(bench: Bench, kind: str) -> No
 @pytest.mark.parametrize("adapter", ["full", "lora"])
 def test_bfloat16_stores_float32_weights(bench: Bench, kind: str, adapter: str) -> None:
     """DeepSpeed computes in bfloat16 throughout, the others in mixed precision: near, not equal."""
-    knobs: dict[str, Any] = {"dtype": "bfloat16", "gradient_checkpointing": True, **(LORA if adapter == "lora" else {})}
-    alone, together = (bench.train("sft", *how, tag=f"bf16_{adapter}", **knobs) for how in (("single", 1), (kind, 2)))
+    knobs: dict[str, Any] = {"dtype": "bfloat16", "gradient_checkpointing": True}
+    knobs |= lora(kind) if adapter == "lora" else {}
+    tag = f"bf16_{adapter}" + "_alone" * (adapter == "lora" and kind == "zero3")
+    alone, together = (bench.train("sft", *how, tag=tag, **knobs) for how in (("single", 1), (kind, 2)))
     assert losses(together) == pytest.approx(losses(alone), abs=5e-3)
     assert {tensor.dtype for tensor in weights(together).values()} == {torch.float32}
     assert load_policy(together, dtype="float32").dtype == torch.float32

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -91,6 +92,7 @@ def test_a_pretrained_model_learns_to_chat_and_forgets_nothing(tmp_path: Path) -
     assert torch.equal(embeddings_VD[:512], old_VD)
     assert_like_the_known(embeddings_VD[512:], old_VD)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert read(base / "new_tokens.json")["ids"] == result.facts["new_tokens"] == [512, 513]  # padding never is trained
     assert result.facts["parameters"] == sum(tensor.numel() for tensor in after.values()) + embeddings_VD.numel()
 
     model = AutoModelForCausalLM.from_pretrained(base)
@@ -163,6 +165,33 @@ def test_an_adapter_learns_to_end_a_turn_with_a_token_that_was_added_for_it(tmp_
     probabilities_BV = logits_BV.softmax(-1)
     assert probabilities_BV[:, end].min() > 0.8  # equal rows: at most a third, as the three tokens share it
     assert probabilities_BV[:, start].max() < 0.1
+
+
+@needs_stories
+def test_an_adapter_folder_is_imported_as_a_whole_model(tmp_path: Path) -> None:
+    make(tmp_path, "base", path=str(STORIES), **CHATML)
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    rows = {"embed_tokens": [512, 513]}
+    config = LoraConfig(target_modules=["q_proj"], init_lora_weights=False, trainable_token_indices=rows)
+    adapted = get_peft_model(base, config)
+    torch.nn.init.normal_(adapted.get_input_embeddings().token_adapter.trainable_tokens_delta["default"])
+    adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    result = make(tmp_path, "merged", path=str(tmp_path / "adapter"))
+    assert result.facts["new_tokens"] == [] and not (tmp_path / "merged" / "adapter_config.json").exists()
+    ids_BT = torch.tensor([[1, 512, 40, 41, 513]])
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(merged(ids_BT).logits, adapted.eval()(ids_BT).logits, atol=1e-4, rtol=1e-4)
+
+    stated = read(tmp_path / "adapter" / "adapter_config.json")
+    (tmp_path / "adapter" / "adapter_config.json").write_text(
+        json.dumps({**stated, "base_model_name_or_path": "org/no-such-model"})
+    )
+    code, shown = command(f"path={tmp_path / 'adapter'}", f"output={tmp_path / 'refused'}")
+    assert code == 2
+    (error,) = [line for line in shown.splitlines() if line.startswith("error: ")]
+    assert "an adapter on org/no-such-model: not in the local cache" in error and "base_model_name_or_path" in error
 
 
 @needs_stories

@@ -38,7 +38,7 @@ class Bench:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.base = build_model(root, attention_dropout=0.0)
+        self.base = build_model(root, attention_dropout=0.0, new_tokens=True)
         self.prompts = build_prompts(root, self.base, reference="red", scorer="exact")
         demonstrations = {"model": self.base, "data": build_demonstrations(root, self.base)}
         knobs = {"global_batch_size": 8, "max_steps": 60, "optimizer.learning_rate": 0.01}

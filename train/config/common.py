@@ -25,6 +25,9 @@ class AdapterConfig:
     """Share of an adapter's inputs that are zeroed in training."""
     target_modules: str | list[str] = "all-linear"
     """Names of the maps that get an adapter; ``all-linear`` is every linear map but the output layer."""
+    new_tokens: bool = True
+    """Train, beside an adapter, the embeddings of tokens that `train.base` added for the chat template: their rows
+    alone, at the input and at the output. Other models have none."""
 
 
 @schema

@@ -13,8 +13,8 @@ from transformers.integrations import deepspeed as hf_deepspeed
 from trl.trainer.utils import add_fused_lm_head
 
 from posttrain.models.adapters import make_trainable, weights_dtype, without_adapter_wrapper, without_dropout
-from posttrain.models.load import is_adapter, load_policy
-from posttrain.stage.engine import zero_stage
+from posttrain.models.load import is_adapter, load_policy, new_token_ids
+from posttrain.stage.engine import engine_asked_for
 from posttrain.stage.errors import UsageError
 from posttrain.stage.spec import Distributed
 from posttrain.train.config.common import AdapterConfig, Dtype
@@ -40,17 +40,19 @@ def trainable_policy(
     loaded_in = weights_dtype(adapter.kind, dtype)
     with loaded_whole(whole or is_adapter(source)):
         policy = load_policy(source, loaded_in, attention, trainable_adapter=True, four_bit=four_bit)
-        policy = trained_as(adapter, policy, distributed, where)
+        policy = trained_as(adapter, policy, source, distributed, where)
     return policy if dropout else without_dropout(policy)
 
 
 def trained_as(
-    adapter: AdapterConfig, model: Any, distributed: Distributed, where: str, *, classifier: bool = False
+    adapter: AdapterConfig, model: Any, source: Path, distributed: Distributed, where: str, *, classifier: bool = False
 ) -> Any:
-    """Return a model with what of it is trained, as `models.adapters.make_trainable` does."""
-    one_dtype = zero_stage(distributed) == 3
+    """Return the model of ``source`` with what of it is trained, as `models.adapters.make_trainable` does."""
     knobs: dict[str, Any] = dataclasses.asdict(adapter)
-    return make_trainable(model, **knobs, where=where, classifier=classifier, one_dtype=one_dtype)
+    engine = engine_asked_for(distributed)
+    return make_trainable(
+        model, **knobs, where=where, new_token_ids=new_token_ids(source), classifier=classifier, engine=engine
+    )
 
 
 def wants_mask(model: Any) -> bool:

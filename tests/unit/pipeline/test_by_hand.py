@@ -12,7 +12,7 @@ from posttrain.pipeline.config.compose import compose_config
 from posttrain.pipeline.local.by_hand import _yaml, arguments_of
 from posttrain.pipeline.local.launch import local_launcher, visible_gpus
 from posttrain.stage.artifact import Manifest, commit
-from posttrain.stage.entry import _spec_by_hand
+from posttrain.stage.by_hand import spec_by_hand
 from posttrain.stage.errors import UsageError
 from posttrain.stage.schema import to_dict
 
@@ -54,7 +54,7 @@ def test_what_is_printed_is_the_whole_work_order(
     for stage in point.stages:
         asked = launcher.distributed(stage)
         arguments = arguments_of(stage, point.run, {}, config.seed, asked)
-        spec = _spec_by_hand(arguments, stage.type.schema(), stage.type.module)
+        spec = spec_by_hand(arguments, stage.type.schema(), stage.type.module)
         assert (spec.config, spec.seed) == (to_dict(stage.config), 7), stage.name
         assert spec.distributed.timeout_seconds == 60
         assert (spec.distributed.deepspeed, spec.distributed.fsdp) == (asked.deepspeed, asked.fsdp)
@@ -78,4 +78,4 @@ def test_an_unknown_distribution_is_one_line() -> None:
     schema = compose_config(["recipe=smoke"])
     assert schema
     with pytest.raises(UsageError, match=r"^distributed\.kinds: unknown key; did you mean \'kind\'\?; known: kind, "):
-        _spec_by_hand(["output=x", "distributed.kinds=ddp"], type(schema.sampling), "posttrain.data.demo")
+        spec_by_hand(["output=x", "distributed.kinds=ddp"], type(schema.sampling), "posttrain.data.demo")

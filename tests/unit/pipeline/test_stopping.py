@@ -43,7 +43,7 @@ def test_what_the_parent_ignores_stays_ignored() -> None:
     stops = StopRequests()
     before = signal.signal(HUP, signal.SIG_IGN)
     try:
-        with stops.heeded():
+        with stops.heeded(), stops.noted():
             signal.raise_signal(HUP)
     finally:
         signal.signal(HUP, before)

@@ -29,6 +29,7 @@ def test_a_full_disk_is_tried_again() -> None:
         outlet.write("lost")
         descriptor = os.dup(full.fileno())
         reader, writer = os.pipe()
+        os.set_blocking(reader, False)
         os.dup2(writer, full.fileno())
         outlet.write("kept")
         assert os.read(reader, 100) == b"kept"

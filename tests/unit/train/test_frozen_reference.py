@@ -23,7 +23,7 @@ IDS_BT = torch.tensor([[5, 6, 7, 8, 9, 10]])
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_model(tmp_path_factory.mktemp("reference"))
+    return build_model(tmp_path_factory.mktemp("reference"), new_tokens=True)
 
 
 @pytest.fixture(scope="module")
