@@ -41,7 +41,12 @@ def run(config: KtoConfig, context: Context) -> StageResult:
     distributed = context.spec.distributed
     plan = plan_steps(config, len(rows), distributed.num_processes)
     require_mismatches(rows["prompt_ids"], config.global_batch_size)
-    labels = check_balance(rows["label"], config.desirable_weight, config.undesirable_weight)
+    labels = {"desirable": sum(rows["label"]), "undesirable": len(rows) - sum(rows["label"])}
+    warning = imbalance(
+        **labels, desirable_weight=config.desirable_weight, undesirable_weight=config.undesirable_weight
+    )
+    if warning:
+        log.warning(warning)
     policy = trainable_policy(source, config.adapter, config.dtype, config.attention, distributed, "train.kto")
     with_fused_head(policy, "train.kto")
     if config.gradient_checkpointing and isinstance(policy, PeftModel):
@@ -69,8 +74,9 @@ def run(config: KtoConfig, context: Context) -> StageResult:
     metrics = fit(trainer, context)
     save_model(trainer.accelerator.unwrap_model(trainer.model), context, tokenizer)
     margin = metrics.get("eval_rewards/margins")
-    headline = f"eval margin {margin:.3f}" if margin is not None else ""
-    return StageResult(metrics, headline, int(metrics["tokens"]), facts={"labels": labels})
+    said = [f"eval margin {margin:.3f}"] if margin is not None else []
+    said += ["labels out of balance (see its log)"] if warning else []
+    return StageResult(metrics, "; ".join(said), int(metrics["tokens"]), facts={"labels": labels})
 
 
 def require_mismatches(prompts: Sequence[Sequence[int]], global_batch_size: int) -> None:
@@ -84,28 +90,21 @@ def require_mismatches(prompts: Sequence[Sequence[int]], global_batch_size: int)
         raise UsageError("train.kto.global_batch_size=1: the reference point is a mean over a batch; use 2 or more")
 
 
-def check_balance(labels: Sequence[bool], desirable_weight: float, undesirable_weight: float) -> dict[str, int]:
-    """Return the rows by label, and warn where their weights are not in the proportion that the paper advises."""
-    desirable = sum(labels)
-    undesirable = len(labels) - desirable
-    ratio = weight_ratio(desirable, undesirable, desirable_weight, undesirable_weight)
+def imbalance(desirable: int, undesirable: int, desirable_weight: float, undesirable_weight: float) -> str:
+    """Return what is wrong with so many rows of each label under their weights; empty where nothing is."""
     if not desirable or not undesirable:
-        log.warning(
-            "all %d training rows are %s: there is nothing to tell apart",
-            len(labels),
-            "desirable" if desirable else "undesirable",
-        )
-    elif not LEAST_RATIO - 1e-6 <= ratio <= MOST_RATIO + 1e-6:
-        log.warning(
-            "%d desirable and %d undesirable rows: the weight of the former is %.3g times that of the latter, outside "
-            "of 1 to 4/3; set desirable_weight between %.3g and %.3g, or undesirable_weight between %.3g and %.3g",
-            desirable,
-            undesirable,
-            ratio,
-            *(bound * undesirable * undesirable_weight / desirable for bound in (LEAST_RATIO, MOST_RATIO)),
-            *(desirable * desirable_weight / undesirable / bound for bound in (MOST_RATIO, LEAST_RATIO)),
-        )
-    return {"desirable": desirable, "undesirable": undesirable}
+        what = "desirable" if desirable else "undesirable"
+        return f"all {desirable + undesirable} training rows are {what}: there is nothing to tell apart"
+    ratio = weight_ratio(desirable, undesirable, desirable_weight, undesirable_weight)
+    if LEAST_RATIO - 1e-6 <= ratio <= MOST_RATIO + 1e-6:
+        return ""
+    low, high = (bound * undesirable * undesirable_weight / desirable for bound in (LEAST_RATIO, MOST_RATIO))
+    other_low, other_high = (desirable * desirable_weight / undesirable / bound for bound in (MOST_RATIO, LEAST_RATIO))
+    return (
+        f"{desirable} desirable and {undesirable} undesirable rows: the weight of the former is {ratio:.3g} times that "
+        f"of the latter, outside of 1 to 4/3; set desirable_weight between {low:.3g} and {high:.3g}, or "
+        f"undesirable_weight between {other_low:.3g} and {other_high:.3g}"
+    )
 
 
 if __name__ == "__main__":

@@ -216,15 +216,6 @@ def detect(row: Values, record_type: RecordType) -> Adapter:
     Raises UsageError when none fits, or those that fit make other records; it names the renaming that would mend it.
     """
     fitting = [adapter for adapter in ADAPTERS.values() if adapter.columns <= row.keys() and adapter.fits(row)]
-    if (
-        record_type == "demonstration"
-        and unpaired.is_labelled(row)
-        and any(a.makes.keys() == {"unpaired"} for a in fitting)
-    ):
-        raise UsageError(
-            f"column {unpaired.LABEL!r} calls answers desirable or not, and a demonstration is always imitated; set "
-            "record_type=unpaired (for train.kto), remove the rows that are not desirable, or name the adapter"
-        )
     for adapter in fitting:
         if record_type in adapter.makes or (record_type == "prompt" and adapter.name != "text"):
             return adapter

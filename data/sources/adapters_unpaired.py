@@ -9,6 +9,7 @@ from typing import Any
 from posttrain.data.sources.adapters_demonstrations import messages_row, prompt_completion
 from posttrain.data.sources.readers import BadRow, Row
 from posttrain.data.sources.row_values import Drop, Payload, RowError, Values, given, show
+from posttrain.data.sources.turns import is_absent, messages_in
 
 LABEL = "label"
 """Column that says whether an answer is desirable."""
@@ -28,11 +29,6 @@ def unpaired_messages(row: Values) -> Payload | Drop:
     return Drop(EMPTY) if _says_nothing(row["messages"]) else _labelled(messages_row(row), row)
 
 
-def is_labelled(row: Values) -> bool:
-    """Return whether a row's label is one of desirability, rather than a class or a text."""
-    return _as_label(row.get(LABEL)) is not None
-
-
 def both_sides(rows: Iterable[Row | BadRow]) -> Iterator[Row | BadRow]:
     """Yield each comparison twice, labelled for the side that is to be made of it; ids say which."""
     for row in rows:
@@ -40,6 +36,8 @@ def both_sides(rows: Iterable[Row | BadRow]) -> Iterator[Row | BadRow]:
             yield row
             continue
         own = given(row.values, "id")
+        if isinstance(own, float) and own.is_integer():
+            own = int(own)
         for desirable, side in ((True, "desirable"), (False, "undesirable")):
             named = {} if own is None else {"id": f"{own}/{side}" if isinstance(own, int | str) else own}
             yield dataclasses.replace(row, values={**row.values, **named, LABEL: desirable})
@@ -62,10 +60,11 @@ def one_side(group: Payload, row: Values) -> Payload:
 
 def _says_nothing(value: Any) -> bool:
     """Return whether a text, or the last message of a list, is blank: a model may have said nothing."""
-    last = value[-1] if isinstance(value, list) and value else value
-    if isinstance(last, dict):
-        last = None if last.get("tool_calls") else last.get("content")
-    return isinstance(last, str) and not last.strip()
+    messages = messages_in(value)
+    if messages is None:
+        return isinstance(value, str) and not value.strip()
+    last = messages[-1] if messages else None
+    return isinstance(last, dict) and all(map(is_absent, map(last.get, ("content", "tool_calls", "function_call"))))
 
 
 def _labelled(payload: Payload, row: Values) -> Payload:
@@ -87,4 +86,6 @@ def _labelled(payload: Payload, row: Values) -> Payload:
 def _as_label(value: Any) -> bool | None:
     if isinstance(value, bool):
         return value
-    return _WORDS.get(str(value).strip().lower()) if isinstance(value, int | str) else None
+    if isinstance(value, str):
+        return _WORDS.get(value.strip().casefold())
+    return bool(value) if isinstance(value, int | float) and value in (0, 1) else None

@@ -154,13 +154,15 @@ def response_logp(model: Any, row: dict[str, Any], response: str) -> float:
 
 
 def test_an_adapter_starts_from_its_reference_and_learns(bench: Bench) -> None:
-    artifact = bench.kto("kto-lora", max_steps=16, **{**LORA, "optimizer.learning_rate": 1e-2}, micro_batch_size=8)
+    knobs = {**LORA, "max_steps": 16, "micro_batch_size": 8, "desirable_weight": 1.0, "undesirable_weight": 1.0}
+    artifact = bench.kto("kto-lora", **{**knobs, "optimizer.learning_rate": 1e-2})
     first, *_, last = history(artifact)
     assert first["rewards/margins"] == pytest.approx(0, abs=1e-5)
     assert last["rewards/margins"] > 0.05
     manifest = read_manifest(artifact)
     assert manifest.facts["labels"] == {"desirable": 18, "undesirable": 24}
-    assert manifest.headline == f"eval margin {manifest.metrics['eval_rewards/margins']:.3f}"
+    margin = f"eval margin {manifest.metrics['eval_rewards/margins']:.3f}"
+    assert manifest.headline == f"{margin}; labels out of balance (see its log)"
     assert json.loads((artifact / "base.json").read_text())["base"] == bench.model.name
     assert artifact.joinpath("adapter_model.safetensors").exists()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,11 @@ def test_labelled_rows_are_recognised(name: str, row: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("name", "row"), ROWS)
-def test_labelled_rows_are_no_demonstrations_and_the_way_out_is_named(name: str, row: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match=r"column 'label' .* set record_type=unpaired \(for train.kto\)"):
-        detect({**row, "label": False}, "demonstration")
+def test_labelled_rows_are_no_demonstrations_and_the_way_out_is_named(
+    tmp_path: Path, name: str, row: dict[str, Any]
+) -> None:
+    with pytest.raises(UsageError, match=r":1: label False: says whether .*; use record_type=unpaired"):
+        curate(tmp_path, "demonstration", [source(tmp_path, name, [{**row, "label": False}])])
 
 
 def test_a_label_of_another_kind_is_an_ignored_column() -> None:
@@ -70,11 +73,15 @@ def test_duplicates_drop_and_answers_labelled_both_ways_are_counted(tmp_path: Pa
         {"prompt": "A?", "completion": "No.", "label": False},
         {"prompt": "B?", "completion": " ", "label": False},
     ]
+    silent = [{"role": "assistant", "content": ""}]
+    lines += [
+        {"prompt": "B?", "completion": says_nothing, "label": False} for says_nothing in (silent, json.dumps(silent))
+    ]
     made = curate(tmp_path, "unpaired", [source(tmp_path, "s", lines)], eval_fraction=0)
     assert list(map(said, made.train)) == [("A?", "Yes.", True), ("A?", "Yes.", False), ("A?", "No.", False)]
     of_source = made.accounting["by_source"]["s"]
-    assert of_source["dropped"] == {"duplicate": 1, "empty_response": 1}
-    assert of_source["noted"]["labelled_both_ways"] == 2
+    assert of_source["dropped"] == {"duplicate": 1, "empty_response": 3}
+    assert of_source["noted"] == {"labelled_both_ways": 2}
 
 
 def test_comparisons_give_their_best_and_their_worst(tmp_path: Path) -> None:
@@ -92,6 +99,25 @@ def test_comparisons_give_their_best_and_their_worst(tmp_path: Path) -> None:
     counts = made.accounting["by_source"]["ranked"]
     assert (counts["rows_in"], counts["kept"], counts["dropped"]) == (4, 2, {"identical_responses": 2})
     assert "ignored_columns" not in made.result.facts["sources"]["pairs"]
+
+
+def test_reasoning_and_calls_of_an_answer_stay_with_it_and_columns_are_used(tmp_path: Path) -> None:
+    call = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+    lines = [
+        {"prompt": "A?", "completion": "<think>Hm.</think>Yes.", "label": True, "system": "Be brief."},
+        {"messages": [HI, {"role": "assistant", "content": None, "tool_calls": [call]}], "label": 0.0},
+    ]
+    sources = [source(tmp_path, f"s{number}", [line]) for number, line in enumerate(lines)]
+    first, second = curate(tmp_path, "unpaired", sources, eval_fraction=0).train
+    assert [turn.content for turn in first.prompt] == ["Be brief.", "A?"]
+    assert (first.completion[0].reasoning_content, first.completion[0].content) == ("Hm.", "Yes.")
+    assert (second.completion[0].tool_calls[0].name, second.label) == ("f", False)
+
+
+def test_reasoning_beside_two_responses_is_refused(tmp_path: Path) -> None:
+    row = {"prompt": "A?", "chosen": "Yes.", "rejected": "No.", "reasoning": "Hm."}
+    with pytest.raises(UsageError, match=r"reasoning 'Hm\.': does not say whose"):
+        curate(tmp_path, "unpaired", [source(tmp_path, "pairs", [row])])
 
 
 def test_trees_give_the_best_and_the_worst_of_their_ranked_answers(tmp_path: Path) -> None:
