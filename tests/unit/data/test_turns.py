@@ -217,14 +217,14 @@ def test_sharegpt_turns_call_tools_and_observe() -> None:
     )
     made = sharegpt({"conversations": turns})
     assert made == {
-        "prompt": [
-            HI,
+        "prompt": [HI],
+        "completion": [
             {**CALLED, "reasoning_content": "so"},
             {"role": "tool", "content": "3 C"},
             {**CALLED, "tool_calls": [CALL, CALL]},
             {"role": "tool", "content": ""},
+            by_assistant(content="Cold.", reasoning_content="now"),
         ],
-        "completion": [by_assistant(content="Cold.", reasoning_content="now")],
     }
     plain = [HI, by_assistant(content="Cold.")]
     assert sharegpt({"conversations": plain}) == {"prompt": [HI], "completion": plain[1:]}
