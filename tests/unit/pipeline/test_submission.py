@@ -177,8 +177,11 @@ def test_a_refused_launcher_changes_nothing_of_the_first(slurm: FakeSlurm, tmp_p
     before = contents(root)
     with Lease(root / "runs" / "r-1" / "lease", "r-1"):
         with pytest.raises(LeaseHeldError):
-            submit_pipelines(points_of(root, "launcher=slurm_cpu", "train.dpo.beta=0.1,0.2"), StopRequests())
-        points = points_of(root, "launcher.max_parallel=1", "train.dpo.beta=0.1,0.2")
+            submit_pipelines(
+                points_of(root, "launcher=slurm_cpu", "launcher.lease_wait_seconds=0", "train.dpo.beta=0.1,0.2"),
+                StopRequests(),
+            )
+        points = points_of(root, "launcher.max_parallel=1", "launcher.lease_wait_seconds=0", "train.dpo.beta=0.1,0.2")
         with pytest.raises(LeaseHeldError):
             run_pipelines({"second": list(points.values())[1]}, StopRequests())
     assert contents(root) == before
