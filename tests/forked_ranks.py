@@ -17,6 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from posttrain.pipeline.config.compose import compose_config
 from posttrain.stage.artifact import Parent, read_manifest
 from posttrain.stage.spec import Distributed, StageSpec, Tracking
@@ -79,6 +81,7 @@ def start_ranks(stage: str, spec: Path, num_processes: int, prepare: Callable[[]
         if pid:
             children.append(pid)
             continue
+        torch.set_num_threads(1)  # makes torch's pool anew; the threads that load weights would race for it
         ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": num_processes, "LOCAL_WORLD_SIZE": num_processes}
         os.environ.update({name: str(value) for name, value in ranks.items()})
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))

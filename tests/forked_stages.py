@@ -17,6 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
+import torch
+
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 EVENTS = {"os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir"}
 
@@ -97,6 +99,7 @@ def run_child(
     config_class, kind = STAGES[name] if package == "posttrain.train" else OTHER_STAGES[module]
     pid = os.fork()
     if pid == 0:
+        torch.set_num_threads(1)  # makes torch's pool anew; the threads that load weights would race for it
         log = os.open(root / "child.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
