@@ -14,7 +14,17 @@ from posttrain.pipeline.slurm.attempts import Cause
 from posttrain.stage.heartbeat import RankBeat
 
 BEFORE_PPO = (
-    *("sources", "demonstrations", "comparisons", "texts", "untrained", "text_tokens", "base"),
+    *(
+        "sources",
+        "items",
+        "gold_comparisons",
+        "demonstrations",
+        "comparisons",
+        "texts",
+        "untrained",
+        "text_tokens",
+        "base",
+    ),
     *("demonstration_tokens", "comparison_tokens", "prompt_tokens", "sft", "reward"),
 )
 EARLIEST_STEP = 8  # of the second rollout
