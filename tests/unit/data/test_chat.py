@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from posttrain.data.chat.pieces import encode_behind, encode_pieces, response_text
@@ -127,8 +128,19 @@ def test_a_sampled_response_is_the_text_behind_its_prompts(name: str) -> None:
         assert response_text(tokenizer, prompt, sampled) == response
 
 
-def test_a_token_that_spans_the_cut_changes_no_text() -> None:
-    tokenizer = raw_tokenizer("stories260k")
+def spaced_tokenizer() -> PreTrainedTokenizerBase:
+    """Like SentencePiece's, it puts a space before every text that it is given."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
+    trainer = trainers.BpeTrainer(vocab_size=120, special_tokens=["<s>", "</s>"], show_progress=False)
+    tokenizer.train_from_iterator(["Once upon a time, there was a cat. One, two. me"] * 4, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
+
+
+@pytest.mark.parametrize("name", ["stories260k", "spaced"])
+def test_a_token_that_spans_the_cut_changes_no_text(name: str) -> None:
+    tokenizer = spaced_tokenizer() if name == "spaced" else raw_tokenizer(name)
     prepare_tokenizer(tokenizer, "verbatim", "<|pad|>")
     for prompt, response in (("Once upon a ti", "me, there was a cat."), ("Once upon a", " time"), ("One", ", two")):
         (pieces,) = encode_pieces(tokenizer, [prompt + response], [[len(prompt)]])
