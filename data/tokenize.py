@@ -117,7 +117,7 @@ def length_limit(max_length: int | None, model: Path) -> int:
 
 
 def needs_markers(record_type: type[Record], loss_on: str) -> bool:
-    """Return whether the chat template has to mark what the assistant says."""
+    """Return whether it counts what the chat template marks as the assistant's."""
     return record_type is Demonstration and loss_on == "assistant"
 
 

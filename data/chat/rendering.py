@@ -5,8 +5,6 @@ What is rendered is what was given: a template that leaves out a text of the con
 
 from __future__ import annotations
 
-import dataclasses
-
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.chat.forms import forms_of
@@ -30,9 +28,7 @@ def render(
     """
     template = template_of(tokenizer)
     text, spans = _written(template, conversation, add_generation_prompt)
-    lost = lost_text(template, conversation, text, add_generation_prompt)
-    if lost is not None:
-        raise LostTextError(f"{template.name} leaves out {lost}; {_fix(lost)}")
+    _require_given(template, conversation, text, add_generation_prompt)
     return text, spans
 
 
@@ -40,6 +36,14 @@ def _written(
     template: ChatTemplate, conversation: Conversation, add_generation_prompt: bool = False
 ) -> tuple[str, list[Span]]:
     return template.fill(forms_of(template).write(conversation), add_generation_prompt)
+
+
+def _require_given(
+    template: ChatTemplate, conversation: Conversation, text: str, add_generation_prompt: bool = False
+) -> None:
+    lost = lost_text(template, conversation, text, add_generation_prompt)
+    if lost is not None:
+        raise LostTextError(f"{template.name} leaves out {lost}; {_fix(lost)}")
 
 
 def _fix(lost: str) -> str:
@@ -68,33 +72,26 @@ def render_answered(tokenizer: PreTrainedTokenizerBase, conversation: Conversati
     template = template_of(tokenizer)
     text, _ = _written(template, conversation)
     if opening is not None and not text.startswith(prompt):
-        text = _continued(template, prompt, opening, conversation)
-        _require_all(template, conversation, text)
-        return text, len(prompt)
-    text, _ = render(tokenizer, conversation)
+        return _continued(template, prompt, opening, conversation), len(prompt)
+    _require_given(template, conversation, text)
     return text, response_start(tokenizer, prompt, text)
 
 
 def _continued(template: ChatTemplate, prompt: str, opening: str, conversation: Conversation) -> str:
-    """Return the prompt, the reasoning that it has begun, and the last turn as it is written without reasoning."""
+    """Return the prompt, the reasoning that it has begun, and the last turn as it is written without reasoning.
+
+    Raises LostTextError when something else is left out.
+    """
     last: Json = dict(conversation.messages[-1])
     reasoning = last.pop("reasoning_content", "").strip("\n")
-    plain, _ = _written(template, conversation.without_last().followed_by(last))
+    unthought = conversation.without_last().followed_by(last)
+    plain, _ = _written(template, unthought)
     opened = prompt.rindex(opening)
     if not plain.startswith(prompt[:opened]):
         raise _no_boundary(template, prompt)
-    return f"{prompt}{reasoning}\n{FORMS[opening]}\n\n{plain[opened:]}"
-
-
-def _require_all(template: ChatTemplate, conversation: Conversation, text: str) -> None:
-    bare = dataclasses.replace(conversation, messages=[*conversation.messages[:-1], _unthought(conversation)])
-    lost = lost_text(template, bare, text, add_generation_prompt=False)
-    if lost is not None:
-        raise LostTextError(f"{template.name} leaves out {lost}; {_fix(lost)}")
-
-
-def _unthought(conversation: Conversation) -> Json:
-    return {key: value for key, value in conversation.messages[-1].items() if key != "reasoning_content"}
+    text = f"{prompt}{reasoning}\n{FORMS[opening]}\n\n{plain[opened:]}"
+    _require_given(template, unthought, text)
+    return text
 
 
 def response_start(tokenizer: PreTrainedTokenizerBase, prompt: str, text: str) -> int:

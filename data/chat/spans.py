@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.chat.rendering import render, render_answered, render_prompt
 from posttrain.data.chat.templates import Span, is_marked, template_of
-from posttrain.data.messages import Conversation
+from posttrain.data.chat.thinking import Thinking, choose_reasoning
+from posttrain.data.messages import Conversation, Json
 from posttrain.stage.errors import UsageError
 
 
@@ -40,6 +41,18 @@ def spoken_turns(
     spans = [_span_of(tokenizer, control, conversation, turn, text) for turn in turns[:-1]]
     found = [span for span in spans if span is not None]
     return Spoken(text[:end], [*found, (start, end)], len(spans) - len(found))
+
+
+def spoken_response(
+    tokenizer: PreTrainedTokenizerBase,
+    control: re.Pattern[str],
+    asked: Conversation,
+    response: Json,
+    thinking: Thinking,
+) -> tuple[Spoken, int]:
+    """Return a prompt with one response, of which the span is, and how many messages lost their reasoning."""
+    conversation, dropped = choose_reasoning(asked.followed_by(response), thinking)
+    return spoken_turns(tokenizer, control, conversation, [len(asked.messages)]), len(dropped)
 
 
 def within_marks(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, spoken: Spoken) -> Spoken:

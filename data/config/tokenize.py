@@ -26,7 +26,7 @@ class TokenizeConfig:
     Responses of a comparison that are equal once cut are one; a group with fewer than two different ranks left drops.
     """
     loss_on: Literal["completion", "assistant", "all"] = "completion"
-    """Demonstrations: train on the last assistant turn, on every assistant turn, or on every token."""
+    """Demonstrations: train on the last round of the assistant, on each of its turns, or on every token."""
     on_control_tokens: Literal["drop", "error"] = "error"
     """What to do with a row whose text holds a special token of the tokenizer, such as ``<|im_end|>``."""
     on_lost_text: Literal["drop", "error"] = "error"

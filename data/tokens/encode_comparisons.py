@@ -10,8 +10,8 @@ from functools import partial
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.chat.pieces import encode_pieces
-from posttrain.data.chat.spans import Spoken, spoken_turns
-from posttrain.data.chat.thinking import Thinking, choose_reasoning
+from posttrain.data.chat.spans import Spoken, spoken_response
+from posttrain.data.chat.thinking import Thinking
 from posttrain.data.chat.tokenizer import control_pattern
 from posttrain.data.messages import message_dicts
 from posttrain.data.records import Comparison, prompt_of
@@ -59,12 +59,11 @@ def _answered(
     tokenizer: PreTrainedTokenizerBase, control: re.Pattern[str], record: Comparison, thinking: Thinking
 ) -> _Answered:
     asked = prompt_of(record)
-    last = len(asked.messages)
-    chosen = [choose_reasoning(asked.followed_by(turn), thinking) for turn in message_dicts(record.responses)]
-    spoken = [spoken_turns(tokenizer, control, conversation, [last]) for conversation, _ in chosen]
+    answered = [spoken_response(tokenizer, control, asked, turn, thinking) for turn in message_dicts(record.responses)]
+    spoken = [one for one, _ in answered]
     if any(one.text[: one.spans[0][0]] != spoken[0].text[: spoken[0].spans[0][0]] for one in spoken):
         raise UsageError("its responses stand behind different renderings of one prompt; give each a row of its own")
-    return _Answered(spoken, sum(len(dropped) for _, dropped in chosen))
+    return _Answered(spoken, sum(dropped for _, dropped in answered))
 
 
 def _fit_comparison(record: Comparison, prompt: list[int], responses: list[list[int]], policies: Policies) -> Outcome:

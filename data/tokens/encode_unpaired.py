@@ -10,10 +10,10 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.chat.pieces import encode_pieces
-from posttrain.data.chat.spans import Spoken, spoken_turns
-from posttrain.data.chat.thinking import Thinking, choose_reasoning
+from posttrain.data.chat.spans import Spoken, spoken_response
+from posttrain.data.chat.thinking import Thinking
 from posttrain.data.chat.tokenizer import control_pattern
-from posttrain.data.messages import message_dicts
+from posttrain.data.messages import message_dict
 from posttrain.data.records import UnpairedPreference, prompt_of
 from posttrain.data.tokens.outcome import Outcome, Policies, count_words, or_reason, overlong_error, provenance
 
@@ -47,9 +47,8 @@ class _Answered(NamedTuple):
 def _answered(
     tokenizer: PreTrainedTokenizerBase, control: re.Pattern[str], record: UnpairedPreference, thinking: Thinking
 ) -> _Answered:
-    asked = prompt_of(record)
-    conversation, dropped = choose_reasoning(asked.followed_by(*message_dicts(record.completion)), thinking)
-    return _Answered(spoken_turns(tokenizer, control, conversation, [len(asked.messages)]), len(dropped))
+    response = message_dict(record.completion[0])
+    return _Answered(*spoken_response(tokenizer, control, prompt_of(record), response, thinking))
 
 
 def _fit(record: UnpairedPreference, pieces: list[list[int]], reasoning_dropped: int, policies: Policies) -> Outcome:

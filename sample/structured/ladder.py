@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from posttrain.data.chat.pieces import encode_prompts
+from posttrain.data.checks.documents import same_json
 from posttrain.data.messages import Conversation
 from posttrain.sample.sampling import Sample, SamplingParams
 from posttrain.sample.structured.closing import Vocabulary
@@ -115,15 +116,6 @@ def read_document(text: str, validator: Validator, *, repair: bool = False) -> D
     except ValueError:
         return Document(False, False, None)
     return Document(True, validator.is_valid(value), value)
-
-
-def same_json(first: Any, second: Any) -> bool:
-    """Return whether two documents are one value: 1 and 1.0 are, 1 and true are not, and properties have no order."""
-    if isinstance(first, dict) and isinstance(second, dict):
-        return first.keys() == second.keys() and all(same_json(first[key], second[key]) for key in first)
-    if isinstance(first, list) and isinstance(second, list):
-        return len(first) == len(second) and all(map(same_json, first, second))
-    return bool(first == second) and isinstance(first, bool) == isinstance(second, bool)
 
 
 def is_reference(task: Task, value: Any) -> bool:
