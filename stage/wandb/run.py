@@ -19,15 +19,21 @@ from posttrain.stage.wandb.tables import numbers, tables
 
 UPLOADED = "uploaded"
 """File in a stage's W&B folder: the server has all of the finished stage."""
+INHERITED = "WANDB_SERVICE"
+"""Variable in which W&B tells child processes of a `wandb-core` that it has started."""
 RECORDED = "recorded"
 """File in a stage's W&B folder: names the offline run that holds all of the finished stage."""
 
 
 class WandbService:
-    """The `wandb-core` process that runs of this process speak to; started, and `wandb` imported, when it is made."""
+    """The `wandb-core` process that runs of this process speak to; started, and `wandb` imported, when it is made.
+
+    It is never one that stands in the environment: that of a notebook ends when the notebook likes, and answers to it.
+    """
 
     def __init__(self) -> None:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        os.environ.pop(INHERITED, None)
         import wandb
 
         connection = wandb.setup(settings=wandb.Settings(silent=True)).ensure_service()

@@ -24,6 +24,8 @@ KNOBS = ["global_batch_size=8", "micro_batch_size=4", f"save_steps={SAVE_STEPS}"
 CANARY = "canary0secret0" * 3
 """An API key in form: 42 characters."""
 DEAD = "http://127.0.0.1:9"
+FOREIGN = {"WANDB_SERVICE": "3-1-unix-/nowhere/socket"}
+"""What a notebook leaves in the environment that once opened a run and has ended it since."""
 
 
 class Scene:
@@ -48,14 +50,14 @@ class Scene:
 
     def run(self, name: str, mode: str, watch: Callable[[int], bool] | None = None, url: str = DEAD) -> int:
         """Run the stage in a forked child; returns its exit code."""
-        environment = {"WANDB_API_KEY": CANARY, "WANDB_BASE_URL": url}
+        environment = {"WANDB_API_KEY": CANARY, "WANDB_BASE_URL": url, **FOREIGN}
         arguments = self.arguments(name, mode)
         return run_child("posttrain.train.sft", arguments, self.root, watch=watch, environment=environment)[0]
 
     def start(self, name: str, mode: str, url: str = DEAD) -> subprocess.Popen[str]:
         """Start the stage as a process of its own, exit handlers and all."""
         command = [*stage_command("train.sft", self.output(name), {}), *self.arguments(name, mode)]
-        environment = {**os.environ, **ENVIRONMENT, "WANDB_API_KEY": CANARY, "WANDB_BASE_URL": url}
+        environment = {**os.environ, **ENVIRONMENT, **FOREIGN, "WANDB_API_KEY": CANARY, "WANDB_BASE_URL": url}
         return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
     def log(self) -> str:
@@ -167,7 +169,7 @@ def test_wandb_core_killed_or_stopped_hurts_nothing(scene: Scene, mode: str, num
     with FakeWandb() as server:
         process = scene.start(name, mode, server.url)
         while 10 not in scene.steps(name) or (core := core_of(process.pid)) is None:
-            assert process.poll() is None
+            assert process.poll() is None, process.communicate()[1][-3000:]
             time.sleep(0.02)
         os.kill(core, number)
         _, output = process.communicate(timeout=300)

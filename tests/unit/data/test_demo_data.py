@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from forked_stages import run_child
 
 from posttrain.data import demo
 from posttrain.data.checks.scorers import ABSTENTIONS, preference_score, score
@@ -45,13 +46,12 @@ def problems(family: str, count: int = 200) -> list[demo.Problem]:
     return [FAMILIES[family](rng, language) for language in LEXICONS for _ in range(count)]
 
 
-def test_stage_commits_the_five_files_as_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stage_commits_the_five_files_as_sources(tmp_path: Path) -> None:
     sizes = [f"num_{name}=15" for name in SIZES]
-    monkeypatch.setattr("sys.argv", ["demo", f"output={tmp_path / 'demo'}", "seed=3", *sizes])
-    with pytest.raises(SystemExit) as exit_:
-        demo.stage_main(demo.run, DemoConfig, kind="sources")
+    arguments = [f"output={tmp_path / 'demo'}", "seed=3", "tracking.wandb=disabled", *sizes]
+    code, _ = run_child("posttrain.data.demo", arguments, tmp_path)  # a stage takes over the signals of its process
     manifest = read_manifest(tmp_path / "demo")
-    assert exit_.value.code == 0
+    assert code == 0
     assert (manifest.kind, manifest.seed, manifest.licenses) == ("sources", 3, ["CC0-1.0"])
     assert set(manifest.files) == {f"{name}.jsonl" for name in FILES}
     assert manifest.metrics == dict.fromkeys(FILES, 15)
