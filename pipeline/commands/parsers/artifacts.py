@@ -1,0 +1,68 @@
+"""The commands that are about artifacts: `posttrain show`, `verify`, `accept` and `export`."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from posttrain.pipeline.commands.parsers.shared import Commands, add_root
+
+
+def register(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Add the commands to those of the command line."""
+    show = commands.add_parser("show", help="what an artifact is and where it comes from")
+    show.add_argument("artifact", metavar="ARTIFACT", help="directory, stage, or the start of a name, key or digest")
+    show.set_defaults(action=_show)
+    verify = commands.add_parser("verify", help="compare every file with its recorded hash")
+    verify.add_argument("artifacts", nargs="*", metavar="ARTIFACT", help="all of them by default")
+    verify.set_defaults(action=_verify)
+    accept = commands.add_parser(
+        "accept", help="let an artifact stand, though code has changed that does not matter to it"
+    )
+    accept.add_argument("stage", metavar="STAGE", help="stage of the run")
+    accept.add_argument("--run", default="latest", metavar="RUN", help="name of the run; the latest by default")
+    accept.add_argument("--because", required=True, metavar="TEXT", help="why the change does not matter; recorded")
+    accept.set_defaults(action=_accept)
+    export = commands.add_parser("export", help="copy a model out of the store, adapters merged on demand")
+    export.add_argument("artifact", metavar="ARTIFACT", help="a model")
+    export.add_argument("directory", type=Path, metavar="DIR", help="new folder")
+    export.add_argument("--merge", action="store_true", help="merge a low-rank adapter into its base")
+    export.set_defaults(action=_export)
+    for parser in (show, verify, accept, export):
+        add_root(parser)
+
+
+def _show(options: argparse.Namespace) -> int:
+    from posttrain.pipeline.commands.show import print_artifact
+
+    return print_artifact(options.root, options.artifact)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from posttrain.pipeline.commands.verify import print_problems
+
+    return print_problems(options.root, options.artifacts)
+
+
+def _accept(options: argparse.Namespace) -> int:
+    from posttrain.pipeline.commands.accept import accept_stage
+
+    return accept_stage(options.root, options.run, options.stage, options.because)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from posttrain.pipeline.runs.store import find_artifact
+
+    artifact = find_artifact(options.root, options.artifact)
+    command = [
+        sys.executable,
+        "-m",
+        "posttrain.train.export",
+        "--artifact",
+        str(artifact),
+        "--out",
+        str(options.directory),
+    ]
+    return subprocess.run([*command, *(["--merge"] if options.merge else [])], check=False).returncode
