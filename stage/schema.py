@@ -20,6 +20,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from posttrain.stage.errors import UsageError, did_you_mean
+from posttrain.stage.foreign import foreign_hint
 
 T = TypeVar("T")
 
@@ -96,17 +97,25 @@ def _explain(cls: type[Any], fault: Any, where: str) -> str:
     location = [str(part) for part in fault["loc"]]
     key = ".".join([where, *location]) if where else ".".join(location)
     if fault["type"] == "unexpected_keyword_argument":
-        node = _schema_at(cls, location[:-1])
-        below = _key_below(node, location[-1])
-        meant = f"; did you mean {below!r}?" if below else did_you_mean(location[-1], _fields_of(node))
-        return f"{key}: unknown key{meant}"
+        return f"{key}: unknown key{_meant(_schema_at(cls, location[:-1]), location, fault['input'], where)}"
     message = fault["msg"].removeprefix("Value error, ")
     shown = (
         "" if isinstance(fault["input"], dict) or dataclasses.is_dataclass(fault["input"]) else f"{fault['input']!r}: "
     )
     if fault["type"] == "missing":
         shown = ""
-    return f"{key}: {shown}{message[0].lower()}{message[1:]}"
+    theirs = foreign_hint(".".join(location), fault["input"], where) if isinstance(fault["input"], dict) else ""
+    return f"{key}: {shown}{message[0].lower()}{message[1:]}{theirs}"
+
+
+def _meant(node: Any, location: list[str], value: Any, where: str) -> str:
+    """Return what an unknown key may stand for: another tool's name of a knob, one of ours below, or one like it."""
+    typed = ".".join(location)
+    if hint := foreign_hint(typed, value, where, here_only=True):
+        return hint
+    if below := _key_below(node, location[-1]):
+        return f"; did you mean {below!r}?"
+    return foreign_hint(typed, value, where) or did_you_mean(location[-1], _fields_of(node))
 
 
 def _schema_at(annotation: Any, location: list[str]) -> Any:

@@ -23,6 +23,7 @@ from posttrain.stage.files import canonical_json, sha256_text
 ROOT = "posttrain"
 OUTSIDE = (
     "posttrain.stage.errors",
+    "posttrain.stage.foreign",
     "posttrain.stage.heartbeat",
     "posttrain.stage.leash",
     "posttrain.stage.outcome",

@@ -144,7 +144,8 @@ def test_a_malformed_command_line_exits_2(arguments: list[str]) -> None:
         (["run", "recipe=smok"], "error: recipe=smok: no such recipe; did you mean 'smoke'?"),
         (
             ["run", "recipe=smoke", "train.dpo.learning_rate=1"],
-            "error: train.dpo.learning_rate: unknown key; did you mean 'optimizer.learning_rate'?",
+            "error: train.dpo.learning_rate: unknown key; learning_rate (transformers, Axolotl, LLaMA-Factory, "
+            "OpenRLHF) is train.dpo.optimizer.learning_rate here",
         ),
         (["run", "recipe=smoke", "train.dpo.betta=1"], "error: train.dpo.betta: unknown key; did you mean 'beta'?"),
         (["run", "recipe=smoke", "stages.dpo.with.beta=x"], "error: stages.dpo.with.beta: 'x': input should be"),
