@@ -13,6 +13,7 @@ from pathlib import Path
 
 from posttrain.pipeline.commands.parsers import artifacts, generate, keeping, plan, run, runs
 from posttrain.stage.errors import EXIT_REQUEUE, PosttrainError, from_system
+from posttrain.stage.foreign import foreign_hint
 from posttrain.stage.outlet import unhindered
 
 PARSERS = (
@@ -62,7 +63,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = command_parser()
     options, rest = parser.parse_known_args(arguments)
     if rest and ("overrides" not in options or any(text.startswith("-") for text in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        flag = next((text for text in rest if text.startswith("-")), "").lstrip("-").partition("=")[0]
+        theirs = foreign_hint(flag, None) if "overrides" in options else ""
+        parser.error(f"unrecognized arguments: {' '.join(rest)}{theirs and f'; knobs are KEY=VALUE{theirs}'}")
     if rest:
         options.overrides += rest
     return options

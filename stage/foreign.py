@@ -266,15 +266,16 @@ def _by_name() -> dict[str, list[tuple[Foreign, tuple[str, ...]]]]:
     return found
 
 
-def foreign_hint(key: str, value: Any, stage: str = "", here_only: bool = False) -> str:
+def foreign_hint(key: str, value: Any, stage: str = "", here_only: bool = False, whole_only: bool = False) -> str:
     """Return ``"; lr (torchtune) is train.sft.optimizer.learning_rate here"`` for a key of another tool, or nothing.
 
     ``key`` is dotted, below the node of ``stage`` or, without one, of the pipeline; of a dictionary, the keys of
-    ``value`` belong to it. With ``here_only`` only knobs of that stage count.
+    ``value`` belong to it. With ``here_only`` only knobs of that stage count, with ``whole_only`` only names that are
+    all that was typed.
     """
     typed = ".".join([key, *_first_keys(value)]).replace("-", "_")
     parts = typed.split(".")
-    for start in range(len(parts)):
+    for start in range(1 if whole_only else len(parts)):
         name = ".".join(parts[start:])
         rows = _by_name().get(name, [])
         of_stage = [(row, tools) for row, tools in rows if stage in row.stages]

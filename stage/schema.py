@@ -93,6 +93,19 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         raise UsageError("\n".join(_explain(cls, fault, where) for fault in error.errors())) from None
 
 
+def check_given(cls: type[Any], values: Mapping[str, Any], where: str) -> None:
+    """Raise UsageError for each of some knobs that a schema does not have, or whose value does not fit.
+
+    Others may be missing, and nothing is said of how knobs fit together: for a node that nothing is built from.
+    """
+    try:
+        TypeAdapter(cls).validate_python(dict(values))
+    except ValidationError as error:
+        faults = [fault for fault in error.errors() if fault["type"] not in ("missing", "value_error")]
+        if faults:
+            raise UsageError("\n".join(_explain(cls, fault, where) for fault in faults)) from None
+
+
 def _explain(cls: type[Any], fault: Any, where: str) -> str:
     location = [str(part) for part in fault["loc"]]
     key = ".".join([where, *location]) if where else ".".join(location)
@@ -104,7 +117,8 @@ def _explain(cls: type[Any], fault: Any, where: str) -> str:
     )
     if fault["type"] == "missing":
         shown = ""
-    theirs = foreign_hint(".".join(location), fault["input"], where) if isinstance(fault["input"], dict) else ""
+    nested = isinstance(fault["input"], dict) and fault["type"] not in ("missing", "value_error")
+    theirs = foreign_hint(".".join(location), fault["input"], where) if nested else ""
     return f"{key}: {shown}{message[0].lower()}{message[1:]}{theirs}"
 
 
@@ -115,7 +129,10 @@ def _meant(node: Any, location: list[str], value: Any, where: str) -> str:
         return hint
     if below := _key_below(node, location[-1]):
         return f"; did you mean {below!r}?"
-    return foreign_hint(typed, value, where) or did_you_mean(location[-1], _fields_of(node))
+    like = did_you_mean(location[-1], _fields_of(node))
+    if isinstance(value, dict) and like:  # a misspelt node; what is below it may have a name that others have too
+        return foreign_hint(typed, value, where, whole_only=True) or like
+    return foreign_hint(typed, value, where) or like
 
 
 def _schema_at(annotation: Any, location: list[str]) -> Any:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
@@ -36,14 +38,14 @@ def prepare(config: PipelineConfig) -> Point:
     check_external_paths(stages)
     check_lengths(stages)
     for line in unguarded(stages):
-        _note(line)
+        note(line)
     run = RunDirectory.of(config, stages)
     run.check_unused(config, stages)
     return Point(config, stages, run)
 
 
 @functools.cache
-def _note(line: str) -> None:
+def note(line: str) -> None:
     """Say something once, however many points of a sweep it holds for."""
     print(f"note: {line}", file=sys.stderr, flush=True)
 
@@ -155,12 +157,32 @@ def _print_error(task: Task, run: RunDirectory) -> None:
     sys.stderr.flush()
 
 
+def _model_lines(made: dict[str, Made], tasks: Iterable[Task]) -> list[str]:
+    """Return where the models lie that no other training stage went on from, and how to take one out or ask it."""
+    trained_from = {
+        parent for task in tasks if task.stage.type.kind == "model" for parent in task.stage.inputs.values()
+    }
+    lines = []
+    for name, artifact in made.items():
+        if artifact.manifest.kind != "model" or name in trained_from:
+            continue
+        root = artifact.directory.parent.parent
+        rooted = "" if root == Path("outputs").resolve() else f" --root {shlex.quote(str(root))}"
+        merge = " --merge" if artifact.manifest.config.get("adapter", {}).get("kind", "full") != "full" else ""
+        lines.append(f"model: {artifact.directory}")
+        lines.append(f"  posttrain export {artifact.directory.name} {name}-model{merge}{rooted}")
+        lines.append(f"  posttrain generate {artifact.directory.name}{rooted}")
+    return lines
+
+
 def _print_table(scheduler: Scheduler, run: RunDirectory, console: Console) -> None:
     made = {name: task.made for name, task in scheduler.tasks.items() if task.made is not None}
     states = {name: str(task.state) for name, task in scheduler.tasks.items()}
     console.print(stage_table(states, {name: artifact.manifest for name, artifact in made.items()}, f"run {run.name}"))
     if any(task.made is None for task in scheduler.tasks.values()):
         console.print("the same command goes on from here")
+    for line in _model_lines(made, scheduler.tasks.values()):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
     for artifact in made.values():
         if artifact.manifest.kind == "report":
             console.print(f"report: {artifact.directory / 'report.html'}", soft_wrap=True, highlight=False)

@@ -1,23 +1,19 @@
-"""Hydra's part: from command-line overrides to one checked `PipelineConfig`.
-
-An override of a group (`recipe=demo`, `distributed=ddp`) goes to Hydra as it stands. Any other becomes `++key=value`,
-so that Hydra accepts keys that no YAML file spells out; the schema then knows every key and its type.
-"""
+"""Hydra's part: from command-line overrides to one checked `PipelineConfig`."""
 
 from __future__ import annotations
 
 import re
-from importlib import resources
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from posttrain.pipeline.config.overrides import CONF, group_options, hydra_override
 from posttrain.pipeline.config.pipeline import PipelineConfig
+from posttrain.pipeline.config.recipe_file import NAME, recipe_file, write_recipe
 from posttrain.stage.errors import UsageError, did_you_mean
 from posttrain.stage.schema import build
-
-CONF = "posttrain.conf"
-_STAGE_DISTRIBUTED = re.compile(r"stages\.[\w-]+\.distributed")
-"""A stage's own distribution is an option of the group, as the pipeline's is: ``stages.sft.distributed=zero3``."""
 
 
 def compose_config(overrides: list[str], config_dir: Path | None = None) -> PipelineConfig:
@@ -34,25 +30,67 @@ def compose_config(overrides: list[str], config_dir: Path | None = None) -> Pipe
 
 def compose_values(overrides: list[str], config_dir: Path | None = None) -> dict[str, Any]:
     """Return what Hydra makes of ``overrides``, as plain values that no schema has seen yet."""
-    if config_dir is not None and not config_dir.is_dir():
-        raise UsageError(f"--config-dir {config_dir}: no such folder; give one that holds recipe/NAME.yaml")
-    options = _options(config_dir)
-    arguments = [_hydra_override(text, options) for text in overrides]
-    if config_dir is not None:
-        arguments.append(f"hydra.searchpath=['file://{config_dir.resolve()}']")
-    from hydra import compose, initialize_config_module
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
     try:
-        with initialize_config_module(CONF, version_base="1.3"):
-            composed = compose("config", overrides=arguments)
-        values: dict[str, Any] = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+        with composed(overrides, config_dir) as config:
+            _check_paths(OmegaConf.to_container(config, resolve=False), overrides)
+            values: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise UsageError(_first_lines(error)) from None
     return values
+
+
+@contextmanager
+def composed(overrides: list[str], config_dir: Path | None = None) -> Iterator[Any]:
+    """Give what Hydra composes of ``overrides``, interpolations unresolved, while Hydra can still be asked about it.
+
+    Raises UsageError for what is known to be wrong before Hydra reads anything.
+    """
+    if config_dir is not None and not config_dir.is_dir():
+        raise UsageError(f"--config-dir {config_dir}: no such folder; give one that holds recipe/NAME.yaml")
+    options = group_options(config_dir)
+    file = recipe_file(overrides)
+    with tempfile.TemporaryDirectory() as folder:
+        if file is not None:
+            write_recipe(file, Path(folder), overrides)
+            options["recipe"].add(NAME)
+            overrides = [f"recipe={NAME}" if text.startswith("recipe=") else text for text in overrides]
+        from hydra import compose, initialize_config_module
+
+        with initialize_config_module(CONF, version_base="1.3"):
+            yield compose("config", overrides=hydra_arguments(overrides, options, [config_dir, file and Path(folder)]))
+
+
+def hydra_arguments(overrides: list[str], options: dict[str, set[str]], folders: list[Path | None]) -> list[str]:
+    """Return overrides as Hydra wants them, and where else than in the shipped configuration it is to search."""
+    places = ",".join(f"'file://{folder.resolve()}'" for folder in folders if folder is not None)
+    search = [f"hydra.searchpath=[{places}]"] if places else []
+    return [*(hydra_override(text, options) for text in overrides), *search]
+
+
+def _check_paths(unresolved: Any, overrides: list[str]) -> None:
+    """Raise UsageError for a path that no value refers to, which is most likely misspelt, or for those that lack."""
+    taken = {*re.findall(r"\$\{[^}]*?\bpaths\.([\w-]+)", str(unresolved))}
+    given = [text.partition("=")[0].lstrip("+") for text in overrides]
+    for name in (key.removeprefix("paths.") for key in given if key.startswith("paths.")):
+        if name not in taken:
+            meant = did_you_mean(name, taken) or f"; it takes {', '.join(sorted(taken)) or 'none'}"
+            raise UsageError(f"paths.{name}: nothing in this recipe takes a path of this name{meant}")
+    if missing := list(_missing(unresolved)):
+        raise UsageError("\n".join(f"{key}: missing; this recipe needs it: give {key}=…" for key in missing))
+
+
+def _missing(values: Any, where: str = "") -> Iterator[str]:
+    """Yield the dotted keys that a recipe leaves to its user."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _missing(value, f"{where}{key}.")
+        elif value == "???":
+            yield f"{where}{key}"
 
 
 def _check_stages(stages: Any) -> None:
@@ -72,49 +110,6 @@ def _check_hardware(given: Any) -> None:
         raise UsageError(
             f"hardware.{name}: hardware=cpu hands nothing on to stages; give hardware=gpu1, or train.STAGE.…"
         )
-
-
-def _options(config_dir: Path | None) -> dict[str, set[str]]:
-    """Return the options of every group: ``{"recipe": {"demo", "smollm2_135m/sft_dpo", …}, …}``."""
-    found: dict[str, set[str]] = {}
-    roots = [Path(str(resources.files(CONF)))] + ([config_dir] if config_dir is not None else [])
-    for root in roots:
-        for path in root.rglob("*.yaml"):
-            group, _, option = path.relative_to(root).with_suffix("").as_posix().partition("/")
-            if option:
-                found.setdefault(group, set()).add(option)
-    return found
-
-
-def _hydra_override(text: str, options: dict[str, set[str]]) -> str:
-    """Return an override as Hydra wants it; raise UsageError for a form or a group option that does not exist."""
-    if text.startswith(("~", "+")):
-        return text
-    key, equals, value = text.partition("=")
-    if _STAGE_DISTRIBUTED.fullmatch(key) and value in options["distributed"]:
-        return f"+distributed@{key}={value}"
-    if not equals or not key:
-        raise UsageError(f"{text!r}: not of the form key=value{did_you_mean(text, options.get('recipe', ()))}")
-    if key not in options:
-        _check_form(text)
-        return f"++{text}"
-    if value not in options[key]:
-        available = ", ".join(sorted(options[key]))
-        raise UsageError(f"{key}={value}: no such {key}{did_you_mean(value, options[key])} (available: {available})")
-    return text
-
-
-def _check_form(text: str) -> None:
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    try:
-        (override,) = OverridesParser.create().parse_overrides([f"++{text}"])
-    except HydraException as error:
-        reason = " ".join(str(error).partition("See https")[0].split())
-        raise UsageError(f"{text}: {reason}; quote the value, as in key='\"a, b\"'") from None
-    if override.is_sweep_override():
-        raise UsageError(f"{text}: several values; give one, or a list in brackets: key=[a,b]")
 
 
 def _first_lines(error: Exception) -> str:

@@ -10,7 +10,7 @@ from posttrain.pipeline.config.pipeline import DistributedConfig, PipelineConfig
 from posttrain.pipeline.config.slurm import SlurmConfig, SlurmResources
 from posttrain.pipeline.graph.registry import STAGE_TYPES, Input, StageType
 from posttrain.stage.errors import UsageError, did_you_mean
-from posttrain.stage.schema import build, to_dict
+from posttrain.stage.schema import build, check_given, to_dict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ def build_graph(config: PipelineConfig) -> list[Stage]:
     for name in nodes:
         _check_inputs(name, inputs[name], types)
     order = _topological_order(inputs)
-    problems: list[str] = []
+    problems = _misspelt({stage_type.run for stage_type in types.values()}, config)
     stages = []
     for name in order:
         try:
@@ -67,6 +67,18 @@ def build_graph(config: PipelineConfig) -> list[Stage]:
     if problems:
         raise UsageError("\n".join(dict.fromkeys(problems)))
     return stages
+
+
+def _misspelt(present: set[str], config: PipelineConfig) -> list[str]:
+    """Return a line for each knob that the stage types outside a graph do not have: its node is read by no stage."""
+    problems: list[str] = []
+    for run in STAGE_TYPES.keys() - present:
+        if knobs := config.node(run):
+            try:
+                check_given(STAGE_TYPES[run].schema(), knobs, run)
+            except UsageError as error:
+                problems += str(error).splitlines()
+    return problems
 
 
 def _stage_type(name: str, node: StageNode) -> StageType:

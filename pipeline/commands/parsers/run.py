@@ -30,14 +30,18 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from posttrain.pipeline.commands.run import dry_run, prepare, run_pipelines
+    from posttrain.pipeline.commands.run import dry_run, note, prepare, run_pipelines
     from posttrain.pipeline.commands.run_slurm import print_submission, submit_pipelines
+    from posttrain.pipeline.config.overrides import outvoted
     from posttrain.pipeline.config.sweep import compose_sweep
 
     stops = StopRequests()
     with stops.heeded():
         configs = compose_sweep(options.overrides, options.config_dir)
         points = {label: prepare(config) for label, config in configs.items()}
+        for point in points.values():
+            for line in outvoted(options.overrides, point.config.stages):
+                note(line)
         if next(iter(points.values())).config.launcher.kind == "slurm":
             return print_submission(points) if options.dry_run else submit_pipelines(points, stops)
         return max(dry_run(point) for point in points.values()) if options.dry_run else run_pipelines(points, stops)

@@ -181,3 +181,17 @@ def test_dry_run_imports_nothing_heavy(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", probe], env=os.environ, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "[]\n")
+
+
+def test_a_flag_of_another_tool_is_met_with_the_knob(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["run", "recipe=smoke", "--kl_coef", "0.1"])
+    assert caught.value.code == 2
+    assert "knobs are KEY=VALUE; kl_coef (TRL) is train.ppo.kl.coef here" in capsys.readouterr().err
+
+
+def test_a_knob_that_the_graph_outvotes_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = ["recipe=demo", "data.curate.record_type=prompt", f"root={tmp_path}", "--dry-run"]
+    assert main(["run", *recipe]) == 0
+    (note,) = {line for line in capsys.readouterr().err.splitlines() if "stage comparisons" in line}
+    assert note.startswith("note: data.curate.record_type=prompt does not reach stage comparisons, whose own value is")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from posttrain.pipeline.commands.run import prepare
+from posttrain.pipeline.config.compose import compose_config
 from posttrain.pipeline.config.pipeline import PipelineConfig
 from posttrain.pipeline.graph.graph import build_graph
 from posttrain.pipeline.graph.overlap import unguarded
@@ -170,3 +171,12 @@ def test_a_knob_deep_in_a_list_is_named_with_the_nearest_one() -> None:
         rows={"run": "data.curate", "with": {"record_type": "prompt", "sources": [{"name": "a", "paht": "x"}]}}
     )
     assert "stages.rows.with.sources.0.paht: unknown key; did you mean 'path'?" in message_of(values).splitlines()
+
+
+def test_a_misspelt_knob_of_a_stage_type_outside_the_graph_is_refused() -> None:
+    given = ["recipe=own/sft", "paths.model=m", "paths.demonstrations=d"]
+    assert build_graph(compose_config([*given, "train.dpo.beta=0.2", "adapter=lora"]))
+    with pytest.raises(UsageError, match=r"^train\.dpo\.betta: unknown key; did you mean 'beta'\?$"):
+        build_graph(compose_config([*given, "train.dpo.betta=0.2"]))
+    with pytest.raises(UsageError, match=r"^train\.ppo\.clip_range: 'x': "):
+        build_graph(compose_config([*given, "train.ppo.clip_range=x"]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from posttrain.pipeline.config.sweep import compose_sweep
@@ -54,8 +56,28 @@ def test_lists_are_swept_with_choice() -> None:
 
 def test_every_point_of_a_named_run_has_a_name_of_its_own() -> None:
     points = compose_sweep(["recipe=smoke", "run_name=mine", "train.dpo.beta=0.05,0.1,0.3"])
-    assert [config.run_name for config in points.values()] == ["mine-0", "mine-1", "mine-2"]
+    assert [config.run_name for config in points.values()] == ["mine-beta-0.05", "mine-beta-0.1", "mine-beta-0.3"]
     assert list(points) == ["train.dpo.beta=0.05", "train.dpo.beta=0.1", "train.dpo.beta=0.3"]
+
+
+def test_a_point_keeps_its_name_when_others_come_before_it() -> None:
+    first, second = (
+        {label: config.run_name for label, config in compose_sweep(["recipe=smoke", "run_name=r", *more]).items()}
+        for more in (["seed=1,2", "train.dpo.beta=0.1"], ["train.dpo.beta=0.1", "seed=0,1,2"])
+    )
+    assert first == {label: second[label] for label in first}
+
+
+def test_knobs_of_the_same_last_name_do_not_share_a_name() -> None:
+    points = compose_sweep(["recipe=smoke", "run_name=r", "train.dpo.epochs=1,2", "train.sft.epochs=1,2"])
+    assert len({config.run_name for config in points.values()}) == 4
+
+
+def test_paths_are_swept_where_no_file_has_the_commas(tmp_path: Path) -> None:
+    both = f"paths.demonstrations={tmp_path}/a b.jsonl,{tmp_path}/c=d.jsonl"
+    points = compose_sweep(["recipe=own/sft", "paths.model=m", both])
+    found = [config.paths["demonstrations"] for config in points.values()]
+    assert found == [f"{tmp_path}/a b.jsonl", f"{tmp_path}/c=d.jsonl"]
 
 
 def test_a_sweep_without_an_end_is_refused() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from posttrain.pipeline.config.compose import _options
+from posttrain.pipeline.config.overrides import group_options
 from posttrain.pipeline.config.pipeline import PipelineConfig
 from posttrain.pipeline.graph.registry import STAGE_TYPES
 from posttrain.stage.errors import UsageError
@@ -41,7 +41,7 @@ def nested(name: str) -> dict[str, Any]:
 def test_the_knob_exists_in_every_stage_that_it_is_claimed_for(row: Foreign) -> None:
     for stage in row.stages:
         assert field(STAGE_TYPES[stage].schema(), row.knob) is not None, stage
-    if not row.stages and row.knob in (options := _options(None)):
+    if not row.stages and row.knob in (options := group_options(None)):
         assert row.value in options[row.knob]
     elif not row.stages:
         assert field(PipelineConfig, row.knob) is not None or row.knob.startswith("paths.")
