@@ -11,13 +11,14 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from posttrain.pipeline.commands.parsers import artifacts, generate, keeping, plan, run, runs
+from posttrain.pipeline.commands.parsers import artifacts, config, generate, keeping, plan, run, runs
 from posttrain.stage.errors import EXIT_REQUEUE, PosttrainError, from_system
 from posttrain.stage.foreign import foreign_hint
 from posttrain.stage.outlet import unhindered
 
 PARSERS = (
     run,
+    config,
     plan,
     runs,
     artifacts,

@@ -236,7 +236,7 @@ class Foreign:
     note: str
     names: Mapping[str, tuple[str, ...]]
 
-    def keys(self) -> list[str]:
+    def places(self) -> list[str]:
         """Return the knob's keys in the pipeline, one for each stage type that has it."""
         return [f"{stage}.{self.knob}" for stage in self.stages] or [self.knob]
 
@@ -293,7 +293,7 @@ def _value(row: Foreign) -> str:
 def _place(row: Foreign) -> str:
     """Return where a knob is given: of several stage types, the key with the type left open."""
     if len(row.stages) <= 1:
-        return f"{row.keys()[0]}{_value(row)}"
+        return f"{row.places()[0]}{_value(row)}"
     folder = row.stages[0].partition(".")[0]
     types = ", ".join(stage.partition(".")[2] for stage in row.stages)
     return f"{folder}.STAGE.{row.knob}{_value(row)} for a STAGE of {types}"

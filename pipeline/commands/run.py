@@ -159,9 +159,8 @@ def _print_error(task: Task, run: RunDirectory) -> None:
 
 def _model_lines(made: dict[str, Made], tasks: Iterable[Task]) -> list[str]:
     """Return where the models lie that no other training stage went on from, and how to take one out or ask it."""
-    trained_from = {
-        parent for task in tasks if task.stage.type.kind == "model" for parent in task.stage.inputs.values()
-    }
+    trained = [task.stage for task in tasks if task.stage.type.kind == "model" and task.stage.name in made]
+    trained_from = {parent for stage in trained for parent in stage.inputs.values()}
     lines = []
     for name, artifact in made.items():
         if artifact.manifest.kind != "model" or name in trained_from:

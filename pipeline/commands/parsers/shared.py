@@ -32,3 +32,8 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 def add_examples(parser: argparse.ArgumentParser, text: str) -> None:
     """Show a text below the options of a command as it stands."""
     parser.epilog, parser.formatter_class = text, argparse.RawDescriptionHelpFormatter
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Let a command that reads say what it found as one JSON document."""
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
