@@ -36,7 +36,7 @@ def compose_values(overrides: list[str], config_dir: Path | None = None) -> dict
     from yaml import YAMLError
 
     try:
-        with composed(overrides, config_dir) as config:
+        with composed(overrides, config_dir) as (config, _):
             _check_paths(OmegaConf.to_container(config, resolve=False), overrides)
             values: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
@@ -45,8 +45,10 @@ def compose_values(overrides: list[str], config_dir: Path | None = None) -> dict
 
 
 @contextmanager
-def composed(overrides: list[str], config_dir: Path | None = None) -> Iterator[Any]:
-    """Give what Hydra composes of ``overrides``, interpolations unresolved, while Hydra can still be asked about it.
+def composed(overrides: list[str], config_dir: Path | None = None) -> Iterator[tuple[Any, list[str]]]:
+    """Give what Hydra composes of ``overrides``, interpolations unresolved, and the words that it was told.
+
+    While the context lasts, Hydra can be asked about it.
 
     Raises UsageError for what is known to be wrong before Hydra reads anything.
     """
@@ -61,8 +63,9 @@ def composed(overrides: list[str], config_dir: Path | None = None) -> Iterator[A
             overrides = [f"recipe={NAME}" if text.startswith("recipe=") else text for text in overrides]
         from hydra import compose, initialize_config_module
 
+        arguments = hydra_arguments(overrides, options, [config_dir, file and Path(folder)])
         with initialize_config_module(CONF, version_base="1.3"):
-            yield compose("config", overrides=hydra_arguments(overrides, options, [config_dir, file and Path(folder)]))
+            yield compose("config", overrides=arguments), arguments
 
 
 def hydra_arguments(overrides: list[str], options: dict[str, set[str]], folders: list[Path | None]) -> list[str]:

@@ -20,8 +20,8 @@ def origins(overrides: list[str], config_dir: Path | None = None) -> dict[str, s
     """Return the origin of every value that something says, by its dotted key: ``recipe/smoke``, ``command line``."""
     found: dict[str, str] = {}
     file = recipe_file(overrides)
-    with composed(overrides, config_dir) as config:
-        for name, package in _defaults(overrides, config_dir):
+    with composed(overrides, config_dir) as (config, arguments):
+        for name, package in _defaults(arguments):
             path = file if name == f"recipe/{NAME}" else _file_of(name, config_dir)
             if path is not None:
                 shown = str(file) if path is file else name
@@ -37,24 +37,15 @@ def origins(overrides: list[str], config_dir: Path | None = None) -> dict[str, s
     return found
 
 
-def _defaults(overrides: list[str], config_dir: Path | None) -> Iterator[tuple[str, str]]:
+def _defaults(arguments: list[str]) -> Iterator[tuple[str, str]]:
     """Yield the files that Hydra read, in its order, with the node that each is about."""
     from hydra.core.global_hydra import GlobalHydra
     from hydra.types import RunMode
 
-    groups = [text for text in overrides if text.partition("=")[0] in _groups(config_dir)]
-    file = recipe_file(overrides)
-    if file is not None:
-        groups = [f"recipe={NAME}" if text.startswith("recipe=") else text for text in groups]
     loader = GlobalHydra.instance().config_loader()
-    for result in loader.compute_defaults_list("config", groups, RunMode.RUN).defaults:
+    for result in loader.compute_defaults_list("config", arguments, RunMode.RUN).defaults:
         if result.config_path is not None and not result.config_path.startswith("hydra/"):
             yield result.config_path, result.package or ""
-
-
-def _groups(config_dir: Path | None) -> set[str]:
-    folders = [Path(str(resources.files(CONF))), *([config_dir] if config_dir is not None else [])]
-    return {path.name for folder in folders for path in folder.iterdir() if path.is_dir()}
 
 
 def _file_of(name: str, config_dir: Path | None) -> Path | None:

@@ -18,7 +18,7 @@ def test_each_value_names_the_last_file_that_says_it_or_the_command_line(tmp_pat
     (tmp_path / "recipe").mkdir()
     (tmp_path / "recipe" / "mine.yaml").write_text(RECIPE + "train: {sft: {optimizer: {learning_rate: 0.5}}}\n")
     given = ["recipe=mine", "adapter=lora", "train.sft.epochs=2", "stages.base.with.path=m"]
-    given.append("stages.demonstrations.with.sources=[{name: a, path: b}]")
+    given += ["stages.demonstrations.with.sources=[{name: a, path: b}]", "stages.items=null"]
     found = {one.key: (one.value, one.origin) for one in settings_of(given, tmp_path)}
     assert found["train.sft.optimizer.learning_rate"] == (0.5, "recipe/mine")
     assert found["train.sft.adapter.kind"] == ("lora", "adapter/lora")
@@ -30,7 +30,7 @@ def test_each_value_names_the_last_file_that_says_it_or_the_command_line(tmp_pat
 
 def test_values_of_a_recipe_by_path_name_the_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
-    base = "train: {base: {path: m}}\nstages: {demonstrations: {with: {sources: [{name: a, path: b}]}}}\n"
+    base = "train: {base: {path: m}}\nstages: {items: null, demonstrations: {with: {sources: [{name: a, path: b}]}}}\n"
     file.write_text(RECIPE + base + "data: {tokenize: {max_length: 99}}\n")
     found = {one.key: one.origin for one in settings_of([f"recipe={file}"], None)}
     assert found["data.tokenize.max_length"] == str(file)
