@@ -176,6 +176,7 @@ def _add_generate(
 
 
 def _run(options: argparse.Namespace) -> int:
+    from posttrain.pipeline.commands.room import require_room
     from posttrain.pipeline.commands.run import dry_run, prepare, run_pipelines
     from posttrain.pipeline.commands.run_slurm import print_submission, submit_pipelines
     from posttrain.pipeline.config.sweep import compose_sweep
@@ -184,6 +185,8 @@ def _run(options: argparse.Namespace) -> int:
     with stops.heeded():
         configs = compose_sweep(options.overrides, options.config_dir)
         points = {label: prepare(config) for label, config in configs.items()}
+        if not options.dry_run:
+            require_room(list(points.values()))
         if next(iter(points.values())).config.launcher.kind == "slurm":
             return print_submission(points) if options.dry_run else submit_pipelines(points, stops)
         return max(dry_run(point) for point in points.values()) if options.dry_run else run_pipelines(points, stops)

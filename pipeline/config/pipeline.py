@@ -137,6 +137,8 @@ class LauncherConfig:
     lease_wait_seconds: float | None = Field(default=None, ge=0)
     """How long to wait for another run that is writing the same artifact, before exit code 75; None is as long as it
     takes."""
+    disk: Literal["require", "warn"] = "require"
+    """What to do where weights and checkpoints to come will not fit on the disk: refuse to start, or only say so."""
     slurm: SlurmConfig = Field(default_factory=SlurmConfig)
     """How stages become jobs."""
 
