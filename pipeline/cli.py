@@ -102,9 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(action=_run)
     plan = commands.add_parser("plan", parents=[composed], help="parameters, memory and FLOPs of the training stages")
     plan.set_defaults(action=_plan)
-    status = commands.add_parser("status", parents=[rooted], help="how far a run is")
+    status = commands.add_parser("status", parents=[rooted], help="how far a run is; of several, what seeds change")
     status.add_argument(
-        "run", nargs="?", default="latest", metavar="RUN", help="name of the run; the latest by default"
+        "runs", nargs="*", default=["latest"], metavar="RUN", help="name of the run; the latest by default"
     )
     status.set_defaults(action=_status)
     cancel = commands.add_parser("cancel", parents=[rooted], help="end a run; artifacts and checkpoints stay")
@@ -202,7 +202,7 @@ def _plan(options: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> int:
     from posttrain.pipeline.commands.status import print_status
 
-    return print_status(options.root, options.run)
+    return print_status(options.root, options.runs)
 
 
 def _cancel(options: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
+from posttrain.pipeline.commands.seeds import print_over_seeds
 from posttrain.pipeline.runs.needs import size_of
 from posttrain.pipeline.runs.rundir import RunDirectory, find_run
 from posttrain.pipeline.runs.state import Queue, run_status
@@ -20,9 +21,17 @@ from posttrain.stage.spec import StageSpec
 from posttrain.stage.wording import size
 
 
-def print_status(root: Path, name: str) -> int:
-    """Print the state of every stage of a run, errors first."""
-    run = find_run(root, name)
+def print_status(root: Path, names: list[str]) -> int:
+    """Print the state of every stage of some runs, errors first, and figures over those that differ in seeds alone."""
+    runs = {name: find_run(root, name) for name in names}
+    for run in runs.values():
+        _print_run(run)
+    if len(runs) > 1:
+        print_over_seeds(runs)
+    return EXIT_DONE
+
+
+def _print_run(run: RunDirectory) -> None:
     queue = read_queue(run)
     statuses = run_status(run, queue)
     console = console_for_tables()
@@ -41,7 +50,6 @@ def print_status(root: Path, name: str) -> int:
         table.add_row(escape(status.stage), status.state, *job, status.attempt, escape(status.detail))
     console.print(table)
     print(f"on the disk: {_sizes(run)}")
-    return EXIT_DONE
 
 
 def _sizes(run: RunDirectory) -> str:

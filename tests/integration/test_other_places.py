@@ -151,7 +151,7 @@ def test_a_store_that_was_copied_and_moved_works_as_before(base: Path, store: Pa
     shutil.move(copied, place.root)
     shutil.rmtree(place.artifact("report"))
     place.reads("run", "recipe=small")
-    assert [line.split()[1] for line in place.reads("status").splitlines()[-4:]] == ["cached"] * 3 + ["done"]
+    assert [line.split()[1] for line in place.reads("status").splitlines()[-5:-1]] == ["cached"] * 3 + ["done"]
     assert place.reads("verify") == "4 artifacts: every byte as recorded\n"
     assert place.artifact("sources").name in place.reads("show", "report")
     assert "missing" not in place.reads("show", "report")
