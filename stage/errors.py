@@ -70,7 +70,9 @@ def from_system(error: Exception, where: str) -> PosttrainError | None:
         return DiskFullError(f"{path}: no space left; make room there, and the same command goes on")
     if number in _NOT_OURS:
         reason = str(error.args[1]).lower()
-        return UsageError(f"{path}: {reason}; ask its owner for the right to write, or give root=DIR (--root DIR)")
+        return UsageError(
+            f"{path}: {reason}; ask its owner for the right to read and write, or give root=DIR (--root DIR)"
+        )
     if number in _IN_THE_WAY:
         return UsageError(
             f"{path}: is in the way ({str(error.args[1]).lower()}); move it, or give root=DIR (--root DIR)"

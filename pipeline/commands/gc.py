@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 import time
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from rich.table import Table
 from posttrain.pipeline.runs.needs import Needless, lineage, needless
 from posttrain.pipeline.watch.progress import console_for_tables
 from posttrain.stage.artifact import MANIFEST, memory_file
-from posttrain.stage.errors import EXIT_DONE
+from posttrain.stage.errors import EXIT_DONE, UsageError
 from posttrain.stage.files import remove_directory
 from posttrain.stage.record import RECORDS
 from posttrain.stage.wording import size
@@ -53,7 +55,12 @@ def print_needless(found: list[Needless], root: Path) -> None:
 
 
 def remove(doomed: list[Needless]) -> None:
-    """Delete things, and what was said of artifacts among them; what was made from others goes before them."""
+    """Delete things, and what was said of artifacts among them; what was made from others goes before them.
+
+    Raises UsageError before anything is deleted where something may not be.
+    """
+    for one in doomed:
+        _require_rights(one.path)
     depths = {one.path: len(lineage(one.path)) if (one.path / MANIFEST).is_file() else 0 for one in doomed}
     for one in sorted(doomed, key=lambda each: -depths[each.path]):
         if depths[one.path]:
@@ -65,3 +72,16 @@ def remove(doomed: list[Needless]) -> None:
         else:
             one.path.unlink(missing_ok=True)
     print(f"deleted {len(doomed)}: {size(sum(one.bytes for one in doomed))}")
+
+
+def _require_rights(path: Path) -> None:
+    """Raise UsageError when a file or folder, or something below it, is another user's and not for us to delete."""
+    folders = [path.parent]
+    if path.is_dir() and not path.is_symlink():
+        folders += [path, *(below for below in path.rglob("*") if below.is_dir() and not below.is_symlink())]
+    for folder in folders:
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise UsageError(f"{folder}: not ours to delete from, and nothing was deleted; ask its owner")
+    above = path.parent.stat()
+    if above.st_mode & stat.S_ISVTX and os.geteuid() not in (0, above.st_uid, path.lstat().st_uid):
+        raise UsageError(f"{path}: only its owner may delete it, and nothing was deleted; ask its owner")

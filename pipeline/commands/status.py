@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from rich.markup import escape
 from rich.table import Table
 
+from posttrain.pipeline.commands.seeds import print_over_seeds
+from posttrain.pipeline.runs.needs import size_of
 from posttrain.pipeline.runs.rundir import RunDirectory, find_run
 from posttrain.pipeline.runs.state import Queue, run_status
 from posttrain.pipeline.slurm.queue import read_queue
 from posttrain.pipeline.watch.progress import console_for_tables
-from posttrain.stage.errors import EXIT_DONE
+from posttrain.stage.artifact import read_manifest
+from posttrain.stage.errors import EXIT_DONE, UsageError
 from posttrain.stage.lease import holder
+from posttrain.stage.spec import StageSpec
+from posttrain.stage.wording import size
 
 
-def print_status(root: Path, name: str) -> int:
-    """Print the state of every stage of a run, errors first."""
-    run = find_run(root, name)
+def print_status(root: Path, names: list[str]) -> int:
+    """Print the state of every stage of some runs, errors first, and figures over those that differ in seeds alone."""
+    runs = {name: find_run(root, name) for name in names}
+    for run in runs.values():
+        _print_run(run)
+    if len(runs) > 1:
+        print_over_seeds(runs)
+    return EXIT_DONE
+
+
+def _print_run(run: RunDirectory) -> None:
     queue = read_queue(run)
     statuses = run_status(run, queue)
     console = console_for_tables()
@@ -35,7 +49,18 @@ def print_status(root: Path, name: str) -> int:
         job = [status.job] if queue.jobs else []
         table.add_row(escape(status.stage), status.state, *job, status.attempt, escape(status.detail))
     console.print(table)
-    return EXIT_DONE
+    print(f"on the disk: {_sizes(run)}")
+
+
+def _sizes(run: RunDirectory) -> str:
+    """Return what a run's artifacts take, as their manifests say, and the work of its stages."""
+    artifacts = work = 0
+    for path in (run.path / "stages").glob("*/spec.json"):
+        with contextlib.suppress(UsageError):
+            spec = StageSpec.read(path)
+            work += size_of(Path(spec.work)) if Path(spec.work).exists() else 0
+            artifacts += sum(entry["bytes"] for entry in read_manifest(Path(spec.output)).files.values())
+    return f"artifacts {size(artifacts)}, work in progress and logs {size(work + size_of(run.path))}"
 
 
 def _launched_by(run: RunDirectory, queue: Queue) -> str:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 from posttrain.pipeline.runs.resolve import committed
 from posttrain.pipeline.runs.rundir import RunDirectory, find_run, read_stages
 from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED
 from posttrain.stage.spec import StageSpec
+from posttrain.stage.wandb.run import wandb_folder
 from posttrain.stage.wandb.upload import UploadError, is_uploaded, log_in, upload
 
 
 def print_sync(root: Path, name: str) -> int:
     """Upload what W&B lacks of a run; print a line per stage, and return 1 if one could not be uploaded.
 
-    An unfinished stage waits for its end: until then its history may still be rewound to a checkpoint.
+    An unfinished stage waits for its end: until then its history may still be rewound to a checkpoint. In a store that
+    we may not write to, nothing tells what was uploaded; W&B is then asked, and gets no step twice.
     """
     run = find_run(root, name)
     specs = finished_stages(run)
@@ -23,13 +28,15 @@ def print_sync(root: Path, name: str) -> int:
     if missing:
         log_in()
     failed = []
-    for spec in missing:
-        try:
-            upload(spec)
-            print(f"{spec.stage}: uploaded", flush=True)
-        except UploadError as error:
-            failed.append(spec.stage)
-            print(f"error: {spec.stage}: {error}", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        for spec in missing:
+            work = spec.work if _may_write(wandb_folder(spec)) else str(Path(scratch) / spec.stage)
+            try:
+                upload(dataclasses.replace(spec, work=work))
+                print(f"{spec.stage}: uploaded", flush=True)
+            except UploadError as error:
+                failed.append(spec.stage)
+                print(f"error: {spec.stage}: {error}", file=sys.stderr, flush=True)
     there = len(specs) - len(missing)
     print(f"run {run.name}: {len(missing) - len(failed)} stages uploaded, {there} were there already")
     if failed:
@@ -42,3 +49,8 @@ def finished_stages(run: RunDirectory) -> list[StageSpec]:
     paths = [run.spec(stage) for stage in read_stages(run)]
     specs = [StageSpec.read(path) for path in paths if path.exists()]
     return [spec for spec in specs if committed(spec) is not None]
+
+
+def _may_write(folder: Path) -> bool:
+    """Return whether a folder may be written to, or made."""
+    return os.access(next(place for place in (folder, *folder.parents) if place.exists()), os.W_OK | os.X_OK)

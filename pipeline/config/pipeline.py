@@ -130,13 +130,15 @@ class LauncherConfig:
     max_parallel: int = Field(default=2, ge=1)
     """Stages that run at once on this machine."""
     max_parallel_on_device: int | None = Field(default=None, ge=1)
-    """Stages that compute on the device among them (sampling, training, evaluation); None is one on GPUs, whose memory
-    they share, and no limit on CPU."""
+    """Stages that compute on the device among them (sampling, training, evaluation); None is as many as there are GPUs
+    for, of which each stage has its own, and no limit on CPU. More than there are GPUs share them, and their memory."""
     threads_per_process: int | None = Field(default=None, ge=1)
     """CPU threads of each process; None shares the cores among the processes that may run at once."""
     lease_wait_seconds: float | None = Field(default=None, ge=0)
     """How long to wait for another run that is writing the same artifact, before exit code 75; None is as long as it
     takes."""
+    disk: Literal["require", "warn"] = "require"
+    """What to do where weights and checkpoints to come will not fit on the disk: refuse to start, or only say so."""
     slurm: SlurmConfig = Field(default_factory=SlurmConfig)
     """How stages become jobs."""
 

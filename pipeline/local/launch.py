@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
 from posttrain.pipeline.config.pipeline import PipelineConfig
 from posttrain.pipeline.graph.environment import inherited_environment, stage_environment
 from posttrain.pipeline.graph.graph import Stage
+from posttrain.pipeline.local.devices import Devices
 from posttrain.stage.errors import UsageError
 from posttrain.stage.leash import VARIABLE as LEASH
 from posttrain.stage.spec import Distributed
@@ -41,8 +44,8 @@ class Command:
 class LocalLauncher:
     """Starts stages on this machine; a training stage through `accelerate launch`."""
 
-    gpus: int
-    """GPUs that stages may use; 0 is the CPU."""
+    gpus: tuple[str, ...]
+    """GPUs that stages may use, as CUDA knows them; none is the CPU."""
     max_parallel: int
     max_on_device: int
     """Stages that may compute on the device at once."""
@@ -52,15 +55,28 @@ class LocalLauncher:
     def distributed(self, stage: Stage) -> Distributed:
         """Return how the processes of a stage work together here."""
         wanted = stage.distributed
-        num_processes = wanted.num_processes or (1 if wanted.kind == "single" else max(self.gpus, 1))
+        num_processes = wanted.num_processes or (1 if wanted.kind == "single" else max(len(self.gpus), 1))
         return Distributed(wanted.kind, num_processes, wanted.deepspeed, wanted.fsdp, wanted.timeout_seconds)
 
-    def command(self, stage: Stage, arguments: list[str]) -> Command:
-        """Return the command that runs a stage with ``--spec FILE``, or with all it needs as ``key=value``."""
+    def devices(self) -> Devices:
+        """Return the GPUs to lend to stages; only where more stages were asked for than there are GPUs they share."""
+        return Devices(self.gpus, max(1, math.ceil(self.max_on_device / max(len(self.gpus), 1))))
+
+    def devices_of(self, stage: Stage) -> int:
+        """Return how many GPUs a stage computes on: one for each of its processes."""
+        return self.distributed(stage).num_processes if self.gpus and stage.type.device else 0
+
+    def command(self, stage: Stage, arguments: list[str], lent: Sequence[str] = ()) -> Command:
+        """Return the command that runs a stage with ``--spec FILE``, or with all it needs as ``key=value``.
+
+        ``lent`` are its own GPUs; without, it sees them all.
+        """
         target = ["-m", stage.type.module, *arguments]
         num_processes = self.distributed(stage).num_processes
         threads = self._threads(stage, num_processes)
-        environment = stage_environment(stage, threads, on_gpu=self.gpus > 0) | {LEASH: "stdin"}
+        environment = stage_environment(stage, threads, on_gpu=bool(self.gpus)) | {LEASH: "stdin"}
+        if lent:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(lent)
         if not stage.type.accelerate:
             return Command([sys.executable, *target], environment)
         launch = [sys.executable, "-m", "accelerate.commands.launch"]
@@ -93,30 +109,37 @@ class LocalLauncher:
 def local_launcher(config: PipelineConfig, stages: list[Stage]) -> LocalLauncher:
     """Return the launcher of this machine; raise UsageError when it lacks the devices that are asked for."""
     limits = config.launcher
-    gpus = 0 if config.distributed.device == "cpu" else visible_gpus()
+    gpus = () if config.distributed.device == "cpu" else visible_gpus()
     for stage in stages:
         if stage.distributed.device == "cuda" and not gpus:
             raise UsageError(
                 "distributed.device: 'cuda', but this machine shows no NVIDIA GPU; give distributed.device=cpu"
             )
-        if gpus and (stage.distributed.num_processes or 1) > gpus:
+        if gpus and (stage.distributed.num_processes or 1) > len(gpus):
             raise UsageError(
-                f"distributed.num_processes: {stage.distributed.num_processes}, but there are {gpus} GPUs; "
+                f"distributed.num_processes: {stage.distributed.num_processes}, but there are {len(gpus)} GPUs; "
                 "give at most as many"
             )
-    on_device = limits.max_parallel_on_device or (1 if gpus else limits.max_parallel)
+    on_device = limits.max_parallel_on_device or len(gpus) or limits.max_parallel
     return LocalLauncher(gpus, limits.max_parallel, min(limits.max_parallel, on_device), limits.threads_per_process)
 
 
 @functools.cache
-def visible_gpus() -> int:
-    """Return the number of NVIDIA GPUs that a child process will see, found without loading torch."""
+def visible_gpus() -> tuple[str, ...]:
+    """Return the NVIDIA GPUs that a child process will see, by the names that it may be given; torch is not loaded.
+
+    UUIDs and names of MIG instances are as they stand in ``CUDA_VISIBLE_DEVICES``; without it, GPUs have numbers.
+    """
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if listed is not None:
-        return len([entry for entry in listed.split(",") if entry.strip() not in ("", "-1")])
+        return tuple(dict.fromkeys(name for entry in listed.split(",") if (name := entry.strip()) not in ("", "-1")))
     if devices := list(Path("/dev").glob("nvidia[0-9]*")):
-        return len(devices)
+        return _numbers(len(devices))
     if (program := shutil.which("nvidia-smi")) is None:
-        return 0
+        return ()
     answer = subprocess.run([program, "-L"], capture_output=True, text=True, check=False)
-    return answer.stdout.count("GPU ") if answer.returncode == 0 else 0
+    return _numbers(answer.stdout.count("GPU ") if answer.returncode == 0 else 0)
+
+
+def _numbers(count: int) -> tuple[str, ...]:
+    return tuple(str(number) for number in range(count))

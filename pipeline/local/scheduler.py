@@ -44,6 +44,8 @@ class Task:
     spec: StageSpec | None = None
     made: Made | None = None
     process: StageProcess | None = None
+    lent: list[str] = dataclasses.field(default_factory=list)
+    """GPUs that it has to itself while it runs."""
     waiting_since: float = 0.0
     code: int = EXIT_DONE
     message: str = ""
@@ -71,6 +73,7 @@ class Scheduler:
         self._resolver = resolver
         self._run = run
         self._launcher = launcher
+        self._devices = launcher.devices()
         self._limits = limits
         self._display = display
         self._stops = stops
@@ -182,7 +185,7 @@ class Scheduler:
         on_device = sum(other.type.device for other in running)
         if stage.type.device and on_device >= self._launcher.max_on_device:
             return False
-        return len(running) < self._limits.max_parallel
+        return len(running) < self._limits.max_parallel and self._devices.has(self._launcher.devices_of(stage))
 
     def _lease_is_free(self, task: Task, spec: StageSpec) -> bool:
         """Return whether nobody else is making this artifact; after the wait that the user allows, give up."""
@@ -209,16 +212,19 @@ class Scheduler:
     def _start(self, task: Task, spec: StageSpec) -> None:
         self._run.write_spec(spec)
         log = self._run.new_log(spec.stage)
-        command = self._launcher.command(task.stage, ["--spec", str(self._run.spec(spec.stage))])
+        task.lent = self._devices.lend(self._launcher.devices_of(task.stage))
+        command = self._launcher.command(task.stage, ["--spec", str(self._run.spec(spec.stage))], task.lent)
         task.process = StageProcess(command, Path(spec.outcome), log, spec.distributed.timeout_seconds)
         task.state = State.RUNNING
-        self._display.started(spec.stage, f"started  {Path(spec.output).name}  log {log}")
+        on = f"  on GPU {', '.join(task.lent)}" if task.lent else ""
+        self._display.started(spec.stage, f"started  {Path(spec.output).name}{on}  log {log}")
 
     def _check(self, task: Task) -> None:
         assert task.process is not None and task.spec is not None
         if not task.process.finished():
             self._display.update(task.stage.name, Path(task.spec.work) / "metrics.jsonl")
             return
+        self._devices.take_back(task.lent)
         outcome = task.process.result()
         task.code, task.message = outcome.code, outcome.message
         task.made = committed(task.spec)

@@ -30,6 +30,7 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from posttrain.pipeline.commands.room import require_room
     from posttrain.pipeline.commands.run import dry_run, note, prepare, run_pipelines
     from posttrain.pipeline.commands.run_slurm import print_submission, submit_pipelines
     from posttrain.pipeline.config.overrides import outvoted
@@ -42,6 +43,8 @@ def _run(options: argparse.Namespace) -> int:
         for point in points.values():
             for line in outvoted(options.overrides, point.config.stages):
                 note(line)
+        if not options.dry_run:
+            require_room(list(points.values()))
         if next(iter(points.values())).config.launcher.kind == "slurm":
             return print_submission(points) if options.dry_run else submit_pipelines(points, stops)
         return max(dry_run(point) for point in points.values()) if options.dry_run else run_pipelines(points, stops)

@@ -9,8 +9,13 @@ from posttrain.pipeline.commands.parsers.shared import Commands, add_root, add_r
 
 def register(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add the commands to those of the command line."""
+    status = commands.add_parser("status", help="how far a run is; of several, what seeds change")
+    add_root(status)
+    status.add_argument(
+        "runs", nargs="*", default=["latest"], metavar="RUN", help="name of the run; the latest by default"
+    )
+    status.set_defaults(action=_status)
     for name, action, about in (
-        ("status", _status, "how far a run is"),
         ("cancel", _cancel, "end a run; artifacts and checkpoints stay"),
         ("sync", _sync, "bring the finished stages of a run to W&B"),
     ):
@@ -23,7 +28,7 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
 def _status(options: argparse.Namespace) -> int:
     from posttrain.pipeline.commands.status import print_status
 
-    return print_status(options.root, options.run)
+    return print_status(options.root, options.runs)
 
 
 def _cancel(options: argparse.Namespace) -> int:

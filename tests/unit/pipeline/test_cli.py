@@ -79,7 +79,9 @@ def test_deepspeed_travels_in_the_work_order(no_gpu: None) -> None:
 def test_ddp_takes_every_visible_gpu_and_one_stage_at_a_time(four_gpus: None) -> None:
     launcher = local(kind="ddp")
     assert launcher.distributed(stage("train.sft", kind="ddp")).num_processes == 4
-    assert launcher.max_on_device == 1
+    devices = launcher.devices()
+    assert devices.lend(launcher.devices_of(stage("train.sft", kind="ddp"))) == ["0", "1", "2", "3"]
+    assert not devices.has(1)
     built = command(kind="ddp")
     assert "--multi_gpu" in built.arguments
     assert "CUDA_VISIBLE_DEVICES" not in built.environment

@@ -140,6 +140,7 @@ def test_a_store_that_moved_is_the_same_store(root: Path, tmp_path: Path, capsys
     assert main(["status", "mine", "--root", str(moved)]) == EXIT_DONE
     shown = capsys.readouterr().out
     assert shown.count("done") == 2 and str(tmp_path / "outputs") not in shown
+    assert "on the disk: artifacts 9 B, work" in shown  # "curate" and "sft"
     assert verify(moved, capsys) == (EXIT_DONE, [])
 
 

@@ -1,0 +1,72 @@
+"""What a sweep will write is said before it starts: what is shared once, and the checkpoints of what runs at once."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from posttrain.pipeline.commands import room
+from posttrain.pipeline.commands.room import estimate_of, require_room
+from posttrain.pipeline.commands.run import prepare
+from posttrain.pipeline.config.sweep import compose_sweep
+from posttrain.pipeline.graph.registry import STAGE_TYPES
+from posttrain.pipeline.runs.variants import Point, variants_of
+from posttrain.plan.disk import DiskEstimate, estimate_disk, most_at_once
+from posttrain.stage.errors import UsageError
+
+
+def points(root: Path, *overrides: str) -> list[Point]:
+    configs = compose_sweep(["recipe=smoke", f"root={root}", *overrides])
+    return [prepare(config) for config in configs.values()]
+
+
+def test_what_stays_and_what_stands_beside_it_meanwhile() -> None:
+    assert estimate_disk(10, 20, 2) == DiskEstimate(artifact=40, checkpoints=3 * 12 * 20)
+    assert estimate_disk(10, 0, 0) == DiskEstimate(40, 0)
+    stages = [DiskEstimate(1, 10), DiskEstimate(2, 30), DiskEstimate(3, 20)]
+    assert most_at_once(stages, 1) == 6 + 30
+    assert most_at_once(stages, 2) == 6 + 50
+    assert most_at_once(stages, None) == 6 + 60
+
+
+def test_an_estimate_counts_the_weights_that_the_stage_really_has(tmp_path: Path) -> None:
+    made = {name: estimate_of(of_name[0]) for name, of_name in variants_of(points(tmp_path)).items() if name in KNOWN}
+    weights = 33_440  # in the artifacts that the recipe makes
+    assert made["untrained"] == DiskEstimate(4 * weights, 0)
+    assert made["sft"] == DiskEstimate(4 * weights, 3 * 12 * weights)
+    assert made["reward"] == DiskEstimate(4 * (weights + 32), 3 * 12 * (weights + 32))
+    assert made["ppo"].checkpoints == 2 * made["sft"].checkpoints, "the critic is trained too"
+    (small,) = variants_of(points(tmp_path, "adapter=lora"))["sft"]
+    assert estimate_of(small).artifact < made["sft"].artifact
+
+
+KNOWN = ("untrained", "sft", "reward", "ppo")
+
+
+def said(capsys: pytest.CaptureFixture[str], root: Path, *overrides: str) -> float:
+    require_room(points(root, *overrides))
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("disk: ")]
+    amount, unit = line.split()[2:4]
+    return float(amount) * {"kB": 1e3, "MB": 1e6, "GB": 1e9}[unit]
+
+
+def test_a_sweep_counts_what_its_points_share_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = said(capsys, tmp_path)
+    three = said(capsys, tmp_path, "train.dpo.beta=0.1,0.2,0.3")
+    assert one < three < one + 2.5 * 4 * 33_440, "two more artifacts of dpo, and nothing else"
+
+
+def test_what_will_not_fit_is_refused_or_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    large = f"train.base.architecture.vocab_size={free // 100}"
+    with pytest.raises(UsageError, match=r"^root=.* of weights and checkpoints are to come, but .* are free; .*gc"):
+        require_room(points(tmp_path, large))
+    require_room(points(tmp_path, large, "launcher.disk=warn"))
+    assert capsys.readouterr().err.count("warning: root=") == 1
+
+
+def test_every_stage_that_trains_is_counted() -> None:
+    trains = {run for run, each in STAGE_TYPES.items() if each.kind in ("model", "reward_model")}
+    assert trains == {*room.MODELS}
