@@ -112,9 +112,7 @@ def _parser() -> argparse.ArgumentParser:
         "run", nargs="?", default="latest", metavar="RUN", help="name of the run; the latest by default"
     )
     cancel.set_defaults(action=_cancel)
-    show = commands.add_parser("show", parents=[rooted], help="what an artifact is and where it comes from")
-    show.add_argument("artifact", metavar="ARTIFACT", help="directory, stage, or the start of a name, key or digest")
-    show.set_defaults(action=_show)
+    _add_show(commands, rooted)
     verify = commands.add_parser("verify", parents=[rooted], help="compare every file with its recorded hash")
     verify.add_argument("artifacts", nargs="*", metavar="ARTIFACT", help="all of them by default")
     verify.set_defaults(action=_verify)
@@ -135,6 +133,14 @@ def _parser() -> argparse.ArgumentParser:
     export.set_defaults(action=_export)
     _add_generate(commands, rooted)
     return parser
+
+
+def _add_show(commands: argparse._SubParsersAction[argparse.ArgumentParser], rooted: argparse.ArgumentParser) -> None:
+    show = commands.add_parser("show", parents=[rooted], help="what an artifact is and where it comes from")
+    show.add_argument("artifact", metavar="ARTIFACT", help="directory, stage, or the start of a name, key or digest")
+    show.add_argument("--dropped", metavar="REASON", help="rows of a dataset that steps dropped or changed for it")
+    show.add_argument("--limit", type=int, default=20, metavar="N", help="of them, at most; 20")
+    show.set_defaults(action=_show)
 
 
 def _add_keeping(
@@ -209,8 +215,11 @@ def _cancel(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
+    from posttrain.pipeline.commands.dropped import print_dropped
     from posttrain.pipeline.commands.show import print_artifact
 
+    if options.dropped is not None:
+        return print_dropped(options.root, options.artifact, options.dropped, options.limit)
     return print_artifact(options.root, options.artifact)
 
 

@@ -16,6 +16,8 @@ from posttrain.stage.errors import UsageError, did_you_mean
 from posttrain.stage.schema import build
 
 CONF = "posttrain.conf"
+_INNER = ("data/policy",)
+"""Groups within a group."""
 _STAGE_DISTRIBUTED = re.compile(r"stages\.[\w-]+\.distributed")
 """A stage's own distribution is an option of the group, as the pipeline's is: ``stages.sft.distributed=zero3``."""
 
@@ -75,13 +77,19 @@ def _check_hardware(given: Any) -> None:
 
 
 def _options(config_dir: Path | None) -> dict[str, set[str]]:
-    """Return the options of every group: ``{"recipe": {"demo", "smollm2_135m/sft_dpo", …}, …}``."""
+    """Return the options of every group: ``{"recipe": {"demo", "smollm2_135m/sft_dpo", …}, "data/policy": {…}, …}``.
+
+    A folder within a group is a group too, where the root's defaults choose from it.
+    """
     found: dict[str, set[str]] = {}
     roots = [Path(str(resources.files(CONF)))] + ([config_dir] if config_dir is not None else [])
     for root in roots:
         for path in root.rglob("*.yaml"):
             group, _, option = path.relative_to(root).with_suffix("").as_posix().partition("/")
-            if option:
+            folder, _, own = option.rpartition("/")
+            if option and f"{group}/{folder}" in _INNER:
+                found.setdefault(f"{group}/{folder}", set()).add(own)
+            elif option:
                 found.setdefault(group, set()).add(option)
     return found
 
