@@ -24,7 +24,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("rows", 20_000), ("each", 500), ("seed", 0), ("workers", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--odd", nargs="*", default=(), metavar="KIND", help="print rows of these kinds that were missed or taken")
+    parser.add_argument(
+        "--odd", nargs="*", default=(), metavar="KIND", help="print rows of these kinds that were missed or taken"
+    )
     options = parser.parse_args()
     rows = planted(options.seed, options.rows, options.each)
     with tempfile.TemporaryDirectory() as folder:

@@ -72,8 +72,10 @@ def similarity(one: str, other: str, size: int = 5) -> float:
 
 
 def planted(seed: int, rows: int, each: int) -> Planted:
-    """Return ``rows`` plain rows with ``each`` of every kind of duplicate, and of leaks and personal data in proportion:
-    with 500, there are 200 leaks, 60 of them short, 120 that only look like leaks, and 300 of each type of data."""
+    """Return ``rows`` plain rows with ``each`` of every kind of duplicate, and other kinds in proportion.
+
+    With 500, there are 200 leaks, 60 of them short, 120 that only look like leaks, and 300 of each type of data.
+    """
     rng = random.Random(seed)
     words = Words(rng)
     made = Planted()
@@ -118,7 +120,8 @@ def _of_templates(count: int, words: Words) -> Iterator[tuple[str, str]]:
         prompt, answer = TEMPLATES[place % len(TEMPLATES)]
         slots = {
             "a": rng.randint(100, 99999), "b": rng.randint(100, 99999), "place": " ".join(words.some(2)).title(),
-            "other": " ".join(words.some(2)).title(), "text": words.text(25), "line": words.text(9), "poem": words.text(40),
+            "other": " ".join(words.some(2)).title(), "text": words.text(25), "line": words.text(9),
+            "poem": words.text(40),
         }  # fmt: skip
         yield prompt.format(**slots), answer.format(**slots)
 
@@ -144,7 +147,9 @@ def _plant_items(made: Planted, each: int, words: Words) -> None:
         item, row = share[place // 3 % len(share)]
         made.items.append({"prompt": item, "reference": words.text(2), "scorer": "exact"})
         made.add("look_alike_item", f"{words.text(8)} {row} {words.text(9)}", words.text(20))
-    made.items += [{"prompt": words.text(rng.randint(8, 40)), "reference": "7", "scorer": "exact"} for _ in range(leaks)]
+    made.items += [
+        {"prompt": words.text(rng.randint(8, 40)), "reference": "7", "scorer": "exact"} for _ in range(leaks)
+    ]
 
 
 def _leak(made: Planted, question: str, reference: str, place: int, words: Words) -> None:
@@ -175,5 +180,7 @@ def _plant_data(made: Planted, count: int, words: Words) -> None:
         for kind, make in table.items():
             for _ in range(count):
                 before, secret, after = make(words.rng)
-                name = made.add(f"{sort}_{kind}", words.text(12), f"{words.text(15)} {before}{secret}{after} {words.text(9)}")
+                name = made.add(
+                    f"{sort}_{kind}", words.text(12), f"{words.text(15)} {before}{secret}{after} {words.text(9)}"
+                )
                 made.secrets[name] = secret

@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """What is planted into rows: quotations, formulas, templates, personal data that is made up, and what looks like it."""
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ Made = Callable[[random.Random], tuple[str, str, str]]
 """What stands before, the thing itself, and what stands after."""
 
 TEMPLATES = [
-    ("What is the capital of {place}, and what is it known for?", "The capital of {place} is {other}, known for {line}"),
+    (
+        "What is the capital of {place}, and what is it known for?",
+        "The capital of {place} is {other}, known for {line}",
+    ),
     (
         "A baker bakes {a} loaves of bread in one week and sells each of them for {b} cents at the market on Saturday. "
         "How many cents does the baker take in one week if all loaves of bread are sold? Think step by step.",
@@ -78,7 +82,11 @@ def _phone(rng: random.Random) -> tuple[str, str, str]:
         f"+358 40 {d(rng, 7)}", f"0{rng.randint(20, 99)}-{d(rng, 7)}", f"+91 {rng.randint(7, 9)}{d(rng, 9)}",
         f"{area}.{d(rng, 3)}.{d(rng, 4)}", f"07{d(rng, 3)} {d(rng, 6)}",
     ])  # fmt: skip
-    return rng.choice(["Call ", "His phone is ", "Ring me at ", "It was "]), number, rng.choice([".", " now", ", please"])
+    return (
+        rng.choice(["Call ", "His phone is ", "Ring me at ", "It was "]),
+        number,
+        rng.choice([".", " now", ", please"]),
+    )
 
 
 def _with_check(number: str, good: Callable[[str], bool]) -> str:

@@ -39,7 +39,7 @@ def apply_steps(
     counts: Mapping[str, SourceCounts],
     trail: Trail,
 ) -> tuple[list[Record], list[dict[str, Any]]]:
-    """Return the rows that are left after all steps, and what each step did: rows in, dropped and changed, by reason."""
+    """Return the rows that are left after all steps, and what each step did, by reason."""
     flow = []
     for name in config.order:
         result = STEPS[name](records, getattr(config, name), around)
@@ -67,9 +67,7 @@ def _account(
             continue
         for finding in fate.findings:
             counts[record.source].note(finding.reason)
-            trail.add(
-                "noted" if fate.record is record else "changed", name, finding.reason, record, finding.lost_to
-            )
+            trail.add("noted" if fate.record is record else "changed", name, finding.reason, record, finding.lost_to)
             done["noted"][finding.reason] = done["noted"].get(finding.reason, 0) + 1
         kept.append(fate.record)
     return kept

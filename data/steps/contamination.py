@@ -96,10 +96,10 @@ def find_items(rows: Sequence[Said], index: Index) -> list[Found | None]:
     for size, sought_by in index.windows.items():
         runs = grams(texts, size)
         keys = np.fromiter(sought_by, dtype=np.uint64, count=len(sought_by))
-        for hit in np.flatnonzero(np.isin(runs.hashes_G, keys)).tolist():
-            row = int(np.searchsorted(runs.starts_T, hit, side="right")) - 1
-            place = hit - int(runs.starts_T[row])
-            for sought in sought_by[int(runs.hashes_G[hit])]:
+        for hit in np.flatnonzero(np.isin(runs.hashes, keys)).tolist():
+            row = int(np.searchsorted(runs.starts, hit, side="right")) - 1
+            place = hit - int(runs.starts[row])
+            for sought in sought_by[int(runs.hashes[hit])]:
                 if found[row] is None and tuple(texts[row][place : place + len(sought.said)]) == sought.said:
                     found[row] = Found(sought, 1.0)
     _find_long(texts, index, found)
@@ -118,16 +118,16 @@ def _find_long(texts: Sequence[Sequence[str]], index: Index, found: list[Found |
         return
     runs = grams(texts, index.gram_words)
     keys = np.sort(np.fromiter(index.long, dtype=np.uint64, count=len(index.long)))
-    places = np.minimum(np.searchsorted(keys, runs.hashes_G), len(keys) - 1)
-    hits = np.flatnonzero(keys[places] == runs.hashes_G)
-    rows = np.searchsorted(runs.starts_T, hits, side="right") - 1
+    places = np.minimum(np.searchsorted(keys, runs.hashes), len(keys) - 1)
+    hits = np.flatnonzero(keys[places] == runs.hashes)
+    rows = np.searchsorted(runs.starts, hits, side="right") - 1
     for row in np.unique(rows).tolist():
         if found[row] is not None:
             continue
         shared: Counter[tuple[str, ...]] = Counter()
         by_said: dict[tuple[str, ...], Sought] = {}
         for hit in hits[rows == row].tolist():
-            for sought in index.long[int(runs.hashes_G[hit])]:
+            for sought in index.long[int(runs.hashes[hit])]:
                 shared[sought.said] += 1
                 by_said[sought.said] = sought
         for said, _ in shared.most_common(_MOST):

@@ -14,12 +14,13 @@ from posttrain.data.steps.fates import Fate, Finding, StepResult, Surroundings
 from posttrain.data.steps.texts import texts_of
 
 UNKNOWN = "und"
-_LOOKED_AT = 2000
+_LOOKED_AT = 600
 """Characters of a text that are looked at."""
 _NO_LANGUAGE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|https?://\S+|<[^<>]{1,200}>|\S+@\S+", re.DOTALL)
 _ASKS_FOR_ANOTHER = re.compile(
     r"translat|tradu[cz]|traducción|übersetz|перев[оеё]д|翻訳|翻译|번역|अनुवाद|แปล"
-    r"|\b(?:in|into|to|from|auf|en|em|på|ins|na) (?:\w+ )?(?:english|french|german|spanish|italian|portuguese|dutch|russian|finnish"
+    r"|\b(?:in|into|to|from|auf|en|em|på|ins|na) (?:\w+ )?"
+    r"(?:english|french|german|spanish|italian|portuguese|dutch|russian|finnish"
     r"|swedish|polish|turkish|arabic|hindi|chinese|mandarin|japanese|korean|thai|vietnamese|indonesian|greek|hebrew|latin"
     r"|deutsch|englisch|französisch|español|inglés|francés|anglais|français|allemand|inglês|português|svenska)\b",
     re.IGNORECASE,

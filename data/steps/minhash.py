@@ -29,52 +29,54 @@ Short = npt.NDArray[np.uint32]
 class Prints:
     """What stands for texts where they are compared."""
 
-    signatures_TH: Short
-    shingles_G: Short
-    """Runs of words, text by text, halved to 32 bits."""
-    starts_T: Places
-    empty_T: npt.NDArray[np.bool_]
+    signatures: Short
+    """[T, H]"""
+    runs: Short
+    """[G], text by text, halved to 32 bits."""
+    starts: Places
+    """[T]: where the runs of each text begin."""
+    empty: npt.NDArray[np.bool_]
     """Texts without words, which resemble nothing."""
 
     def shingles(self, text: int) -> frozenset[int]:
         """Return the set of runs of one text."""
-        end = self.starts_T[text + 1] if text + 1 < len(self.starts_T) else len(self.shingles_G)
-        return frozenset(self.shingles_G[self.starts_T[text] : end].tolist())
+        end = self.starts[text + 1] if text + 1 < len(self.starts) else len(self.runs)
+        return frozenset(self.runs[self.starts[text] : end].tolist())
 
-    def bands_TB(self) -> Hashes:
-        """Return a hash of each band of each text."""
-        total_TB = np.zeros((len(self.signatures_TH), BANDS), dtype=np.uint64)
+    def bands(self) -> Hashes:
+        """Return a hash of each band of each text, [T, B]."""
+        total_TB = np.zeros((len(self.signatures), BANDS), dtype=np.uint64)
         for row in range(ROWS):
-            total_TB = mixed(total_TB + self.signatures_TH[:, row::ROWS].astype(np.uint64))
+            total_TB = mixed(total_TB + self.signatures[:, row::ROWS].astype(np.uint64))
         return total_TB
 
 
 def fingerprint(texts: Sequence[str], shingle_words: int) -> Prints:
     """Return the prints of texts, from runs of ``shingle_words`` words; the same for any way to batch texts."""
     found = grams([words(text) for text in texts], shingle_words)
-    counts_T = np.diff(np.append(found.starts_T, len(found.hashes_G)))
-    shingles_G = (found.hashes_G >> np.uint64(32)).astype(np.uint32)
+    counts_T = np.diff(np.append(found.starts, len(found.hashes)))
+    shingles_G = (found.hashes >> np.uint64(32)).astype(np.uint32)
     signatures_TH = np.zeros((len(texts), HASHES), dtype=np.uint32)
     full_T = counts_T > 0
     if full_T.any():
         factors_H, offsets_H = _permutations()
         hashed_G = np.empty_like(shingles_G)
-        starts = found.starts_T[full_T]
+        starts = found.starts[full_T]
         for index in range(HASHES):
             np.multiply(shingles_G, factors_H[index], out=hashed_G)
             hashed_G += offsets_H[index]
             signatures_TH[full_T, index] = np.minimum.reduceat(hashed_G, starts)
-    return Prints(signatures_TH, shingles_G, found.starts_T, ~full_T)
+    return Prints(signatures_TH, shingles_G, found.starts, ~full_T)
 
 
 def joined(parts: Sequence[Prints]) -> Prints:
     """Return the prints of several batches as one."""
-    sizes = np.cumsum([0, *(len(part.shingles_G) for part in parts)])
+    sizes = np.cumsum([0, *(len(part.runs) for part in parts)])
     return Prints(
-        np.concatenate([part.signatures_TH for part in parts]),
-        np.concatenate([part.shingles_G for part in parts]),
-        np.concatenate([part.starts_T + size for part, size in zip(parts, sizes[:-1], strict=True)]),
-        np.concatenate([part.empty_T for part in parts]),
+        np.concatenate([part.signatures for part in parts]),
+        np.concatenate([part.runs for part in parts]),
+        np.concatenate([part.starts + size for part, size in zip(parts, sizes[:-1], strict=True)]),
+        np.concatenate([part.empty for part in parts]),
     )
 
 
@@ -87,9 +89,9 @@ def _permutations() -> tuple[Short, Short]:
 
 def shared_bands(prints: Prints) -> npt.NDArray[np.int64]:
     """Return for each text and band the number of the group of texts that share it, -1 where nobody else does."""
-    bands_TB = prints.bands_TB()
+    bands_TB = prints.bands()
     groups_TB = np.full(bands_TB.shape, -1, dtype=np.int64)
-    full = np.flatnonzero(~prints.empty_T)
+    full = np.flatnonzero(~prints.empty)
     numbered = 0
     for band in range(BANDS):
         _, inverse, counts = np.unique(bands_TB[full, band], return_inverse=True, return_counts=True)

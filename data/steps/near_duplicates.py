@@ -59,10 +59,11 @@ def near_duplicates(records: Sequence[Record], knobs: NearDuplicateConfig, aroun
 def lost_to(prints: Prints, order: Sequence[int], threshold: float, alike: Alike) -> dict[int, tuple[int, float]]:
     """Return the texts that drop: each with the text that stays and is most like it, and how much.
 
-    Texts come in ``order``, and stay unless they lose to one that stayed before. ``alike`` has the last word on a pair whose similarity reaches ``threshold``.
+    Texts come in ``order``, and stay unless they lose to one that stayed before. ``alike`` has the last word on a pair
+    whose similarity reaches ``threshold``.
     """
     groups_TB = shared_bands(prints)
-    signatures_TH = prints.signatures_TH
+    signatures_TH = prints.signatures
     staying: dict[int, list[int]] = {}
     lost: dict[int, tuple[int, float]] = {}
     for text in order:

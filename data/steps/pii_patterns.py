@@ -119,8 +119,8 @@ def _addresses(text: str) -> Iterator[Span]:
 
 def _phones(text: str) -> Iterator[Span]:
     patterns = ((_PHONE, 0, 7), (_NEAR_PHONE, 1, 6), (_KIND_OF_PHONE, 1, 6))
-    spans = ((*match.span(group), least) for pattern, group, least in patterns for match in pattern.finditer(text))
-    for start, end, least in spans:
+    found = ((match.span(group), least) for pattern, group, least in patterns for match in pattern.finditer(text))
+    for (start, end), least in found:
         digits = sum(one.isdigit() for one in text[start:end])
         named = _OTHERS_NUMBER.search(text, max(0, start - 30), start)
         if least <= digits <= 20 and named is None and _DATE.match(text, start) is None:
@@ -140,8 +140,8 @@ FINDERS: dict[PiiType, Callable[[str], Iterator[Span]]] = {
 
 _DIGITS = re.compile(r"\d(?:[ .()/:A-Za-z-]{0,3}\d){4}")
 _HINTS = re.compile(
-    r"@|\d{3}|::|PRIVATE KEY|secret|token|passw|pwd|key|gh[pousr]_|github_|glpat|xox|hf_|npm_|(?:s|r|p)k_|sk-|eyJ|A[KS]IA"
-    r"|AIza",
+    r"@|\d{3}|::|PRIVATE KEY|secret|token|passw|pwd|key|gh[pousr]_|github_|glpat|xox|hf_|npm_|[srp]k_|sk-|eyJ"
+    r"|A[KS]IA|AIza",
     re.IGNORECASE,
 )
 

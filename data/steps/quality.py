@@ -28,9 +28,11 @@ _CONTROL = re.compile(
     r"|<｜[^｜<>]{1,40}｜>|\[(?:SYSTEM|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)[^\]]{0,8}\]|<unk>|<pad>|<bos>|<eos>"
 )
 _REFUSAL = re.compile(
-    r"\W*(?:(?:i['’]?m|i am)(?: very| really)? (?:sorry|afraid)\b.{0,60}?\b(?:can(?:no|['’])t|can not|unable|not able|won['’]t)"
+    r"\W*(?:(?:i['’]?m|i am)(?: very| really)? (?:sorry|afraid)\b.{0,60}?"
+    r"\b(?:can(?:no|['’])t|can not|unable|not able|won['’]t)"
     r"|sorry,? (?:but )?i (?:can(?:no|['’])t|can not|am unable|am not able)"
-    r"|i (?:can(?:no|['’])t|can not|am unable to|am not able to|won['’]t)(?: \w+){0,2} (?:assist|help|fulfil|provide|comply|answer)"
+    r"|i (?:can(?:no|['’])t|can not|am unable to|am not able to|won['’]t)(?: \w+){0,2}"
+    r" (?:assist|help|fulfil|provide|comply|answer)"
     r"|as an? (?:ai|artificial intelligence|language model|large language model)\b"
     r"|i apologi[sz]e, (?:but )?i (?:can|am))",
     re.IGNORECASE | re.DOTALL,

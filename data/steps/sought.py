@@ -87,7 +87,7 @@ def index_of(items: Sequence[Item], knobs: ContaminationConfig) -> Index:
 
 def _add_window(index: Index, sought: Sought) -> None:
     size = min(len(sought.said), WINDOW)
-    first = int(grams([sought.said[:size]], size).hashes_G[0])
+    first = int(grams([sought.said[:size]], size).hashes[0])
     index.windows.setdefault(size, {}).setdefault(first, []).append(sought)
 
 
@@ -113,14 +113,14 @@ def _quoted(text: str, said: Sequence[str]) -> list[bool]:
 
 
 def holds(row: Sequence[str], sought: Sought, coverage: float) -> float | None:
-    """Return the share of an item's own words that a row, given as words, has in runs, or None where the row is not the item.
+    """Return the share of an item's own words that a row, given as words, has in runs; None where it is not the item.
 
     It is not the item where the share is below ``coverage``, where it lacks several words in a row or at either end
     (it asks something else of the same text), and where it lacks a number (it is another exercise of the same kind).
     """
-    own_runs = grams([sought.said], VERIFIED).hashes_G
+    own_runs = grams([sought.said], VERIFIED).hashes
     covered = np.zeros(len(sought.said), dtype=bool)
-    for place in np.flatnonzero(np.isin(own_runs, grams([row], VERIFIED).hashes_G)).tolist():
+    for place in np.flatnonzero(np.isin(own_runs, grams([row], VERIFIED).hashes)).tolist():
         covered[place : place + VERIFIED] = True
     own = np.array(sought.own)
     share = float(covered[own].mean())

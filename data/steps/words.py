@@ -76,14 +76,15 @@ def word_hashes(found: Sequence[str]) -> Hashes:
 class Grams:
     """Hashes of the runs of n words of several texts, text by text in order."""
 
-    hashes_G: Hashes
-    starts_T: Places
-    """Where the runs of each text begin."""
+    hashes: Hashes
+    """[G]"""
+    starts: Places
+    """[T]: where the runs of each text begin."""
 
     def of(self, text: int) -> Hashes:
         """Return those of one text."""
-        end = self.starts_T[text + 1] if text + 1 < len(self.starts_T) else len(self.hashes_G)
-        return self.hashes_G[self.starts_T[text] : end]
+        end = self.starts[text + 1] if text + 1 < len(self.starts) else len(self.hashes)
+        return self.hashes[self.starts[text] : end]
 
 
 def grams(texts: Sequence[Sequence[str]], n: int) -> Grams:
@@ -99,9 +100,9 @@ def grams(texts: Sequence[Sequence[str]], n: int) -> Grams:
     counts_T = np.where(lengths_T == 0, 0, padded_T - n + 1)
     ends_T = np.cumsum(padded_T)
     first_T = ends_T - padded_T
-    starts_T = np.cumsum(counts_T) - counts_T
-    within_G = np.arange(int(counts_T.sum()), dtype=np.int64) - np.repeat(starts_T, counts_T)
-    return Grams(runs_N[np.repeat(first_T, counts_T) + within_G], starts_T)
+    starts = np.cumsum(counts_T) - counts_T
+    within_G = np.arange(int(counts_T.sum()), dtype=np.int64) - np.repeat(starts, counts_T)
+    return Grams(runs_N[np.repeat(first_T, counts_T) + within_G], starts)
 
 
 def runs(words_N: Hashes, n: int) -> Hashes:

@@ -45,7 +45,9 @@ def print_dropped(root: Path, text: str, reason: str, limit: int) -> int:
 
 def _told(entry: dict[str, Any], kept: dict[str, str]) -> str:
     lost_to = ", ".join(f"{name} {value}" for name, value in entry["lost_to"].items())
-    lines = [f"{entry['id']}  {entry['what']} by {entry['step']}: {entry['reason']}" + (f"  ({lost_to})" if lost_to else "")]
+    lines = [
+        f"{entry['id']}  {entry['what']} by {entry['step']}: {entry['reason']}" + (f"  ({lost_to})" if lost_to else "")
+    ]
     if "row" in entry:
         lines.append(f"    row:  {_short(said(entry['row']))}")
     if (other := kept.get(entry["lost_to"].get("id", ""))) is not None:

@@ -52,7 +52,6 @@ def test_check_digits_decide() -> None:
     assert iban_at(iban, 0) == len(iban)
     assert iban_at(iban.replace("82", "83"), 0) is None
     assert iban_at(f"{iban}1", 0) is None
-    assert list(national_ids("12345678Z RSSMRA85T10A562S 2 55 08 14 168 025 38 131052-308T 111.444.777-35"))[0] == (0, 9)
     assert len(list(national_ids("12345678Z RSSMRA85T10A562S 131052-308T 111.444.777-35 11010519491231002X"))) == 5
     assert not list(national_ids("12345678A RSSMRA85T10A562T 131052-308U 111.444.777-36 110105194912310021"))
 
@@ -74,7 +73,11 @@ def test_placeholders_are_the_same_for_the_same_thing_in_all_turns_and_meet_none
 
 
 def test_reasoning_arguments_and_responses_are_cleaned_too(tmp_path: Path) -> None:
-    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "mail", "arguments": {"to": [MAIL]}}}]}
+    call = {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"function": {"name": "mail", "arguments": {"to": [MAIL]}}}],
+    }
     turns = [{"role": "user", "content": "Write."}, {**call, "reasoning_content": f"So {MAIL}."}]
     (row,) = cleaned(tmp_path, [{"messages": turns}]).train
     assert row.completion[0].tool_calls[0].arguments == {"to": ["[EMAIL_1]"]}

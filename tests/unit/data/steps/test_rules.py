@@ -17,7 +17,9 @@ PROSE = (
     "from the town, who sat on the bank each evening until the light was gone, and by autumn she had forty sheets of "
     "paper that showed nothing but water, wood and the slow turning of the wheel."
 )
-FINNISH = "Vanha mylly seisoi joen rannalla kaksisataa vuotta ennen kuin kukaan ajatteli maalata sitä, ja niin se jäi siihen."
+FINNISH = (
+    "Vanha mylly seisoi joen rannalla kaksisataa vuotta ennen kuin kukaan ajatteli maalata sitä, ja niin se jäi siihen."
+)
 
 
 def stepped(folder: Path, step: str, rows: list[Any], *sources: dict[str, Any], **knobs: Any) -> Curated:
@@ -83,7 +85,12 @@ def test_turns_follow_one_another(roles: str, wrong: bool) -> None:
 
 
 def test_languages_are_told_where_that_is_sure_and_short_texts_left_alone(tmp_path: Path) -> None:
-    rows = [qa("And the mill?", PROSE), qa("Entä mylly?", FINNISH), qa("Ok?", "No."), qa("Code?", "```\nfor x in y: pass\n```")]
+    rows = [
+        qa("And the mill?", PROSE),
+        qa("Entä mylly?", FINNISH),
+        qa("Ok?", "No."),
+        qa("Code?", "```\nfor x in y: pass\n```"),
+    ]
     made = stepped(tmp_path, "language", rows)
     assert [record.language for record in made.train] == ["en", "fi", "und", "und"]
     (step,) = made.accounting["flow"]
@@ -112,7 +119,9 @@ def licensed(folder: Path, on_forbidden: str, use: str = "commercial", **source_
 
 
 def test_an_unknown_licence_ends_curation_and_the_line_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"source 'mine': licence unknown: 'unknown' for use=commercial; set its license"):
+    with pytest.raises(
+        UsageError, match=r"source 'mine': licence unknown: 'unknown' for use=commercial; set its license"
+    ):
         licensed(tmp_path, "error")
 
 
@@ -125,7 +134,10 @@ def test_an_unknown_licence_ends_curation_and_the_line_says_what_to_do(tmp_path:
         ({"license": "MIT AND Beerware"}, {"licence_forbidden": 1, "licence_unknown": 1}),
         ({"uses": ["commercial"]}, {}),
         ({"uses": ["commercial"], "generator": "big-model"}, {"generator_unknown": 2}),
-        ({"uses": ["commercial"], "generator": "big-model", "generator_uses": ["research"]}, {"generator_forbidden": 2}),
+        (
+            {"uses": ["commercial"], "generator": "big-model", "generator_uses": ["research"]},
+            {"generator_forbidden": 2},
+        ),
         ({"uses": ["commercial"], "generator": "big-model", "generator_uses": ["commercial"]}, {}),
     ],
 )

@@ -49,4 +49,4 @@ def test_grams_are_those_of_each_text_alone() -> None:
     assert [len(together.of(place)) for place in range(4)] == [2, 0, 1, 1]
     assert together.of(0)[1] == together.of(3)[0]
     for place, text in enumerate(texts):
-        assert np.array_equal(together.of(place), grams([text], 3).hashes_G)
+        assert np.array_equal(together.of(place), grams([text], 3).hashes)
