@@ -1,5 +1,5 @@
 """The command line: `posttrain run`, `status`, `cancel`, `show`, `verify`, `accept`, `sync`, `gc`, `rm`, `plan`,
-`export` and `generate`."""
+`export`, `generate` and `tokens`."""
 
 from __future__ import annotations
 
@@ -132,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--merge", action="store_true", help="merge a low-rank adapter into its base")
     export.set_defaults(action=_export)
     _add_generate(commands, rooted)
+    _add_tokens(commands)
     return parser
 
 
@@ -181,6 +182,17 @@ def _add_generate(
     generate.set_defaults(action=_generate)
 
 
+def _add_tokens(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    tokens = commands.add_parser("tokens", help="what the same text costs in tokens, by language and tokenizer")
+    tokens.add_argument("texts", type=Path, metavar="TEXTS", help="folder or zip of LANGUAGE.txt, or JSON lines")
+    tokens.add_argument("--tokenizer", action="append", required=True, metavar="[NAME=]FOLDER", help="may be repeated")
+    tokens.add_argument("--languages", default="", metavar="A,B", help="some of them; all by default")
+    tokens.add_argument("--reference", default="eng", metavar="LANGUAGE", help="what others are compared with; eng")
+    tokens.add_argument("--max-length", type=int, metavar="N", help="tell which share of sentences is longer")
+    tokens.add_argument("--out", type=Path, metavar="DIR", help="folder for tokens.csv and tokens.svg")
+    tokens.set_defaults(action=_tokens)
+
+
 def _run(options: argparse.Namespace) -> int:
     from posttrain.pipeline.commands.run import dry_run, prepare, run_pipelines
     from posttrain.pipeline.commands.run_slurm import print_submission, submit_pipelines
@@ -212,6 +224,13 @@ def _cancel(options: argparse.Namespace) -> int:
     from posttrain.pipeline.commands.cancel import cancel_run
 
     return cancel_run(options.root, options.run)
+
+
+def _tokens(options: argparse.Namespace) -> int:
+    from posttrain.pipeline.commands.tokens import print_tokens
+
+    languages = [name for name in options.languages.split(",") if name]
+    return print_tokens(options.texts, options.tokenizer, languages, options.reference, options.max_length, options.out)
 
 
 def _show(options: argparse.Namespace) -> int:

@@ -63,10 +63,10 @@ class QualityConfig:
     """Drop conversations whose turns do not follow one another: two by the user, a result without a call."""
     refusals: Literal["drop", "note", "keep"] = "note"
     """What to do with demonstrations whose answer is nothing but a stock refusal."""
-    max_repeated: float = Field(default=0.3, gt=0, le=1)
+    max_repeated: float = Field(default=0.5, gt=0, le=1)
     """Share of an answer's lines, or of its characters in repeated runs of words, that may be repetition."""
-    min_letters: float = Field(default=0.5, ge=0, le=1)
-    """Share of words with a letter in a running text of 50 words or more."""
+    min_letters: float = Field(default=0.2, ge=0, le=1)
+    """Share of letters among the characters of a running text of 50 words or more."""
     max_symbols: float = Field(default=0.1, gt=0)
     """Hashes and ellipses for each word of a running text."""
     max_garbled: float = Field(default=0.01, ge=0, le=1)

@@ -53,12 +53,14 @@ _PHONE = re.compile(
     r")(?: ?(?:x|ext\.? ?)\d{1,6})?(?![\w%]|[.,]\d|-\d)"
 )
 _NEAR_PHONE = re.compile(
-    r"(?:phone|tel|call|mobile|cell|fax|whatsapp|dial|text|ring|sms|contact|reach|telephone|handy|téléphone|móvil"
-    r"|my number(?: is)?)\b(?:[^\d\n+]{0,24})(\+?\d(?:[ .()/-]{0,2}\d){6,14})(?![\w%]|[.,]\d)",
+    r"\b(?:phone|tel|call|mobile|cell|fax|whatsapp|dial|text|ring|sms|contact|reach|answer(?:ing)?|telephone|handy"
+    r"|téléphone|móvil|my number(?: is)?)\b(?:[^\d\n+]{0,24})(\+?\d(?:[ .()/-]{0,2}\d){6,14})(?![\w%]|[.,]\d)",
     re.IGNORECASE,
 )
 _KIND_OF_PHONE = re.compile(
-    r"(?<![\w.])(\+?\(?\d(?:[ .()/-]{0,2}\d){5,13})(?= ?-? ?\(?(?:fax|mobile|office|phone|cell|tel)\b)", re.IGNORECASE
+    r"(?<![\w=<>*$€£/])(?<!\d[.,])(\+?\(?\d(?:[ .()/-]{0,2}\d){5,13})"
+    r"(?= ?-? ?\(?(?:fax|mobile|office|phone|cell|tel)\b(?! phones))",
+    re.IGNORECASE,
 )
 _OTHERS_NUMBER = re.compile(
     r"(?:isbn(?:-1[03])?|issn|doi|order|invoice|serial|model|part|version|arxiv|ticket|case|tracking|sku|account|id"
@@ -67,7 +69,7 @@ _OTHERS_NUMBER = re.compile(
 )
 _DATE = re.compile(
     r"(?:(?:19|20)\d\d(?P<one>[-./])[01]?\d(?P=one)[0-3]?\d|[0-3]?\d(?P<two>[-./ ])[0-3]?\d(?P=two)(?:19|20)\d\d"
-    r"|(?:19|20)\d\d ?- ?(?:19|20)\d\d)(?!\d|[-./]\d)"
+    r"|(?:19|20)\d\d ?- ?(?:19|20)\d\d|[0-2]\d[0-5]\d ?- ?[0-2]\d[0-5]\d)(?!\d|[-./]\d)"
 )
 
 

@@ -20,6 +20,8 @@ from posttrain.data.steps.words import words
 
 LONG = 50
 """Words from which on a text is running text."""
+PAGE = 200
+"""Words from which on the limits on the most frequent runs hold: in short texts a subject repeats for good reason."""
 _REFUSAL_WORDS = 60
 """Words of an answer that is nothing but a refusal, at most."""
 
@@ -38,6 +40,8 @@ _REFUSAL = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _GARBLED = re.compile(r"\ufffd|\x00|[\ue000-\uf8ff]|Ã[\x80-\xbf©¨¤¶¼®]|â€[™œ\x9d“”˜¢¦]|ï»¿")
+_SYMBOLS = re.compile(r"…|\.\.\.|(?<!#)(?<!^)#", re.MULTILINE)
+"""Ellipses and hashes, headings apart."""
 _FENCED = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 _PAGE = re.compile(r"lorem ipsum|please enable javascript|enable cookies|terms of (?:use|service) apply", re.IGNORECASE)
 
@@ -134,15 +138,18 @@ def _running_text(record: Record, knobs: QualityConfig) -> Finding | None:
 
 
 def _faults(prose: str, found: Sequence[str], knobs: QualityConfig) -> Iterator[Finding]:
-    lettered = sum(any(one.isalpha() for one in word) for word in found) / len(found)
+    written = "".join(prose.split())
+    lettered = sum(map(str.isalpha, written)) / len(written)
     if lettered < knobs.min_letters:
         yield Finding("few_letters", {"rule": "min_letters", "value": round(lettered, 4), "limit": knobs.min_letters})
-    symbols = (prose.count("#") + prose.count("…") + prose.count("...")) / len(found)
+    symbols = len(_SYMBOLS.findall(prose)) / len(found)
+    named = [word for word in found if word[0].isalpha()]
+    frequent = LIMITS if len(named) >= PAGE else {}
     checks = [
         ("symbols", "max_symbols", symbols, knobs.max_symbols),
         ("repeated_lines", "max_repeated", repeated_lines(prose), knobs.max_repeated),
-        ("repeated_words", "max_repeated", repeated_runs(found, 8), knobs.max_repeated),
-        *((f"repeated_{n}_words", "limit", most_frequent_run(found, n), limit) for n, limit in LIMITS.items()),
+        ("repeated_words", "max_repeated", repeated_runs(named, 8), knobs.max_repeated),
+        *((f"repeated_{n}_words", "limit", most_frequent_run(named, n), limit) for n, limit in frequent.items()),
     ]
     for reason, rule, value, limit in checks:
         if (broken := _over(reason, rule, value, limit)) is not None:

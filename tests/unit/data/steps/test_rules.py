@@ -17,6 +17,11 @@ PROSE = (
     "from the town, who sat on the bank each evening until the light was gone, and by autumn she had forty sheets of "
     "paper that showed nothing but water, wood and the slow turning of the wheel."
 )
+SUMS = (
+    "He writes each friend 3*2=<<3*2=6>>6 pages a week, so 6*2=<<6*2=12>>12 pages for both. That means 12*52="
+    "<<12*52=624>>624 pages a year. At 8 cents a page that costs 624*8=<<624*8=4992>>4992 cents. A pen lasts for 48 "
+    "pages, hence 624/48=<<624/48=13>>13 pens are used up, and with 2 in reserve 13+2=<<13+2=15>>15 must be bought."
+)
 FINNISH = (
     "Vanha mylly seisoi joen rannalla kaksisataa vuotta ennen kuin kukaan ajatteli maalata sitä, ja niin se jäi siihen."
 )
@@ -59,6 +64,8 @@ def test_a_rule_drops_the_row_that_breaks_it_and_says_which(tmp_path: Path, reas
         qa("Which tag?", "Use <b> and <div>, not <i>; s[0] and List[INT] are fine."),
         qa("List primes.", "\n".join(f"- {n}" for n in (2, 3, 5, 7, 11, 13))),
         qa("Code.", "```python\n" + "\n".join(["x = 1"] * 60) + "\n```"),
+        qa("Sum.", SUMS),
+        qa("Tools.", PROSE.replace(". ", ".\n#### Part\n").replace(", ", ",\n#### Point\n")),
         qa("Can you help?", "I'm sorry to hear that you cannot sleep. " + PROSE * 1),
         qa("今日は?", "今日は良い天気です。" + "散歩に行きましょう、そして本を読みます。" * 1),
     ],
