@@ -14,6 +14,8 @@ A row goes through these steps, and each step that takes it out counts it under 
    held out), and what its evaluation items ask is not trained on: `evaluation_item`.
 4. Exact duplicates drop as `duplicate`; the first, in the order of the sources, stays. Answers that unpaired rows label
    both ways stay, and are counted as `labelled_both_ways`.
+5. Where ``steps.order`` names some, the steps of `posttrain.data.steps`; what became of each row then stands in
+   ``dropped.jsonl``, with what it lost to.
 """
 
 from __future__ import annotations
@@ -34,12 +36,18 @@ from posttrain.data.rows.accounting import SourceCounts, accounting, told
 from posttrain.data.rows.contradictions import labelled_both_ways
 from posttrain.data.rows.earlier import Earlier, asks_an_item, read_earlier
 from posttrain.data.rows.identity import content_digest
-from posttrain.data.rows.splits import Excluded, assign_splits
+from posttrain.data.rows.splits import Excluded, assign_splits, cluster_digest, prompt_cluster
 from posttrain.data.sources.adapters_comparisons import rejected_scored_higher
 from posttrain.data.sources.convert import RecordMaker
 from posttrain.data.sources.origins import choose_adapter, open_source
 from posttrain.data.sources.readers import BadRow, Row
 from posttrain.data.sources.row_values import Drop, RowError
+from posttrain.data.steps.apply import apply_steps, hidden_types, write_trail
+from posttrain.data.steps.contamination import read_items
+from posttrain.data.steps.fates import Surroundings
+from posttrain.data.steps.pii import redacted_values
+from posttrain.data.steps.trail import FILE, Trail
+from posttrain.data.steps.workers import Workers
 from posttrain.stage import heartbeat
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError
@@ -78,23 +86,42 @@ def run(config: CurateConfig, context: Context) -> StageResult:
     wanted = {source.name: source.split for source in config.sources}
     sides = [wanted[record.source] for record in curation.records]
     placed = assign_splits(curation.records, sides, config.eval_fraction, config.split_seed, earlier.sides)
-    records = hold_out(curation.records, placed, curation.counts)
-    records = hold_items_out(records, earlier, config.item_overlap, curation.counts)
+    trail = Trail()
+    records = hold_out(curation.records, placed, curation.counts, trail)
+    records = hold_items_out(records, earlier, config.item_overlap, curation.counts, trail)
     if config.dedup:
-        records = drop_duplicates(records, curation.counts)
-    note_contradictions(records, curation.counts)
+        records = drop_duplicates(records, curation.counts, trail)
     make_ids_unique(records)
+    with Workers(config.num_workers) as workers:
+        around = _surroundings(config, before, workers)
+        records, flow = apply_steps(records, config.steps, around, curation.counts, trail)
+    note_contradictions(records, curation.counts)
     for record in records:
         curation.counts[record.source].keep(record.split)
     summary = accounting(curation.counts)
     if not records:
         raise UsageError(f"no row kept of {summary['rows_in']} (dropped: {summary['dropped']}); mend the sources")
     write_dataset(context.output, records, RECORD_TYPES[config.record_type])
+    hidden = hidden_types(config.steps)
+    if config.steps.order:
+        summary["flow"] = flow
+        write_trail(context.output / FILE, trail, hidden)
     write_json_atomic(context.output / "accounting.json", summary)
     if curation.quarantined:
-        lines = (json.dumps(row, default=str) + "\n" for row in curation.quarantined)
+        lines = (json.dumps(redacted_values(row, hidden), default=str) + "\n" for row in curation.quarantined)
         (context.output / "quarantine.jsonl").write_text("".join(lines), encoding="utf-8")
     return dataclasses.replace(_result(records, summary, curation.facts), consulted=list(before))
+
+
+def _surroundings(config: CurateConfig, before: dict[str, Path], workers: Workers) -> Surroundings:
+    items = read_items(before) if "contamination" in config.steps.order else []
+    return Surroundings(items, workers, {source.name: terms_of(source) for source in config.sources})
+
+
+def terms_of(source: SourceConfig) -> dict[str, Any]:
+    """Return what a source's configuration says of where it comes from and what it may be used for."""
+    names = ("url", "published_revision", "generator", "generator_uses", "uses")
+    return {name: value for name in names if (value := getattr(source, name)) is not None}
 
 
 def _result(records: Sequence[Record], summary: dict[str, Any], facts: dict[str, dict[str, Any]]) -> StageResult:
@@ -169,7 +196,11 @@ def read_source(
     if maker.read_from_text:
         counts.noted[CALLS_IN_TEXT] = maker.read_from_text
     omitted = {"ignored_columns": dict(maker.ignored_columns), "responses_removed": dict(maker.responses_removed)}
-    curation.facts[source.name] = {"adapter": adapter.name, **{name: value for name, value in omitted.items() if value}}
+    curation.facts[source.name] = {
+        "adapter": adapter.name,
+        **{name: value for name, value in omitted.items() if value},
+        **terms_of(source),
+    }
 
 
 def check_id(record: Record, position: str, places: dict[str, tuple[str, str]]) -> None:
@@ -191,13 +222,14 @@ def quarantined(source: str, path: str, unit: Row | BadRow, reason: str) -> dict
 
 
 def hold_out(
-    records: Sequence[Record], sides: Sequence[Split | Excluded], counts: Mapping[str, SourceCounts]
+    records: Sequence[Record], sides: Sequence[Split | Excluded], counts: Mapping[str, SourceCounts], trail: Trail
 ) -> list[Record]:
     """Return the records with their split set, without those that are on neither side."""
     kept = []
     for record, side in zip(records, sides, strict=True):
         if isinstance(side, Excluded):
             counts[record.source].drop(side.value)
+            trail.add("dropped", "split", side.value, record, {"prompt": cluster_digest(prompt_cluster(record)).hex()})
         else:
             record.split = side
             kept.append(record)
@@ -205,7 +237,7 @@ def hold_out(
 
 
 def hold_items_out(
-    records: Sequence[Record], earlier: Earlier, overlap: str, counts: Mapping[str, SourceCounts]
+    records: Sequence[Record], earlier: Earlier, overlap: str, counts: Mapping[str, SourceCounts], trail: Trail
 ) -> list[Record]:
     """Return the records without those to train on that ask what an evaluation item asks; kept ones are noted.
 
@@ -224,6 +256,7 @@ def hold_items_out(
             kept.append(record)
         else:
             counts[record.source].drop(ITEM)
+            trail.add("dropped", "items", ITEM, record, {"item_overlap": overlap})
     found = f"{len(asking)} of {len(records)} rows ask what evaluation items of this pipeline ask"
     if asking and overlap == "error":
         raise UsageError(f"{found}, first {asking[0].id}; take them out, or set data.curate.item_overlap=exclude")
@@ -236,17 +269,18 @@ def hold_items_out(
     return kept
 
 
-def drop_duplicates(records: Sequence[Record], counts: Mapping[str, SourceCounts]) -> list[Record]:
+def drop_duplicates(records: Sequence[Record], counts: Mapping[str, SourceCounts], trail: Trail) -> list[Record]:
     """Return the records without those whose content an earlier one has."""
-    seen: set[str] = set()
+    seen: dict[str, str] = {}
     kept = []
     for record in records:
         heartbeat.pulse()
         digest = content_digest(record)
         if digest in seen:
             counts[record.source].drop("duplicate")
+            trail.add("dropped", "duplicate", "duplicate", record, {"id": seen[digest]})
         else:
-            seen.add(digest)
+            seen[digest] = record.id
             kept.append(record)
     return kept
 

@@ -11,7 +11,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from posttrain.pipeline.commands.parsers import artifacts, config, generate, keeping, plan, run, runs
+from posttrain.pipeline.commands.parsers import artifacts, config, generate, keeping, plan, run, runs, tokens
 from posttrain.stage.errors import EXIT_REQUEUE, PosttrainError, from_system
 from posttrain.stage.foreign import foreign_hint
 from posttrain.stage.outlet import unhindered
@@ -24,6 +24,7 @@ PARSERS = (
     artifacts,
     keeping,
     generate,
+    tokens,
 )
 """Modules that register commands, in the order of the help."""
 

@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from posttrain.stage.schema import external, hub_revision, schema
+from posttrain.data.config.steps import StepsConfig
+from posttrain.stage.schema import external, hub_revision, schema, speed
 
 RecordType = Literal["demonstration", "comparison", "unpaired", "prompt", "evaluation"]
 AdapterName = Literal[
@@ -64,6 +65,16 @@ class SourceConfig:
     """An id that two different rows bring is an ``error``; ``ignore`` names all rows by their content instead."""
     license: str = "unknown"
     """SPDX name of the licence of rows that do not state theirs."""
+    url: str | None = None
+    """Where the source was published; stands in the manifest."""
+    published_revision: str | None = None
+    """Which state of it this is, such as a commit; stands in the manifest."""
+    generator: str | None = None
+    """The model that wrote its answers, where one did."""
+    generator_uses: list[str] | None = None
+    """What the terms of that model's maker let its output be used for, such as ``[research]``."""
+    uses: list[str] | None = None
+    """What its owner allows beyond the policy, such as ``[research, commercial]`` of data of your own."""
     language: str = "und"
     """BCP-47 tag."""
     task: str = "general"
@@ -102,6 +113,10 @@ class CurateConfig:
     in the accounting."""
     dedup: bool = True
     """Drop exact duplicates: the first one, in the order of the sources, stays."""
+    steps: StepsConfig = Field(default_factory=StepsConfig)
+    """Further steps, in order, between the split and the file; none by default."""
+    num_workers: int = speed(1, ge=1)
+    """Processes of the steps."""
     on_bad_row: Literal["error", "quarantine"] = "error"
     """``quarantine`` writes bad rows to quarantine.jsonl and counts them; a file that breaks off is always an error."""
 

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from posttrain.pipeline.commands.seeds import print_over_seeds
 from posttrain.pipeline.config.pipeline import PipelineConfig
+from posttrain.pipeline.graph.curation import told_curation
 from posttrain.pipeline.graph.graph import build_graph
 from posttrain.pipeline.graph.keys import check_external_paths
 from posttrain.pipeline.graph.lengths import check_lengths
@@ -86,7 +87,8 @@ def run_pipeline(point: Point, stops: StopRequests) -> int:
             with Lease(run.lease, run.name, config.launcher.lease_wait_seconds):
                 _refuse_beside_jobs(run)
                 run.open(config, point.stages)
-                console.print(f"run {run.name} → {run.path}", highlight=False, soft_wrap=True)
+                for line in [f"run {run.name} → {run.path}", *told_curation(point.stages)]:
+                    console.print(line, highlight=False, soft_wrap=True)
                 with stops.noted():
                     scheduler.run()
     with stops.noted():
@@ -114,7 +116,7 @@ def dry_run(point: Point) -> int:
     launcher = local_launcher(point.config, point.stages)
     resolver = Resolver(point.config, point.run, launcher.distributed)
     made: dict[str, Made] = {}
-    print(f"run {point.run.name} → {point.run.path}")
+    print("\n".join([f"run {point.run.name} → {point.run.path}", *told_curation(point.stages)]))
     for stage in point.stages:
         missing = [parent for parent in dict.fromkeys(stage.inputs.values()) if parent not in made]
         if missing:

@@ -17,6 +17,8 @@ from posttrain.pipeline.config.pipeline import StageNode
 from posttrain.stage.errors import UsageError, did_you_mean
 
 CONF = "posttrain.conf"
+_INNER = ("data/policy",)
+"""Groups within a group."""
 PATH_KEY = re.compile(r"\+*(paths\.[\w-]+|root|(.+\.)?(path|chat_template_file|schema_file))")
 """Keys whose values are files or folders."""
 _STAGE_DISTRIBUTED = re.compile(r"stages\.[\w-]+\.distributed")
@@ -24,13 +26,19 @@ _STAGE_DISTRIBUTED = re.compile(r"stages\.[\w-]+\.distributed")
 
 
 def group_options(config_dir: Path | None) -> dict[str, set[str]]:
-    """Return the options of every group: ``{"recipe": {"demo", "smollm2_135m/sft_dpo", …}, …}``."""
+    """Return the options of every group: ``{"recipe": {"demo", "smollm2_135m/sft_dpo", …}, "data/policy": {…}, …}``.
+
+    A folder within a group is a group too, where the root's defaults choose from it.
+    """
     found: dict[str, set[str]] = {}
     roots = [Path(str(resources.files(CONF)))] + ([config_dir] if config_dir is not None else [])
     for root in roots:
         for path in root.rglob("*.yaml"):
             group, _, option = path.relative_to(root).with_suffix("").as_posix().partition("/")
-            if option:
+            folder, _, own = option.rpartition("/")
+            if option and f"{group}/{folder}" in _INNER:
+                found.setdefault(f"{group}/{folder}", set()).add(own)
+            elif option:
                 found.setdefault(group, set()).add(option)
     return found
 

@@ -14,6 +14,8 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add the commands to those of the command line."""
     show = commands.add_parser("show", help="what an artifact is and where it comes from")
     show.add_argument("artifact", metavar="ARTIFACT", help="directory, stage, or the start of a name, key or digest")
+    show.add_argument("--dropped", metavar="REASON", help="rows of a dataset that steps dropped or changed for it")
+    show.add_argument("--limit", type=int, default=20, metavar="N", help="of them, at most; 20")
     show.set_defaults(action=_show)
     verify = commands.add_parser("verify", help="compare every file with its recorded hash")
     verify.add_argument("artifacts", nargs="*", metavar="ARTIFACT", help="all of them by default")
@@ -35,8 +37,11 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _show(options: argparse.Namespace) -> int:
+    from posttrain.pipeline.commands.dropped import print_dropped
     from posttrain.pipeline.commands.show import print_artifact
 
+    if options.dropped is not None:
+        return print_dropped(options.root, options.artifact, options.dropped, options.limit)
     return print_artifact(options.root, options.artifact)
 
 

@@ -1,0 +1,110 @@
+"""Rows that say nearly what an earlier row says.
+
+MinHash names candidates; a row drops only where the true Jaccard similarity of its runs of words with a row *that
+stays* reaches the threshold, so that no chain of small changes takes out a row unlike any that is left. Rows of one
+template are told apart: prompt and answers must each share most of their words, and numbers must be the same.
+
+Held-out rows come first, then the order of the dataset: a row to train on loses to its near duplicate in eval.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+
+from posttrain.data.config.steps import NearDuplicateConfig
+from posttrain.data.records import EvaluationItem, Record
+from posttrain.data.steps.fates import Fate, Finding, StepResult, Surroundings
+from posttrain.data.steps.minhash import HASHES, Prints, fingerprint, joined, shared_bands
+from posttrain.data.steps.texts import Texts, texts_of
+from posttrain.data.steps.words import words
+from posttrain.stage import heartbeat
+
+SLACK = 0.15
+"""How far the estimate from all hashes may lie below the threshold: four standard deviations at 0.8."""
+MOST = 200
+"""Pairs that are looked at for one row, the most similar by the estimate first: rows of one template are many."""
+Alike = Callable[[int, int], bool]
+
+
+def near_duplicates(records: Sequence[Record], knobs: NearDuplicateConfig, around: Surroundings) -> StepResult:
+    """Return what becomes of each row: near duplicates drop, and name the row that stays and the similarity."""
+    texts = [texts_of(record) for record in records]
+    work = partial(fingerprint, shingle_words=knobs.shingle_words)
+    if not records:
+        return StepResult([])
+    prints = joined(around.workers.each_batch(work, [text.whole() for text in texts]))
+    rows = [place for place, record in enumerate(records) if not isinstance(record, EvaluationItem)]
+    order = sorted(rows, key=lambda place: (records[place].split != "eval", place))
+
+    def alike(one: int, other: int) -> bool:
+        return same_matter(texts[one], texts[other], knobs.part_overlap, knobs.spare_other_numbers)
+
+    lost = lost_to(prints, order, knobs.threshold, alike)
+    fates = []
+    for place, record in enumerate(records):
+        if place not in lost:
+            fates.append(Fate(record))
+            continue
+        keeper, similarity = lost[place]
+        across = record.split == "train" and records[keeper].split == "eval"
+        reason = "near_duplicate_of_held_out" if across else "near_duplicate"
+        fates.append(Fate(None, (Finding(reason, {"id": records[keeper].id, "jaccard": round(similarity, 4)}),)))
+    return StepResult(fates)
+
+
+def lost_to(prints: Prints, order: Sequence[int], threshold: float, alike: Alike) -> dict[int, tuple[int, float]]:
+    """Return the texts that drop: each with the text that stays and is most like it, and how much.
+
+    Texts come in ``order``, and stay unless they lose to one that stayed before. ``alike`` has the last word on a pair
+    whose similarity reaches ``threshold``.
+    """
+    groups_TB = shared_bands(prints)
+    signatures_TH = prints.signatures
+    staying: dict[int, list[int]] = {}
+    lost: dict[int, tuple[int, float]] = {}
+    for text in order:
+        groups = groups_TB[text][groups_TB[text] >= 0].tolist()
+        if not groups:
+            continue
+        heartbeat.pulse()
+        candidates = list(dict.fromkeys(other for group in groups for other in staying.get(group, ())))
+        same = (signatures_TH[candidates] == signatures_TH[text]).sum(axis=1) if candidates else np.zeros(0)
+        nearest = np.argsort(-same, kind="stable")[:MOST]
+        own = prints.shingles(text) if candidates else frozenset()
+        for place in nearest[same[nearest] >= (threshold - SLACK) * HASHES].tolist():
+            other = candidates[place]
+            similarity = jaccard(own, prints.shingles(other))
+            if similarity >= threshold and alike(text, other):
+                lost[text] = (other, similarity)
+                break
+        else:
+            for group in groups:
+                staying.setdefault(group, []).append(text)
+    return lost
+
+
+def jaccard(one: frozenset[int] | frozenset[str], other: frozenset[int] | frozenset[str]) -> float:
+    """Return the Jaccard similarity of two sets; two empty ones are the same."""
+    union = len(one | other)
+    return len(one & other) / union if union else 1.0
+
+
+def same_matter(one: Texts, other: Texts, part_overlap: float, spare_other_numbers: bool) -> bool:
+    """Return whether two texts of high similarity also agree in each part: in prompt and answers, and in numbers."""
+    if len(one.answers) != len(other.answers):
+        return False
+    for left, right in zip((one.prompt, *one.answers), (other.prompt, *other.answers), strict=True):
+        words_left, words_right = words(left), words(right)
+        if jaccard(frozenset(words_left), frozenset(words_right)) < part_overlap:
+            return False
+        if spare_other_numbers and _numbers(words_left) != _numbers(words_right):
+            return False
+    return True
+
+
+def _numbers(found: Sequence[str]) -> Counter[str]:
+    return Counter(word for word in found if word[0].isdigit())
