@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib import metadata, resources
 
 from posttrain.sample.backends.response_cache import Request, ResponseCache
 from posttrain.sample.sampling import Accept, Generates, Prompts, Sample, SamplingParams
+from posttrain.stage.files import sha256_text
 
 
 class CachedSampler:
     """Puts a cache before a sampler; all samples of a prompt are one entry."""
 
-    def __init__(
-        self,
-        sampler: Generates,
-        cache: ResponseCache,
-        model_digest: str,
-        *,
-        near: float | None = None,
-        text_of: Callable[[Sequence[int]], str] | None = None,
-    ) -> None:
-        """``near`` is the similarity from which the samples of another prompt, compared by ``text_of``, will do."""
-        if near is not None and text_of is None:
-            raise ValueError("near duplicates are found by words; give text_of")
+    def __init__(self, sampler: Generates, cache: ResponseCache, model_digest: str) -> None:
         self._sampler, self._cache, self._digest = sampler, cache, model_digest
-        self._near, self._text_of = near, text_of
 
     def generate(
         self, prompts: Prompts, params: SamplingParams | Sequence[SamplingParams], *, accept: Accept | None = None
@@ -39,25 +30,30 @@ class CachedSampler:
             return self._sampler.generate(prompts, params, accept=accept)
         each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
         requests = [_request(self._digest, prompt, own) for prompt, own in zip(prompts, each, strict=True)]
-        found = [self._look_up(request, prompt) for request, prompt in zip(requests, prompts, strict=True)]
+        found = [self._look_up(request) for request in requests]
         missing = [place for place, samples in enumerate(found) if samples is None]
         made = self._sampler.generate([prompts[p] for p in missing], [each[p] for p in missing]) if missing else []
         for place, samples in zip(missing, made, strict=True):
-            text = self._text_of(prompts[place]) if self._text_of is not None else None
-            self._cache.put(requests[place], json.dumps([dataclasses.asdict(sample) for sample in samples]), text)
+            self._cache.put(requests[place], json.dumps([dataclasses.asdict(sample) for sample in samples]))
         new = iter(made)
         return [samples if samples is not None else next(new) for samples in found]
 
-    def _look_up(self, request: Request, prompt: Sequence[int]) -> list[Sample] | None:
+    def _look_up(self, request: Request) -> list[Sample] | None:
         response = self._cache.get(request)
-        if response is None and self._near is not None and self._text_of is not None:
-            near = self._cache.nearest(request, self._text_of(prompt), self._near)
-            response = near.response if near is not None else None
         return [Sample(**fields) for fields in json.loads(response)] if response is not None else None
+
+
+@functools.cache
+def engine() -> dict[str, str]:
+    """Return what besides a request decides its samples: versions, and a digest of the engine's code."""
+    files = sorted(resources.files("posttrain.sample.engine").iterdir(), key=lambda file: file.name)
+    code = [file.read_text(encoding="utf-8") for file in files if file.name.endswith(".py")]
+    versions = {name: metadata.version(name) for name in ("posttrain", "torch", "transformers")}
+    return {**versions, "code": sha256_text("\0".join(code))}
 
 
 def _request(model_digest: str, prompt: Sequence[int], params: SamplingParams) -> Request:
     plain = {name: value for name, value in dataclasses.asdict(params).items() if name != "seed"}
-    plain["text"] = "answer"  # older entries have the reasoning in it
+    plain["engine"] = engine()
     plain["logit_bias"] = {str(token): repr(bias) for token, bias in params.logit_bias.items()}  # JSON has no infinity
     return Request(model_digest, list(prompt), plain, params.seed)

@@ -19,6 +19,8 @@ from posttrain.sample.sampling import SamplingParams
 
 PREFILTERS = (64, 1024)
 """Candidates among which a nucleus is looked for before the whole vocabulary is sorted."""
+FEW = 16
+"""Tokens of the vocabulary for each of those candidates, at least: below, sorting all of it is as fast."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +36,9 @@ class Knobs:
     min_p: Tensor | None
     all_greedy: bool
     largest_top_k: int
-    """The size of the vocabulary when it is off in any row."""
+    """Of the rows that turn it; 0 where none does."""
+    any_without_top_k: bool
+    """Whether a row keeps its most likely tokens by mass alone."""
     truncated: Tensor | None
     """Which rows keep their most likely tokens by number or mass, when some do and some do not: shape (B,)."""
 
@@ -80,7 +84,8 @@ def knobs_of(rows: Sequence[SamplingParams], vocabulary: int, device: torch.devi
         top_p=column([row.top_p if row.top_p < 1 else math.inf for row in rows], math.inf),
         min_p=column([row.min_p for row in rows], 0.0),
         all_greedy=all(greedy),
-        largest_top_k=max(top_k),
+        largest_top_k=max((k for k in top_k if k < vocabulary), default=0),
+        any_without_top_k=any(k == vocabulary and row.top_p < 1 for k, row in zip(top_k, rows, strict=True)),
         truncated=torch.tensor(truncated, device=device) if some else None,
     )
 
@@ -129,15 +134,25 @@ def draw(weights_BV: Tensor, uniforms_B2: Tensor) -> tuple[Tensor, Tensor]:
     weight of that block. That is faster than one cumulative sum over all, and steadier: rounding moves a boundary
     between two tokens by its error in one block, not by what has added up before it.
     """
-    rows, width = weights_BV.shape
-    size = 1 << math.ceil(math.log2(width) / 2)
-    if width % size:
-        weights_BV = functional.pad(weights_BV, (0, -width % size))
-    blocks_BNS = weights_BV.view(rows, -1, size)
+    blocks_BNS = _blocks(weights_BV)
+    rows, _, size = blocks_BNS.shape
     masses_BN = blocks_BNS.sum(-1)
     block_B = _invert(masses_BN, uniforms_B2[:, 0])
     weights_BS = blocks_BNS[torch.arange(rows, device=block_B.device), block_B]
     return block_B * size + _invert(weights_BS, uniforms_B2[:, 1]), masses_BN.sum(-1)
+
+
+def _blocks(weights_BV: Tensor) -> Tensor:
+    """Return weights in blocks, the last filled up with zeros: shape (B, N, S)."""
+    rows, width = weights_BV.shape
+    size = _block_size(width)
+    if width % size:
+        weights_BV = functional.pad(weights_BV, (0, -width % size))
+    return weights_BV.view(rows, -1, size)
+
+
+def _block_size(width: int) -> int:
+    return 1 << math.ceil(math.log2(width) / 2)
 
 
 def _invert(masses_BN: Tensor, uniform_B: Tensor) -> Tensor:
@@ -189,12 +204,14 @@ def kept_weights(values_BK: Tensor, mass_B1: Tensor, vocabulary: int, knobs: Kno
     if knobs.top_k is not None:
         ranks_K = torch.arange(count, device=values_BK.device)
         weights_BK.masked_fill_(ranks_K >= knobs.top_k, 0.0)
-        mass_B1 = torch.where(knobs.top_k < vocabulary, weights_BK.sum(-1, keepdim=True), mass_B1)
         done_B |= knobs.top_k[:, 0] <= count
     if knobs.top_p is not None:
-        nucleus_B1 = knobs.top_p * mass_B1
         through_BK = weights_BK.cumsum(-1)
-        done_B |= (through_BK[:, -1:] >= nucleus_B1)[:, 0]
+        if knobs.top_k is not None:
+            mass_B1 = torch.where(knobs.top_k < vocabulary, through_BK[:, -1:], mass_B1)
+        nucleus_B1 = knobs.top_p * mass_B1
+        through_B = (through_BK[:, -1:] >= nucleus_B1)[:, 0]
+        done_B |= through_B if knobs.top_k is None else through_B & (knobs.top_k[:, 0] == vocabulary)
         weights_BK.masked_fill_(through_BK - weights_BK >= nucleus_B1, 0.0)
     if knobs.min_p is not None:
         weights_BK.masked_fill_(weights_BK < knobs.min_p, 0.0)
@@ -229,36 +246,80 @@ def _choose_any(logits_BV: Tensor, knobs: Knobs, uniforms_B2: Tensor) -> tuple[T
 def _choose_truncated(logits_BV: Tensor, knobs: Knobs, uniforms_B2: Tensor) -> tuple[Tensor, Tensor]:
     """Draw among each row's most likely tokens.
 
-    Nuclei of trained models are small, so a few candidates come first; rows whose nucleus is larger go on to more, and
-    the last resort sorts the vocabulary.
+    Nuclei of trained models are small, so a few candidates come first; rows that keep more, or whose last token kept
+    may have equals beyond them, go on to more, and the last resort sorts the vocabulary. What a row draws does not
+    depend on how many candidates that took, since those are chosen with the whole batch in view.
     """
     width = logits_BV.shape[1]
-    if knobs.largest_top_k < width:
-        counts, mass_B1 = [knobs.largest_top_k], torch.ones_like(logits_BV[:, :1])  # a nucleus is of the top k's mass
-    else:
-        counts = [*(count for count in PREFILTERS if count < width), width]
-        mass_B1 = (logits_BV - logits_BV.amax(-1, keepdim=True)).exp_().sum(-1, keepdim=True)
+    nucleus = knobs.top_p is not None and knobs.any_without_top_k
+    mass_B1 = _mass(logits_BV) if nucleus else torch.ones_like(logits_BV[:, :1])  # else it is of the top k's mass
     tokens_B = torch.empty(len(logits_BV), dtype=torch.int64, device=logits_BV.device)
     logprobs_B = logits_BV.new_empty(len(logits_BV))
     rows = torch.arange(len(logits_BV), device=logits_BV.device)
-    for count in counts:
+    for count in _candidate_counts(knobs.largest_top_k, width):
         part_BV = logits_BV[rows]
         values_BK, ids_BK = largest(part_BV, count)
         weights_BK, done_B = kept_weights(values_BK, mass_B1[rows], width, knobs.take(rows))
-        chosen_B1, kept_B = _draw_by_token(weights_BK, ids_BK, width, uniforms_B2[rows])
+        kept_B1 = (weights_BK > 0).sum(-1, keepdim=True)
+        last_B1 = values_BK.gather(1, kept_B1 - 1)
+        if count < width:
+            done_B &= values_BK[:, -1] < last_B1[:, 0]
+        chosen_B1, mass_B = _draw_by_token(part_BV, values_BK, ids_BK, (kept_B1, last_B1), uniforms_B2[rows])
         tokens_B[rows] = chosen_B1[:, 0]
-        logprobs_B[rows] = (part_BV.gather(1, chosen_B1) - values_BK[:, :1])[:, 0] - kept_B.log()
+        logprobs_B[rows] = (part_BV.gather(1, chosen_B1) - values_BK[:, :1])[:, 0] - mass_B.log()
         rows = rows[~done_B]
         if not len(rows):
             break
     return tokens_B, logprobs_B
 
 
-def _draw_by_token(weights_BK: Tensor, ids_BK: Tensor, width: int, uniforms_B2: Tensor) -> tuple[Tensor, Tensor]:
-    """Draw a token from weights, in the order of tokens: the order by weight changes with the rounding of near ties."""
-    if weights_BK.shape[1] == width:
-        tokens_B, mass_B = draw(torch.zeros_like(weights_BK).scatter_(1, ids_BK, weights_BK), uniforms_B2)
-        return tokens_B[:, None], mass_B
-    order_BK = ids_BK.argsort(-1)
-    place_B, mass_B = draw(weights_BK.gather(1, order_BK), uniforms_B2)
-    return ids_BK.gather(1, order_BK.gather(1, place_B[:, None])), mass_B
+def _candidate_counts(largest_top_k: int, width: int) -> list[int]:
+    """Return how many candidates to look at, one after the other; a few more than any row's top k, for equals."""
+    first = [largest_top_k + max(8, largest_top_k // 4)] if largest_top_k else []
+    more = [count for count in PREFILTERS if count > 2 * largest_top_k and count * FEW <= width]
+    return [*(count for count in (*first, *more) if count < width), width]
+
+
+def _mass(logits_BV: Tensor) -> Tensor:
+    """Return each row's sum of weights where the most likely token weighs 1: shape (B, 1)."""
+    weights_BV = (logits_BV - logits_BV.amax(-1, keepdim=True)).exp_()
+    return _blocks(weights_BV).sum(-1).sum(-1, dtype=torch.float64).float()[:, None]
+
+
+def _draw_by_token(
+    logits_BV: Tensor, values_BK: Tensor, ids_BK: Tensor, kept: tuple[Tensor, Tensor], uniforms_B2: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Draw among candidates in the order of tokens; return the tokens, and the mass of what is kept.
+
+    The order by weight changes with the rounding of near ties. ``kept`` has, as columns, how many candidates are kept
+    and the logit of the last of them.
+    """
+    (kept_B1, last_B1), width = kept, logits_BV.shape[1]
+    if ids_BK.shape[1] < width:
+        ids_BK = ids_BK.sort(-1).values
+        logits_BV = logits_BV.gather(1, ids_BK)
+    drop_BK = logits_BV < last_B1
+    if bool(((values_BK >= last_B1).sum(-1, keepdim=True) > kept_B1).any()):  # of equals, the first tokens are kept
+        equal_BK = logits_BV == last_B1
+        room_B1 = kept_B1 - (values_BK > last_B1).sum(-1, keepdim=True)
+        drop_BK |= equal_BK & (equal_BK.cumsum(-1) > room_B1)
+    weights_BK = (logits_BV - values_BK[:, :1]).exp_().masked_fill_(drop_BK, 0.0).double()
+    if ids_BK.shape[1] == width:
+        tokens_B, mass_B = draw(weights_BK, uniforms_B2)
+        return tokens_B[:, None], mass_B.float()
+    return _draw_sparse(weights_BK, ids_BK, _block_size(width), uniforms_B2)
+
+
+def _draw_sparse(weights_BK: Tensor, ids_BK: Tensor, size: int, uniforms_B2: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw as `draw` would, given the tokens that have a weight in rising order: shape (B, 1), and the mass."""
+    cumulative_BK = weights_BK.cumsum(-1)
+    total_B1 = cumulative_BK[:, -1:]
+    zero_B1 = torch.zeros_like(total_B1)
+    wanted_B1 = (uniforms_B2[:, :1] * total_B1).minimum(torch.nextafter(total_B1, zero_B1))
+    begin_B1 = ids_BK.gather(1, torch.searchsorted(cumulative_BK, wanted_B1, right=True)) // size * size
+    ends_B2 = torch.searchsorted(ids_BK, torch.cat([begin_B1, begin_B1 + size], 1))
+    padded_BK = functional.pad(cumulative_BK, (1, 0))
+    low_B1, high_B1 = padded_BK.gather(1, ends_B2).split(1, 1)
+    wanted_B1 = (low_B1 + uniforms_B2[:, 1:] * (high_B1 - low_B1)).minimum(torch.nextafter(high_B1, zero_B1))
+    place_B1 = torch.searchsorted(cumulative_BK, wanted_B1, right=True)
+    return ids_BK.gather(1, place_B1), total_B1[:, 0].float()

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import heapq
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
@@ -23,6 +24,12 @@ _WIDE = 32
 """More bytes than this are free text: one of each kind then stands for all."""
 _HOPS = 4
 """How far two states must look alike to be taken for one."""
+
+_CLOSING = (b'"', b"}", b"]")
+_OFTEN = 64
+"""How often a byte is taken in one place before others are preferred."""
+_TRIED = 24
+"""Parts of a long ending that are tried from either side."""
 
 Look = tuple[tuple[bytes, bytes], ...]
 """For a state and a few after it: the mask of what may follow, and the bytes that must."""
@@ -140,10 +147,47 @@ def endings(
                 heapq.heappush(heap, (len(way), next(order), way, after, its_look))
 
 
+def straight_ending(state: LLMatcher, preferred: Mapping[int, int], max_length: int) -> bytes | None:
+    """Return an ending found by going straight on, or None: in time linear in its length, where a search is far off.
+
+    Of the bytes that may come, those that close something go first, then those after which something else may come
+    than before; a byte that was taken often in the same place gives way to others, so that no loop holds for ever.
+    """
+    state, text, before, last = state.deep_copy(), b"", b"", b""
+    taken: Counter[tuple[bytes, bytes]] = Counter()
+    while len(text) <= max_length:
+        if closes(state, b""):
+            return text
+        mask, step = state.compute_bitmask(), state.compute_ff_bytes()
+        if not step and mask == before and taken[mask, last] % _OFTEN:
+            step = last
+        elif not step:
+            step = min(
+                _steps(_choices(mask), preferred),
+                key=lambda step: _detour(state, mask, step, taken[mask, step]),
+                default=b"",
+            )
+        if not step or not preferred.keys() >= set(step) or not state.consume_tokens(list(step)):
+            return None
+        taken[mask, step] += 1
+        text, before, last = text + step, mask, step
+    return None
+
+
+def _detour(state: LLMatcher, mask: bytes, step: bytes, times: int) -> int:
+    """Return how far from the end a step seems to lead: the less the better."""
+    state.consume_tokens(list(step))
+    same = state.compute_bitmask() == mask
+    state.rollback(1)
+    return 2 + times // _OFTEN if same else times // (_OFTEN * _OFTEN) + (step not in _CLOSING)
+
+
 def last_of(known: bytes, state: LLMatcher) -> bytes | None:
-    """Return the shortest last part of a known ending that ends a state, if there is one."""
+    """Return the last part of a known ending that ends a state, if there is one: the shortest, unless it is long."""
     firsts = _choices(state.compute_bitmask())
-    starts = (start for start in reversed(range(len(known))) if known[start] in firsts)
+    starts = [start for start in reversed(range(len(known))) if known[start] in firsts]
+    if len(starts) > 2 * _TRIED:  # each takes time linear in its length: what is left of it, or little is
+        starts = [*reversed(starts[-_TRIED:]), *starts[:_TRIED]]
     return next((known[start:] for start in starts if closes(state, known[start:])), None)
 
 

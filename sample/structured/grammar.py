@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from llguidance import LLMatcher
 
-from posttrain.sample.structured.closing import BYTES, Look, Vocabulary, closes, endings, look_of
+from posttrain.sample.structured.closing import BYTES, Look, Vocabulary, closes, endings, look_of, straight_ending
 from posttrain.sample.structured.constraint import Bitmask, mask_words
 from posttrain.sample.structured.json_schema import compact_grammar, enforceable
 from posttrain.stage.errors import PosttrainError, UsageError
@@ -25,6 +25,8 @@ MAX_TRIES = 4
 """Tokens refused at one step before the known ending is taken."""
 _SEARCH_START, _SEARCH_STEP = 4_000, 200
 """States that the search for an ending visits before a sample and between two tokens."""
+_FAR, _FARTHEST = 160, 40_000
+"""Bytes from which on an ending found by going straight on will do, and most that it may have."""
 _LONGER = 4
 """Bytes by which an ending of fewer tokens may exceed the shortest."""
 _BYTES_PER_TOKEN = 8
@@ -87,15 +89,20 @@ class Grammar:
 
     def _shortest(self) -> bytes:
         best: bytes | None = None
-        for text in endings(self.byte_matcher, None, self.vocabulary.preferred, _SEARCH_START, sys.maxsize):
+        far = straight_ending(self.byte_matcher, self.vocabulary.preferred, _FARTHEST)
+        likely = far is not None and _FAR <= len(far) < _FARTHEST // 10  # longer, it lost its way in free text
+        states = _SEARCH_STEP if likely else _SEARCH_START
+        for text in endings(self.byte_matcher, None, self.vocabulary.preferred, states, sys.maxsize):
             longest = len(best) + _LONGER if best is not None else len(text)
             if len(text) > longest:
                 break
             if best is None or self._cost(text) < self._cost(best):
                 best = text
+        if best is None and far is not None:
+            return far
         if best is None:
             raise UsageError(f"{self.name}: found no document that grammar and vocabulary admit; simplify it")
-        while shorter := self._shortcut(best):
+        while len(best) < _FAR and (shorter := self._shortcut(best)):
             best = shorter
         return best
 

@@ -10,23 +10,25 @@ import copy
 import dataclasses
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jsonschema_rs
 from llguidance import LLMatcher
 
+from posttrain.sample.structured.bounded import Schema, bounded, in_plain_keywords, subschemas
 from posttrain.sample.structured.closing import BYTES
 from posttrain.stage.errors import UsageError
 
-Schema = dict[str, Any]
-
-_OPTIONS = {"whitespace_flexible": False, "lenient": False, "coerce_one_of": False}
-_BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum", "const"}
-_MAX_NUMBER = 10**18
-_NAMED = ("$defs", "definitions", "properties", "patternProperties", "dependentSchemas")
-_LISTED = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
-_SINGLE = ("items", "additionalItems", "additionalProperties")
+_OPTIONS = {
+    "whitespace_flexible": False,
+    "lenient": False,
+    "coerce_one_of": False,
+    "json_allowed_escapes": 'bfnrt"\\',
+}
+"""Escapes by number are out: with them a name can be written in two ways, of which a schema forbids one alone, and
+half a surrogate pair is no text."""
+_CONTROL = re.compile(r"(?<!\\)(\\\\)*\\u00(0[0-7be]|0f|1|7f)")
 _MESSAGES = {
     r"Unimplemented keys: \[(.*)\]": None,
     r"Unknown format": ("format",),
@@ -55,16 +57,19 @@ class Enforceable:
 def compact_grammar(schema: Mapping[str, Any]) -> str:
     """Return llguidance's grammar of the documents of a schema without whitespace between their parts.
 
-    Numbers that the schema does not limit get 18 digits before the point and no exponent, since a model that runs on
-    with digits would leave the range of every parser.
+    Numbers and texts that the schema does not limit have the limits of `bounded`, since a model that runs on with
+    digits would leave the range of every parser; where those contradict the schema, it goes without them.
     """
-    bounded = copy.deepcopy(dict(schema))
-    for _, sub in _subschemas(bounded):
-        types = sub.get("type", ())
-        numeric = {"number", "integer"} & {*([types] if isinstance(types, str) else types)}
-        if numeric and not _BOUNDS & sub.keys():
-            sub["minimum"], sub["maximum"] = -_MAX_NUMBER, _MAX_NUMBER
-    return LLMatcher.grammar_from_json_schema(json.dumps(bounded), overrides=_OPTIONS)  # type: ignore[arg-type]
+    plain = in_plain_keywords(schema)
+    for held in (bounded(plain), bounded(plain, free=False)):
+        grammar = _compiled(held)
+        if not LLMatcher(BYTES, grammar, log_level=0).is_error():
+            return grammar
+    return _compiled(plain)
+
+
+def _compiled(schema: Schema) -> str:
+    return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=_OPTIONS)  # type: ignore[arg-type]
 
 
 def enforceable(schema: Mapping[str, Any], *, relax: bool = False) -> Enforceable:
@@ -74,6 +79,10 @@ def enforceable(schema: Mapping[str, Any], *, relax: bool = False) -> Enforceabl
     and listed instead. What makes no sense, such as a broken pattern or a `$ref` to nowhere, is refused either way.
     """
     Validator(schema)
+    if _CONTROL.search(json.dumps(dict(schema))):
+        raise UsageError(
+            "schema: a grammar cannot write its control characters, other than \\b \\f \\n \\r \\t; leave them out"
+        )
     rest = {key: value for key, value in copy.deepcopy(dict(schema)).items() if key != "x-guidance"}
     unenforced: list[str] = []
     while problem := _problem(rest):
@@ -86,18 +95,21 @@ def enforceable(schema: Mapping[str, Any], *, relax: bool = False) -> Enforceabl
                 f"schema at {', '.join(pointers)}: a grammar cannot enforce it ({reason}); leave it out, or let it be "
                 f"checked afterwards"
             )
-        _leave_out(dict(_subschemas(rest))[path], keywords)
+        _leave_out(dict(subschemas(rest))[path], keywords)
         unenforced += pointers
     return Enforceable(rest, tuple(unenforced))
 
 
 class Validator:
-    """Checks documents against a whole schema, of the draft that its `$schema` names or else 2020-12."""
+    """Checks documents against a whole schema, of the draft that its `$schema` names or else 2020-12.
+
+    Formats count, where they are known.
+    """
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         """Compile the schema. Raises UsageError that names the place where it is no JSON Schema."""
         try:
-            self._validator = jsonschema_rs.validator_for(dict(schema), offline=True)
+            self._validator = jsonschema_rs.validator_for(dict(schema), offline=True, validate_formats=True)
         except jsonschema_rs.ValidationError as error:
             path = "".join(f"/{part}" for part in error.instance_path)
             raise UsageError(f"schema at {path or '/'}: {error.message}") from None
@@ -105,21 +117,25 @@ class Validator:
             raise UsageError(f"schema: {str(error).splitlines()[0]}") from None
 
     def is_valid(self, document: Any) -> bool:
-        """Return whether a parsed document has the schema."""
-        return self._validator.is_valid(document)
+        """Return whether a parsed document has the schema; one with half a surrogate pair has none."""
+        try:
+            return self._validator.is_valid(document)
+        except UnicodeEncodeError:
+            return False
 
     def errors(self, document: Any) -> list[str]:
         """Return what is wrong with a parsed document, one line each with its path."""
-        return [
-            "".join(f"/{part}" for part in error.instance_path) + f": {error.message}"
-            for error in self._validator.iter_errors(document)
-        ]
+        try:
+            found = list(self._validator.iter_errors(document))
+        except UnicodeEncodeError as error:
+            return [f": half a surrogate pair ({error.object[error.start]!a}) is no text"]
+        return ["".join(f"/{part}" for part in error.instance_path) + f": {error.message}" for error in found]
 
 
 def _problem(schema: Schema) -> tuple[str, list[str], str] | None:
     """Return path, keywords and reason of the first thing in a schema that no grammar can hold to, if there is one."""
     reason = _refusal(schema)
-    places = sorted(_subschemas(schema), key=lambda place: (_in_definitions(place[0]), -place[0].count("/")))
+    places = sorted(subschemas(schema), key=lambda place: (_in_definitions(place[0]), -place[0].count("/")))
     if not reason:
         return next(((path, ["minProperties"], "names may repeat") for path, sub in places if _may_repeat(sub)), None)
     shared: Schema = {key: schema[key] for key in ("$schema", "$defs", "definitions") if key in schema}
@@ -131,7 +147,7 @@ def _problem(schema: Schema) -> tuple[str, list[str], str] | None:
 
 
 def _refusal(schema: Schema) -> str:
-    matcher = LLMatcher(BYTES, compact_grammar(schema), log_level=0)
+    matcher = LLMatcher(BYTES, _compiled(in_plain_keywords(schema)), log_level=0)
     return matcher.get_error().strip().split("\n")[0]
 
 
@@ -158,25 +174,6 @@ def _leave_out(schema: Schema, keywords: list[str]) -> None:
         value = schema.pop(keyword)
         if keyword == "oneOf":
             schema["allOf"] = [*schema.get("allOf", []), {"anyOf": value}]
-
-
-def _subschemas(schema: Schema, path: str = "") -> Iterator[tuple[str, Schema]]:
-    """Yield the JSON pointer and value of each schema in a schema, itself included, that a grammar may enforce."""
-    yield path, schema
-    for keyword, value in schema.items():
-        if keyword in _NAMED and isinstance(value, dict):
-            inner = [(f"{keyword}/{_escape(name)}", sub) for name, sub in value.items()]
-        elif keyword in _LISTED and isinstance(value, list):
-            inner = [(f"{keyword}/{index}", sub) for index, sub in enumerate(value)]
-        else:
-            inner = [(keyword, value)] if keyword in _SINGLE else []
-        for name, sub in inner:
-            if isinstance(sub, dict):
-                yield from _subschemas(sub, f"{path}/{name}")
-
-
-def _escape(name: str) -> str:
-    return name.replace("~", "~0").replace("/", "~1")
 
 
 def _in_definitions(path: str) -> bool:

@@ -18,6 +18,7 @@ _TOKEN = re.compile(r'"(?:[^"\\]|\\.|\\\Z)*("|\Z)|[{}\[\],]', re.DOTALL)
 _PARTIAL_ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{0,3})?\Z")
 _PARTIAL_WORD = re.compile(r"[a-z]+\Z")
 _PARTIAL_NUMBER = re.compile(r"(?<=\d)[.eE+-]+\Z")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 _MOST_TAKEN_BACK = 8
 _MAX_DEPTH = 500
 _CLOSER = {"{": "}", "[": "]"}
@@ -36,12 +37,16 @@ class Repair:
 def parse_json(text: str | bytes) -> Any:
     """Return the value of a JSON text by RFC 8259: no NaN, no comments, no byte order mark, UTF-8 only.
 
-    Raises ValueError on anything else.
+    Raises ValueError on anything else, and on half a surrogate pair, since no text can hold the value.
     """
+    text = text if isinstance(text, str) else text.decode("utf-8")
     try:
-        return _DECODER.decode(text if isinstance(text, str) else text.decode("utf-8"))
+        value = _DECODER.decode(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    if _SURROGATE.search(text):
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
 
 
 def repair_json(text: str) -> Repair | None:
@@ -173,7 +178,7 @@ def _with_library(body: str, changes: list[str]) -> Repair | None:
     try:
         repaired: Any = json_repair.loads(body, logging=True)
         value, log = repaired
-        json.dumps(value, allow_nan=False)
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
     except (RecursionError, ValueError):
         return None
     if not isinstance(value, dict if body.startswith("{") else list):

@@ -8,6 +8,7 @@ import jsonschema
 import pytest
 import torch
 from structured_data import SHARED, all_schemas, json_tokenizer
+from structured_demands import demanding_schemas
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from posttrain.data.chat.tokenizer import prepare_tokenizer
@@ -48,11 +49,11 @@ def assert_accepted(schema: dict[str, Any], text: str) -> None:
 
 
 def sample_all(
-    sampler: Sampler, vocabulary: Vocabulary, names: list[str], budgets: list[float], samples: int
+    sampler: Sampler, vocabulary: Vocabulary, schemas: dict[str, dict[str, Any]], budgets: list[float], samples: int
 ) -> tuple[int, int]:
     """Sample documents of schemas at budgets, given as multiples of the shortest; return documents and refusals."""
-    schemas, refused, asked = all_schemas(), 0, []
-    for name in names:
+    refused, asked = 0, []
+    for name in schemas:
         try:
             grammar = json_schema_grammar(vocabulary, schemas[name])
         except UsageError as error:
@@ -72,9 +73,12 @@ def sample_all(
 
 def test_an_untrained_model_writes_valid_documents() -> None:
     tokenizer = json_tokenizer()
-    names = sorted(all_schemas())[::6]
-    documents, refused = sample_all(sampler_of(tokenizer), Vocabulary.of(tokenizer), names, [1, 1.5], 1)
-    assert documents >= 50 and refused < 0.1 * len(names)
+    schemas = dict(sorted(all_schemas().items())[::6])
+    documents, refused = sample_all(sampler_of(tokenizer), Vocabulary.of(tokenizer), schemas, [1, 1.5], 1)
+    assert documents >= 50 and refused < 0.1 * len(schemas)
+    demands = dict(list(demanding_schemas().items())[::8])
+    documents, refused = sample_all(sampler_of(tokenizer), Vocabulary.of(tokenizer), demands, [1], 1)
+    assert (documents, refused) == (len(demands), 0)
 
 
 @pytest.mark.slow
@@ -87,11 +91,14 @@ def test_an_untrained_model_writes_valid_documents_of_all_schemas(kind: str) -> 
             pytest.skip(f"{folder} is not here")
         tokenizer = AutoTokenizer.from_pretrained(str(folder))
         tokenizer.add_special_tokens({"eos_token": "<|endoftext|>", "pad_token": "<|pad|>"})
-    names = sorted(all_schemas())
-    budgets = [1, 1.1, 1.3, 2, 4, 10]
-    documents, refused = sample_all(sampler_of(tokenizer), Vocabulary.of(tokenizer), names, budgets, 2)
-    assert len(names) >= 200 and refused < 0.1 * len(names)
-    print(f"{kind}: {documents} documents of {len(names)} schemas, {refused} refused")
+    schemas, demands = all_schemas(), demanding_schemas()
+    sampler, vocabulary = sampler_of(tokenizer), Vocabulary.of(tokenizer)
+    documents, refused = sample_all(sampler, vocabulary, schemas, [1, 1.1, 1.3, 2, 4, 10], 2)
+    more, more_refused = sample_all(sampler, vocabulary, demands, [1, 1.1, 2], 2)
+    assert len(schemas) >= 200 and len(demands) >= 100
+    assert refused + more_refused < 0.05 * (len(schemas) + len(demands))
+    print(f"{kind}: {documents + more} documents of {len(schemas)} and {len(demands)} schemas")
+    print(f"refused by name: {refused} and {more_refused}")
 
 
 def test_greedy_and_sampled_documents_of_a_trained_model_with_byte_fallback() -> None:

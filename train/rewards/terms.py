@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from posttrain.data.checks.scorers import RATINGS, SCORERS, check_reference, require_scorer, score, scoring_function
 from posttrain.sample.choose.grounding import grounded_share
 from posttrain.sample.structured.json_schema import Validator
+from posttrain.sample.structured.repair import parse_json
 from posttrain.stage.errors import UsageError, did_you_mean
 from posttrain.train.config.rollout import RewardTerm
 from posttrain.train.rewards.model_score import RewardModelScore
@@ -111,8 +112,8 @@ def _json_schema(term: RewardTerm, path: str) -> Reward:
 
     def one(answer: Answer) -> float:
         try:
-            document = json.loads(answer.text, parse_constant=_no_number)
-        except (ValueError, RecursionError):
+            document = parse_json(answer.text)
+        except ValueError:
             return 0.0
         return float(validator.is_valid(document))
 
@@ -121,10 +122,6 @@ def _json_schema(term: RewardTerm, path: str) -> Reward:
 
 def _no_schema() -> dict[str, Any]:
     raise ValueError("not an object")
-
-
-def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is not JSON")
 
 
 def _python(term: RewardTerm, path: str) -> Reward:

@@ -46,6 +46,15 @@ def test_repair_of_broken_documents_gives_json_and_says_so() -> None:
             assert parse_json(json.dumps(repaired.value, allow_nan=False)) == repaired.value
 
 
+def test_half_a_surrogate_pair_is_no_text() -> None:
+    for text in (r'{"a": "\ud800"}', r'["\udc00\ud800"]', r'{"\uDFFF": 1}'):
+        with pytest.raises(ValueError, match="surrogates not allowed"):
+            parse_json(text)
+        repaired = repair_json(text)
+        assert repaired is None or json.dumps(repaired.value, ensure_ascii=False).encode()
+    assert parse_json(r'["\ud83d\ude00", "\\ud800"]') == ["😀", r"\ud800"]
+
+
 def random_value(source: random.Random, depth: int) -> Any:
     kind = source.randrange(8 if depth else 6)
     if kind < 2:

@@ -128,6 +128,53 @@ def test_rows_of_a_mixed_batch_follow_their_own_knobs() -> None:
     assert set(logprobs[-count:].tolist()) == {0.0}
 
 
+def unequal_knobs(random: np.random.Generator) -> SamplingParams:
+    """Knobs of which each is turned, or not, by chance."""
+    return SamplingParams(
+        temperature=float(random.choice([0.0, 0.7, 1.0, 1.8])),
+        top_k=int(random.choice([0, 0, 1, 7, 63, 64, 65, 400, 5000])),
+        top_p=float(random.choice([0.2, 0.9, 0.999, 1.0, 1.0])),
+        min_p=float(random.choice([0.0, 0.0, 0.05])),
+    )
+
+
+@pytest.mark.parametrize("spacing", [0.0, 0.25], ids=["continuous", "ties"])
+def test_a_row_draws_by_its_own_knobs_whatever_stands_beside_it(spacing: float) -> None:
+    random = np.random.default_rng(7)
+    for vocabulary in [*VOCABULARIES, 9000] * 15:
+        rows = [unequal_knobs(random) for _ in range(random.integers(2, 9))]
+        logits = torch.from_numpy(random.normal(0, random.choice([1.0, 4.0]), (len(rows), vocabulary))).float()
+        logits = (logits / spacing).round() * spacing if spacing else logits
+        drawn = torch.from_numpy(random.random((len(rows), 2)))
+        tokens, logprobs = choose(logits, knobs_of(rows, vocabulary, CPU), drawn)
+        for row, params in enumerate(rows):
+            own = slice(row, row + 1)
+            (token,), (logprob,) = choose(logits[own], knobs_of([params], vocabulary, CPU), drawn[own])
+            assert tokens[row] == token, params
+            assert logprobs[row] == pytest.approx(logprob.item(), abs=1e-5)
+
+
+def test_a_nucleus_among_the_top_k_is_of_their_mass_in_any_company() -> None:
+    logits_1V = logits_of(1500) / 8
+    rows = [SamplingParams(top_k=400, top_p=0.9), SamplingParams(top_p=0.9)] * BATCH
+    tokens, _ = choose(logits_1V.expand(len(rows), -1), knobs_of(rows, 1500, CPU), many_uniforms(len(rows)))
+    exact = reference(logits_1V, rows[0])
+    assert len(set(tokens[::2].tolist())) > 200
+    assert (exact[tokens[::2]] > 0).all()
+
+
+def test_of_equal_logits_the_first_tokens_are_the_most_likely() -> None:
+    logits = torch.zeros(300, 3000)
+    for params, kept in [
+        (SamplingParams(top_k=5), 5),
+        (SamplingParams(top_p=0.0009), 3),
+        (SamplingParams(top_k=1), 1),
+    ]:
+        tokens, logprobs = choose(logits, knobs_of([params] * 300, 3000, CPU), many_uniforms(300))
+        assert set(tokens.tolist()) == set(range(kept))
+        assert logprobs[0].item() == pytest.approx(-math.log(kept), abs=1e-6)
+
+
 def test_a_token_of_no_weight_is_never_drawn() -> None:
     weights = torch.zeros(4, 100)
     weights[:, 37] = 1e-30

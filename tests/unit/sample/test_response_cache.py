@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from posttrain.sample.backends.cached import CachedSampler
+from posttrain.sample.backends.cached import CachedSampler, engine
 from posttrain.sample.backends.response_cache import Request, ResponseCache
 from posttrain.sample.sampling import Accept, Prompts, Sample, SamplingParams
 from posttrain.stage.errors import UsageError
@@ -60,15 +60,13 @@ def test_the_file_stays_within_its_bound_and_keeps_what_was_used_last(tmp_path: 
         cache.put(favourite, "kept")
         for number in range(1000):
             text = "".join(rng.choices("abcdefgh ", k=size))
-            cache.put(request(f"prompt {number}"), text, f"prompt {number}")
+            cache.put(request(f"prompt {number}"), text)
             assert cache.get(favourite) == "kept", number
         assert cache.get(request("prompt 999")) == text
         assert cache.get(request("prompt 0")) is None
         assert 10 <= len(cache) < 1000
-    assert (tmp_path / "cache").stat().st_size <= bound + 2 * size + 8192
-    with sqlite3.connect(tmp_path / "cache") as connection:
-        orphans = "SELECT count(*) FROM bands WHERE id NOT IN (SELECT id FROM responses)"
-        assert connection.execute(orphans).fetchone() == (0,)
+        assert (tmp_path / "cache").stat().st_size <= bound, number
+    assert (tmp_path / "cache").stat().st_size <= bound
 
 
 def test_a_smaller_bound_takes_effect_when_the_file_is_opened(tmp_path: Path) -> None:
@@ -78,14 +76,16 @@ def test_a_smaller_bound_takes_effect_when_the_file_is_opened(tmp_path: Path) ->
     with ResponseCache(tmp_path / "cache", 200_000) as cache:
         assert len(cache) < 40
         assert cache.get(request("99")) is not None
+    assert (tmp_path / "cache").stat().st_size <= 200_000
 
 
 def test_a_response_larger_than_the_cache_is_not_kept(tmp_path: Path) -> None:
     with ResponseCache(tmp_path / "cache", 100_000) as cache:
-        cache.put(request(), "x" * 200_000)
-        assert cache.get(request()) is None
         cache.put(request(), "small")
+        cache.put(request("large"), "x" * 200_000)
+        assert cache.get(request("large")) is None
         assert cache.get(request()) == "small"
+    assert (tmp_path / "cache").stat().st_size <= 100_000
 
 
 def test_another_file_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def worker(path: Path, seed: int, rounds: int, results: Any) -> None:
             number = rng.randrange(80)
             found = cache.get(request(f"question {number}"))
             if found is None:
-                cache.put(request(f"question {number}"), json.dumps([number] * 1500), f"question {number}")
+                cache.put(request(f"question {number}"), json.dumps([number] * 1500))
             else:
                 assert json.loads(found) == [number] * 1500
                 hits += 1
@@ -168,46 +168,6 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
             assert cache.get(Request("digest", number, {}, 0)) == number * 100
 
 
-def words(count: int, seed: int) -> list[str]:
-    return random.Random(seed).choices(["red", "blue", "green", "cat", "dog", "runs", "sings", "here", "now"], k=count)
-
-
-def test_a_nearly_equal_prompt_is_found_with_its_similarity(tmp_path: Path) -> None:
-    with ResponseCache(tmp_path / "cache", 8 * MIB) as cache:
-        for seed in range(200):
-            text = " ".join([f"number{seed}", *words(40, seed)])
-            cache.put(request(text), f"response {seed}", text)
-        asked = ["Number7,", *words(40, 7)]
-        asked[-1] = "tomorrow"
-        near = cache.nearest(request(), " ".join(asked), 0.9)
-        assert near is not None and near.response == "response 7"
-        # One word at the end changes one of the runs of three words: 38 are shared by 39 + 39 − 38.
-        shared = len({tuple(asked[i : i + 3]) for i in range(39)})
-        assert near.similarity == pytest.approx((shared - 1) / (shared + 1))
-        assert cache.nearest(request(), " ".join(asked), 0.99) is None
-        assert cache.nearest(request(seed=1), " ".join(asked), 0.1) is None
-        assert cache.nearest(request(), "something else altogether, of no likeness at all", 0.1) is None
-        assert cache.get(request(" ".join(asked))) is None
-
-
-def test_almost_every_prompt_of_high_similarity_is_found(tmp_path: Path) -> None:
-    found = 0
-    with ResponseCache(tmp_path / "cache", 8 * MIB) as cache:
-        for seed in range(100):
-            prompt = [f"w{seed}x{i}" for i in range(60)]
-            cache.put(request((seed,)), "", " ".join(prompt))
-            prompt[random.Random(seed).randrange(60)] = "changed"
-            near = cache.nearest(request(), " ".join(prompt), 0.85)
-            found += near is not None
-    assert found >= 98
-
-
-def test_a_response_without_text_has_no_near_duplicates(tmp_path: Path) -> None:
-    with ResponseCache(tmp_path / "cache", MIB) as cache:
-        cache.put(request("who is there at the door"), "nobody")
-        assert cache.nearest(request(), "who is there at the door", 0.1) is None
-
-
 class CountingSampler:
     """A sampler whose text says what it was asked, and which counts its calls."""
 
@@ -244,11 +204,13 @@ def test_a_cached_sampler_asks_only_for_what_is_new(tmp_path: Path) -> None:
         assert sampler.asked[7:] == [[1]]
 
 
-def test_a_cached_sampler_may_answer_like_prompts_alike(tmp_path: Path) -> None:
+def test_samples_of_another_version_are_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sampler = CountingSampler()
-    texts = {1: "who is there at the door today", 2: "Who is there, at the door, today?", 3: "who is at home"}
     with ResponseCache(tmp_path / "cache", MIB) as cache:
-        cached = CachedSampler(sampler, cache, "digest", near=0.9, text_of=lambda prompt: texts[prompt[0]])
-        first, like, other = (cached.generate([[n]], SamplingParams())[0] for n in (1, 2, 3))
-        assert first == like != other
-        assert sampler.asked == [[1], [3]]
+        for part in ("posttrain", "torch", "transformers", "code"):
+            CachedSampler(sampler, cache, "digest").generate([[1]], SamplingParams())
+            now = engine() | {part: "another"}
+            with monkeypatch.context() as other:
+                other.setattr("posttrain.sample.backends.cached.engine", lambda now=now: now)
+                CachedSampler(sampler, cache, "digest").generate([[1]], SamplingParams())
+    assert sampler.asked == [[1]] * 5

@@ -131,6 +131,7 @@ def test_a_document_of_the_schema_and_nothing_else(tmp_path: Path) -> None:
         '{"n": 1} {"n": 2}',
         '{"n": 1',
         '{"n": 1, "m": NaN}',
+        r'{"n": 1, "\ud800": 1}',
         "",
         "[" * 9999,
     ]
