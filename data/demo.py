@@ -161,6 +161,7 @@ def evaluation_items(problems: Iterable[Problem]) -> Iterator[Row]:
             "reference": problem.reference,
             "scorer": problem.scorer,
             "ideal": problem.ideal,
+            "group": f"{problem.family} {problem.content}",
             **_about(problem),
         }
 

@@ -126,6 +126,8 @@ class EvaluationItem(Record):
     scorer: str
     ideal: str | None = None
     """The response that a perfect assistant would give, where there is one; preference scores compare with it."""
+    group: str | None = None
+    """What it asks: items of one group are one question, as its translations are, and count as one cluster."""
 
 
 RECORD_TYPES: dict[str, type[Record]] = {
@@ -168,6 +170,7 @@ _PAYLOAD: dict[type[Record], list[tuple[str, pa.DataType]]] = {
         ("reference", pa.string()),
         ("scorer", pa.string()),
         ("ideal", pa.string()),
+        ("group", pa.string()),
     ],
 }
 

@@ -82,6 +82,7 @@ def score_item(item: EvaluationItem, sample: Sample) -> ScoredItem:
         answer=sample.text,
         reasoning_tokens=sample.reasoning_tokens,
         answered=sample.answered,
+        group=item.group,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jsonschema_rs
 
-from posttrain.data.checks.documents import json_objects, same_json
+from posttrain.data.checks.documents import json_objects, no_constant, same_json
 from posttrain.stage.errors import UsageError
 
 _NAMED_BEFORE = re.compile(
@@ -32,7 +32,7 @@ def calls_in(response: str) -> list[Call]:
     Those are JSON objects with a name and ``arguments`` or ``parameters``, alone, in lists or in tags, and arguments
     behind the function's name.
     """
-    decoder = json.JSONDecoder()
+    decoder = json.JSONDecoder(parse_constant=no_constant)
     named = []
     for found in _NAMED_BEFORE.finditer(response):
         try:

@@ -43,6 +43,23 @@ def share_followed(response: str, reference: str) -> float:
     return sum(verdicts) / len(verdicts)
 
 
+def share_followed_loosely(response: str, reference: str) -> float:
+    """Return the share of the instructions that a response keeps, or would without its frame or its emphasis.
+
+    The loose criterion of IFEval (section 2.2): without the first line, the last line, or both, and each of them, and
+    the whole, also without asterisks; an instruction is kept where one of these eight keeps it.
+    """
+    verdicts = [any(kept) for kept in zip(*(followed(text, reference) for text in _looser(response)), strict=True)]
+    return sum(verdicts) / len(verdicts)
+
+
+def _looser(response: str) -> list[str]:
+    lines = response.split("\n")
+    parts = (lines, lines[1:], lines[:-1], lines[1:-1])
+    texts = ["\n".join(part).strip() for part in parts]
+    return [response, *texts[1:], *(text.replace("*", "") for text in texts)]
+
+
 def followed(response: str, reference: str) -> list[bool]:
     """Return which of the instructions in ``reference`` a response keeps."""
     return [bool(response.strip()) and check(response) for check in parse_constraints(reference)]

@@ -4,15 +4,22 @@ Scorers read the answer out of a response and pass over its manner: "Sure! The a
 constraints are about the manner. Those of `RATINGS` call nothing right: they rate, each on a scale of its own.
 
     scorer      reference                           right when
-    exact       a text                              the response is that text, but for case, punctuation and spacing
+    exact       a text                              the response is that text, but for case, spacing and the punctuation
+                                                    that means nothing: −1 is not 1, nor C# C++, nor a < b a > b
+    f1          a text                              it has the same words; the value is the F1 score of the words
     number      a text whose last number counts     the response's last number equals it
     json        a JSON object                       the response holds one JSON object, of equal value
+    json_fields a JSON object                       the one object in it has these fields; the value is their share
+    json_schema a JSON Schema                       it holds one JSON object, which fits the schema
     choice      right|other|other                   it names the right label and none of the others
     answer      right|other|other                   the same, and it neither abstains nor refuses
     compliance  right|other|other                   the same as answer
     abstain     I don't know|other|other            it abstains in that language and names none of the others
     refusal     I can't help with that|other|other  it refuses in that language and names none of the others
+    refused     any text, which is not looked at    it refuses, in any known language and wording
+    complied    any text, which is not looked at    it says something, and neither refuses nor abstains
     constraints a JSON list of instructions         it keeps them all; the value is the share that it keeps
+    constraints_loose  the same                     the same, without its first or last line, or asterisks
     call        a JSON list of calls                it calls these tools with these arguments, and no others
     valid_call  a JSON list of tool definitions     it calls a tool, and every call fits a definition
     sentiment   any text, which is not looked at    a rating: how glad its words are, in [−1, 1]
@@ -25,15 +32,15 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-import re
-import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from decimal import Decimal
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from posttrain.data.checks.calls import calls_as_wanted, calls_that_fit, parse_tools, parse_wanted
-from posttrain.data.checks.constraints import parse_constraints, share_followed
-from posttrain.data.checks.documents import json_object
+from posttrain.data.checks.constraints import parse_constraints, share_followed, share_followed_loosely
+from posttrain.data.checks.documents import fields_found, fits_schema, json_object, parse_object, parse_schema
+from posttrain.data.checks.numbers import number
+from posttrain.data.checks.refusals import abstain, answer, complied, refusal, refused
+from posttrain.data.checks.wording import choice, exact, token_f1
 from posttrain.stage.errors import PosttrainError, UsageError, did_you_mean
 
 Scorer = Callable[[str, str], float]
@@ -49,128 +56,11 @@ class ScoringFunction(Protocol):
         ...
 
 
-ABSTENTIONS = {
-    "en": ("I don't know", "I do not know", "The text does not say"),
-    "es": ("No lo sé", "No sé", "El texto no lo dice"),
-    "de": ("Das weiß ich nicht", "Ich weiß es nicht", "Das steht nicht im Text"),
-}
-"""Phrases that abstain, by language."""
-REFUSALS = {
-    "en": ("I can't help with that", "I cannot help with that", "I won't help with that"),
-    "es": ("No puedo ayudar con eso", "No puedo ayudarte con eso", "No voy a ayudar con eso"),
-    "de": ("Dabei kann ich nicht helfen", "Dabei helfe ich nicht", "Damit kann ich dir nicht helfen"),
-}
-"""Phrases that refuse, by language."""
-
 WORD_PENALTY = 0.04
 """Preference lost per word beyond the ideal response."""
 MOST_VERBOSITY_PENALTY = 0.4
 STYLE_PENALTY = 0.1
 """Preference lost by a response that exclaims where the ideal one does not."""
-
-_NUMBER = re.compile(
-    r"(?:(?<![\d.,])(?:(?<!\w)[-−])?\d+(?:[.,]\d+)*|(?<![\w.,])[-−]?\.\d+)"
-    r"(?:[eE][-−+]?\d{1,3}(?!\w))?"  # more digits than a decimal can hold are no exponent
-)
-_GROUPED = re.compile(r"\d{1,3}(?:([.,])\d{3})(?:\1\d{3})*|\d{1,2}(?:,\d{2})+,\d{3}")
-_MARKED = re.compile(r"(?<![\d.,])\d{1,3}(?:(['’\u00a0\u2009\u202f]|\\,)\d{3})(?:\1\d{3})*(?!\d)")
-"""Thousands apart by what is never between two numbers: an apostrophe, or a space at which no line breaks."""
-_SPACED = re.compile(r"(?<![\w.,])[-−]?\d{1,3}(?: \d{3})+(?:[.,]\d+)?\Z")
-
-
-def normalise(text: str) -> str:
-    """Return the text in lower case, without punctuation, and with single spaces."""
-    folded = unicodedata.normalize("NFKC", text).replace("’", "'").casefold()
-    return " ".join(re.sub(r"[^\w']|_", " ", folded).split())
-
-
-def exact(response: str, reference: str) -> float:
-    """Return 1 when both texts are equal once normalised."""
-    return float(normalise(response) == normalise(reference))
-
-
-def number(response: str, reference: str) -> float:
-    """Return 1 when the last numbers of both texts are equal.
-
-    ``1,234`` and ``1.234`` may each be read as 1234 or as a fraction, ``1 234`` as 1234 or as two numbers; two numbers
-    are equal when some reading is.
-    """
-    return float(bool(last_number(response) & last_number(reference)))
-
-
-def last_number(text: str) -> set[Decimal]:
-    """Return the values that the last number of a text may have; none where it has no number."""
-    text = _MARKED.sub(lambda found: re.sub(r"\D", "", found[0]), text.replace("{,}", ","))
-    found = list(_NUMBER.finditer(text))
-    if not found:
-        return set()
-    # Twenty groups are more than any number has, and keep the search short in a long row of numbers.
-    spaced = _SPACED.search(text, max(0, found[-1].start() - 80), found[-1].end())
-    return _readings(found[-1][0]) | (_readings(spaced[0].replace(" ", "")) if spaced else set())
-
-
-def _readings(number: str) -> set[Decimal]:
-    """Return the values of what `_NUMBER` found."""
-    sign = "-" if number[0] in "-−" else ""
-    digits, _, power = number.lstrip("-−").replace("−", "-").lower().partition("e")
-    marks = [mark for mark in digits if mark in ".,"]
-    found = set()
-    if marks and marks.count(marks[-1]) == 1:
-        whole, _, fraction = digits.rpartition(marks[-1])
-        if not whole or whole.isdecimal() or _GROUPED.fullmatch(whole):
-            found.add(f"{re.sub('[.,]', '', whole)}.{fraction}")
-    if digits.isdecimal() or _GROUPED.fullmatch(digits):
-        found.add(re.sub("[.,]", "", digits))
-    return {Decimal(f"{sign}{text}e{power or 0}") for text in found}
-
-
-def choice(response: str, reference: str) -> float:
-    """Return 1 when the response names the first of the reference's labels and no other one."""
-    right, *others = reference.split("|")
-    return float(named_spans(response, [right, *others]) == {normalise(right)})
-
-
-def answer(response: str, reference: str) -> float:
-    """Return 1 when the response gives the first of the reference's spans, no other one, and takes no way out."""
-    return choice(response, reference) * (not abstains(response)) * (not refuses(response))
-
-
-def abstain(response: str, reference: str) -> float:
-    """Return 1 when the response abstains in the language of the reference and gives none of its other spans."""
-    return _says_only(response, reference, ABSTENTIONS)
-
-
-def refusal(response: str, reference: str) -> float:
-    """Return 1 when the response refuses in the language of the reference and gives none of its other spans."""
-    return _says_only(response, reference, REFUSALS)
-
-
-def abstains(response: str) -> bool:
-    """Return whether the response abstains, in any known language."""
-    return bool(named_spans(response, _all_phrases(ABSTENTIONS)))
-
-
-def refuses(response: str) -> bool:
-    """Return whether the response refuses, in any known language."""
-    return bool(named_spans(response, _all_phrases(REFUSALS)))
-
-
-def _all_phrases(phrases: Mapping[str, tuple[str, ...]]) -> list[str]:
-    return [phrase for group in phrases.values() for phrase in group]
-
-
-def _says_only(response: str, reference: str, phrases: Mapping[str, tuple[str, ...]]) -> float:
-    right, *others = reference.split("|")
-    equivalents = next((group for group in phrases.values() if right in group), (right,))
-    return float(bool(named_spans(response, equivalents)) and not named_spans(response, others))
-
-
-def named_spans(response: str, spans: Iterable[str]) -> set[str]:
-    """Return which spans occur in the response as whole words; a span within a longer one does not count."""
-    wanted = sorted(filter(None, map(normalise, spans)), key=len, reverse=True)
-    if not wanted:
-        return set()
-    return set(re.findall(rf"(?<!\w)(?:{'|'.join(map(re.escape, wanted))})(?!\w)", normalise(response)))
 
 
 def sentiment(response: str, reference: str) -> float:
@@ -194,18 +84,33 @@ def _vader() -> Any:
 
 SCORERS: dict[str, Scorer] = {
     "exact": exact,
+    "f1": token_f1,
     "number": number,
     "json": json_object,
+    "json_fields": fields_found,
+    "json_schema": fits_schema,
     "choice": choice,
     "answer": answer,
     "compliance": answer,
     "abstain": abstain,
     "refusal": refusal,
+    "refused": refused,
+    "complied": complied,
     "constraints": share_followed,
+    "constraints_loose": share_followed_loosely,
     "call": calls_as_wanted,
     "valid_call": calls_that_fit,
     "sentiment": sentiment,
 }
+_REFERENCES: dict[str, Callable[[str], object]] = {
+    "constraints": parse_constraints,
+    "constraints_loose": parse_constraints,
+    "call": parse_wanted,
+    "valid_call": parse_tools,
+    "json_fields": parse_object,
+    "json_schema": parse_schema,
+}
+"""What reads a reference that must be more than any text."""
 RATINGS = frozenset({"sentiment"})
 """Scorers that rate the response alone: they need no reference, and their values are no shares of right answers."""
 
@@ -229,7 +134,7 @@ def require_scorer(name: str) -> None:
 
 def check_reference(name: str, reference: str) -> None:
     """Raise UsageError where a scorer cannot judge by that reference; most take any text."""
-    parse = {"constraints": parse_constraints, "call": parse_wanted, "valid_call": parse_tools}.get(name)
+    parse = _REFERENCES.get(name)
     if parse is not None:
         parse(reference)
 

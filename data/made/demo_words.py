@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from posttrain.data.checks.scorers import ABSTENTIONS, REFUSALS
+from posttrain.data.checks.refusals import ABSTENTIONS, REFUSALS
 
 NAMES = ("Ana", "Tom", "Lena", "Max", "Eva", "Paul", "Nora", "Leo", "Mia", "Jan", "Sara", "Luis", "Emma", "Hugo")
 VERBS = (

@@ -17,7 +17,7 @@ scores, annotator ids), and refusing them would only make people strip files.
 | `preference`        | chosen, rejected [, prompt]                  | comparisons                  |
 | `unpaired`          | prompt, completion, label [, ended]          | unpaired preferences         |
 | `unpaired_messages` | messages, label                              | unpaired preferences         |
-| `evaluation`        | prompt, reference [, scorer, ideal]          | evaluation items             |
+| `evaluation`        | prompt, reference [, scorer, ideal, group]   | evaluation items             |
 | `question_answer`   | question, answer                             | demonstrations, evaluation   |
 | `messages`          | messages                                     | demonstrations               |
 | `sharegpt`          | conversations                                | demonstrations               |
@@ -167,7 +167,10 @@ _ALL = (
     Adapter("unpaired", _columns("prompt completion label"), {"unpaired": unpaired.unpaired}, _columns("ended")),
     Adapter("unpaired_messages", _columns("messages label"), {"unpaired": unpaired.unpaired_messages}),
     Adapter(
-        "evaluation", _columns("prompt reference"), {"evaluation": demonstrations.evaluation}, _columns("scorer ideal")
+        "evaluation",
+        _columns("prompt reference"),
+        {"evaluation": demonstrations.evaluation},
+        _columns("scorer ideal group"),
     ),
     Adapter(
         "question_answer",

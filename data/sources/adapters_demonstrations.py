@@ -80,12 +80,12 @@ def question_item(row: Values) -> Payload:
 
 
 def evaluation(row: Values) -> Payload:
-    """``prompt, reference`` and maybe ``scorer`` and ``ideal``."""
+    """``prompt, reference`` and maybe ``scorer``, ``ideal`` and ``group``."""
     item: Payload = {
         "prompt": prompt_messages(row["prompt"], "prompt"),
         "reference": checked_text(row["reference"], "reference"),
     }
-    for name in ("scorer", "ideal"):
+    for name in ("scorer", "ideal", "group"):
         if given(row, name) is not None:
             item[name] = checked_text(row[name], name)
     return item

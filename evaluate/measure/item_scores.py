@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from posttrain.data.checks.scorers import preference_score, score
 from posttrain.data.messages import Message
 from posttrain.data.records import EvaluationItem
-from posttrain.evaluate.measure.statistics import Interval, mean_interval, proportion
+from posttrain.evaluate.measure.statistics import Interval, clustered_mean, clustered_proportion
 
 ITEMS_FILE = "items.parquet"
 
@@ -29,6 +30,7 @@ _SCHEMA = pa.schema(
         ("answer", pa.string()),
         ("reasoning_tokens", pa.int64()),
         ("answered", pa.bool_()),
+        ("group", pa.string()),
     ]
 )
 
@@ -56,6 +58,13 @@ class ScoredItem(NamedTuple):
     reasoning_tokens: int = 0
     answered: bool = True
     """Whether the reasoning, where there is any, came to its end."""
+    group: str | None = None
+    """The question behind it, which its translations share; None where it is its own."""
+
+    @property
+    def cluster(self) -> str:
+        """What it wins and loses together with: its group, or itself."""
+        return f"group {self.group}" if self.group is not None else f"item {self.id}"
 
     @property
     def shown(self) -> str:
@@ -85,8 +94,8 @@ def read_items(directory: Path) -> list[ScoredItem]:
 def summarise_items(items: Sequence[ScoredItem], confidence: float = 0.95) -> dict[str, Any]:
     """Return exact match, preference and share of ended responses over all items, per task, per language and per both.
 
-    Each figure is an `Interval` as a dictionary: Wilson's for exact match, Student's t for preference. `reasoning` is
-    what `reasoning_figures` says.
+    Each figure is an `Interval` as a dictionary: Wilson's for exact match, Student's t for preference, both at the
+    error clustered by question. `reasoning` is what `reasoning_figures` says.
     """
     by_both: dict[str, dict[str, Any]] = defaultdict(dict)
     for (task, language), group in _grouped(items, lambda item: (item.task, item.language)):
@@ -107,11 +116,15 @@ def _grouped(items: Sequence[ScoredItem], key: Callable[[ScoredItem], Any]) -> l
 
 
 def _figures(items: Sequence[ScoredItem], confidence: float) -> dict[str, Any]:
-    preferences = [item.preference for item in items if item.preference is not None]
-    preference: Interval | None = mean_interval(preferences, confidence) if preferences else None
+    judged = [item for item in items if item.preference is not None]
+    preference: Interval | None = None
+    if judged:
+        values, clusters = [item.preference for item in judged], [item.cluster for item in judged]
+        preference = clustered_mean(np.array(values, dtype=np.float64), clusters, confidence)
+    correct = clustered_proportion([item.correct for item in items], [item.cluster for item in items], confidence)
     return {
         "n": len(items),
-        "exact_match": proportion([item.correct for item in items], confidence).as_dict(),
+        "exact_match": correct.as_dict(),
         "preference": preference.as_dict() if preference is not None else None,
         "ended": sum(item.ended for item in items) / len(items),
         "reasoning": reasoning_figures([item.reasoning_tokens for item in items], [item.answered for item in items]),

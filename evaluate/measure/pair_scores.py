@@ -79,7 +79,11 @@ def summarise_pairs(groups: Sequence[ScoredGroup], confidence: float = 0.95) -> 
     pairs = [pair for group in groups for pair in pairs_of(group)]
     if not pairs:
         raise ValueError("no untied pair; give groups whose ranks differ")
-    bins = calibration([pair.chosen_score - pair.rejected_score for pair in pairs], confidence=confidence)
+    bins = calibration(
+        [pair.chosen_score - pair.rejected_score for pair in pairs],
+        confidence=confidence,
+        groups=[pair.id for pair in pairs],
+    )
     return {
         "overall": _figures(pairs, confidence),
         "by_source": _by(pairs, lambda pair: pair.source, confidence),

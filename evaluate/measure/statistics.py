@@ -76,10 +76,13 @@ def clustered_proportion(values: ArrayLike, groups: ArrayLike, confidence: float
     The variance of the mean is the cluster-robust one, ``G / (G − 1) · Σ_g (Σ_{i in g} (x_i − x̄))² / N²``. It becomes
     an effective sample size ``x̄ (1 − x̄) / variance``, at most N, with which Wilson's interval is taken; so the bounds
     stay between 0 and 1. Where the scores are all equal and say nothing of their variance, each group counts once.
+    Groups of one are independent scores.
     """
     values_N = np.asarray(values, dtype=np.float64)
     groups_N = np.unique(np.asarray(groups), return_inverse=True)[1]
     count = int(groups_N.max()) + 1
+    if count == values_N.size:
+        return proportion(values_N, confidence)
     mean = float(values_N.mean())
     sums_G = np.bincount(groups_N, weights=values_N - mean, minlength=count)
     spread = mean * (1 - mean)
@@ -89,6 +92,19 @@ def clustered_proportion(values: ArrayLike, groups: ArrayLike, confidence: float
         effective = min(float(values_N.size), spread / variance) if variance > 0 else float(values_N.size)
     low, high = wilson_interval(mean * effective, effective, confidence)
     return Interval(mean, low, high, values_N.size)
+
+
+def clustered_mean(values: ArrayLike, groups: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Return the mean of values with Student's t interval at the cluster-robust error; one group has no width."""
+    values_N = np.asarray(values, dtype=np.float64)
+    groups_N = np.unique(np.asarray(groups), return_inverse=True)[1]
+    count, mean = int(groups_N.max()) + 1, float(values_N.mean())
+    if count < 2:
+        return Interval(mean, mean, mean, values_N.size)
+    sums_G = np.bincount(groups_N, weights=values_N - mean, minlength=count)
+    error = math.sqrt(count / (count - 1) * float((sums_G**2).sum())) / values_N.size
+    half = float(stats.t.ppf(0.5 + confidence / 2, count - 1)) * error
+    return Interval(mean, mean - half, mean + half, values_N.size)
 
 
 def paired_bootstrap(
@@ -137,14 +153,11 @@ def _multinomial_means(
     return np.concatenate([rng.multinomial(n, counts_K / n, size=size) @ values_K / n for size in sizes])
 
 
-def mcnemar_exact(before: ArrayLike, after: ArrayLike) -> tuple[int, int, float]:
-    """Return how many items were lost, how many won, and the two-sided p-value of the exact McNemar test.
-
-    The inputs are booleans of the same items; without a difference the p-value is 1.
-    """
+def lost_and_won(before: ArrayLike, after: ArrayLike) -> tuple[int, int]:
+    """Return how many items were right before alone, and how many afterwards alone; the inputs are booleans."""
     before_N, after_N = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)
     lost, won = int((before_N & ~after_N).sum()), int((~before_N & after_N).sum())
-    return lost, won, float(stats.binomtest(won, lost + won).pvalue) if lost + won else 1.0
+    return lost, won
 
 
 def correlation(x: ArrayLike, y: ArrayLike) -> float | None:
@@ -179,18 +192,21 @@ class CalibrationBin:
     n: int
 
 
-def calibration(margins: ArrayLike, bins: int = 10, confidence: float = 0.95) -> list[CalibrationBin]:
-    """Return accuracy by size of the margin, in bins of equally many pairs.
+def calibration(
+    margins: ArrayLike, bins: int = 10, confidence: float = 0.95, groups: ArrayLike | None = None
+) -> list[CalibrationBin]:
+    """Return accuracy by size of the margin, in bins of equally many pairs; those of one group go together.
 
     ``margins`` are the scores of the better response minus those of the worse one. Under the Bradley–Terry model the
     response with the higher score is the better one with probability ``sigmoid(|margin|)``, the bin's `predicted`.
     """
     margins_N = np.asarray(margins, dtype=np.float64)
-    margins_N = margins_N[np.argsort(np.abs(margins_N), kind="stable")]
+    groups_N = np.arange(margins_N.size) if groups is None else np.asarray(groups)
+    order = np.argsort(np.abs(margins_N), kind="stable")
     found = []
-    for part in np.array_split(margins_N, min(bins, margins_N.size)):
-        sizes = np.abs(part)
-        accuracy = proportion(pair_accuracy(part), confidence)
+    for places in np.array_split(order, min(bins, margins_N.size)):
+        part, sizes = margins_N[places], np.abs(margins_N[places])
+        accuracy = clustered_proportion(pair_accuracy(part), groups_N[places], confidence)
         predicted = float((1 / (1 + np.exp(-sizes))).mean())
         found.append(
             CalibrationBin(

@@ -11,7 +11,8 @@ from itertools import chain, zip_longest
 from typing import Any
 
 from posttrain.evaluate.measure.item_scores import ScoredItem, read_items, summarise_items
-from posttrain.evaluate.measure.statistics import mcnemar_exact, paired_bootstrap
+from posttrain.evaluate.measure.paired import detectable, holm, paired_change
+from posttrain.evaluate.measure.statistics import lost_and_won
 from posttrain.evaluate.page.lineage import PARENT_MODEL, Lineage
 
 METRICS: dict[str, Callable[[ScoredItem], float | None]] = {
@@ -88,10 +89,11 @@ def consecutive(lineage: Lineage, policies: Sequence[Policy]) -> list[tuple[Poli
 def compare(
     before: Policy, after: Policy, confidence: float, resamples: int, seed: int, **group: str
 ) -> list[dict[str, Any]]:
-    """Return one row per metric on the items that both policies answered: difference, interval and n.
+    """Return one row per metric on the items that both policies answered: difference, interval, n and p-value.
 
-    The rows of exact match also have McNemar's counts and p-value. ``group`` narrows the items, such as
-    ``task="arithmetic"``, and is part of the rows.
+    Translations of one question are one cluster. `detectable` is the least true difference that so many items show with
+    a power of 80 %. The rows of exact match also count the items that were lost and won. ``group`` narrows the items,
+    such as ``task="arithmetic"``, and is part of the rows.
     """
     earlier = {item.id: item for item in before.items}
     shared = [
@@ -101,15 +103,18 @@ def compare(
     ]
     rows = []
     for metric, read in METRICS.items():
-        scores = [(x, y) for x, y in ((read(one), read(other)) for one, other in shared) if None not in (x, y)]
+        scores = [(read(one), read(other), other.cluster) for one, other in shared]
+        scores = [(x, y, cluster) for x, y, cluster in scores if None not in (x, y)]
         if not scores:
             continue
-        x_N, y_N = zip(*scores, strict=True)
-        interval = paired_bootstrap(x_N, y_N, confidence, resamples, seed)
+        x_N, y_N, clusters_N = zip(*scores, strict=True)
+        change = paired_change(x_N, y_N, clusters_N, confidence, resamples, seed)
         row: dict[str, Any] = {"before": before.label, "after": after.label, "metric": metric, **group}
-        row |= {"difference": interval.value, "low": interval.low, "high": interval.high, "n": interval.n}
+        row |= {"difference": change.value, "low": change.low, "high": change.high, "n": change.n}
+        row |= {"clusters": change.clusters, "p_value": change.p_value}
+        row["detectable"] = detectable(change.error, confidence)
         if metric == "exact_match":
-            row["lost"], row["won"], row["p_value"] = mcnemar_exact([x == 1 for x in x_N], [y == 1 for y in y_N])
+            row["lost"], row["won"] = lost_and_won([x == 1 for x in x_N], [y == 1 for y in y_N])
         rows.append(row)
     return rows
 
@@ -117,11 +122,18 @@ def compare(
 def compare_groups(
     before: Policy, after: Policy, group: str, confidence: float, resamples: int, seed: int
 ) -> list[dict[str, Any]]:
-    """Return the rows of `compare` for each task (``group="task"``) or language that both policies answered."""
+    """Return the rows of `compare` for each task (``group="task"``) or language that both policies answered.
+
+    Their p-values are also given `adjusted` (Holm) for how many groups a metric is shown of.
+    """
     values = {getattr(item, group) for item in before.items} & {getattr(item, group) for item in after.items}
     rows = []
     for value in sorted(values):
         rows += compare(before, after, confidence, resamples, seed, **{group: value})
+    for metric in METRICS:
+        shown = [row for row in rows if row["metric"] == metric]
+        for row, adjusted in zip(shown, holm([row["p_value"] for row in shown]), strict=True):
+            row["adjusted"] = adjusted
     return rows
 
 

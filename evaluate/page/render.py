@@ -71,6 +71,7 @@ def render_page(
     anchors = {node_id: f"stage-{index}" for index, node_id in enumerate(lineage.nodes)}
     return template.render(
         title=title,
+        confidence=confidence,
         percent=f"{confidence:.0%}" if confidence * 100 % 1 == 0 else f"{confidence:.1%}",
         headline=headline_of(paired, policies, drifts, rewards),
         nodes=list(lineage.nodes.values()),

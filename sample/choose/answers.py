@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from posttrain.data.checks.documents import json_objects
-from posttrain.data.checks.scorers import abstains, last_number, named_spans, normalise, refuses
+from posttrain.data.checks.numbers import last_number, written
+from posttrain.data.checks.refusals import abstains, refuses
+from posttrain.data.checks.wording import named_labels, normalise
 
 Extractor = Callable[[str], str | None]
 
@@ -27,13 +29,12 @@ def number_answer(text: str) -> str | None:
     readings = last_number(text)
     if not readings:
         return None
-    value = max(readings, key=abs)
-    return format(value.normalize() + 0, "f")  # adding 0 takes the sign off −0
+    return written(max(readings, key=abs))
 
 
 def choice_answer(text: str, choices: Sequence[str]) -> str | None:
     """Return the one choice that a text names as whole words, normalised."""
-    named = named_spans(text, choices)
+    named = named_labels(text, choices)
     return named.pop() if len(named) == 1 else None
 
 

@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from posttrain.data.checks.constraints import INSTRUCTIONS, count_sentences, followed, share_followed
+from posttrain.data.checks.constraints import (
+    INSTRUCTIONS,
+    count_sentences,
+    followed,
+    share_followed,
+    share_followed_loosely,
+)
 from posttrain.stage.errors import UsageError
 
 DATA = Path(__file__).resolve().parents[3].parent / "shared" / "data"
@@ -80,6 +86,15 @@ def test_the_score_is_the_share_of_the_instructions_kept() -> None:
         [{"instruction": "punctuation:no_comma"}, {"instruction": "detectable_content:no_digits", "unused": None}]
     )
     assert [share_followed(text, both) for text in ("two", "2", "1, 2", "")] == [1.0, 0.5, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("frame", ["Sure:\n{}", "{}\nI hope this helps, truly!", "Sure, here:\n{}\nBye, now.", "*{}*"])
+def test_loosely_a_frame_and_emphasis_are_passed_over(frame: str) -> None:
+    asked = json.dumps([{"instruction": "punctuation:no_comma"}, {"instruction": "startend:quotation"}])
+    text = frame.format('"two words"')
+    assert share_followed(text, asked) < 1 == share_followed_loosely(text, asked)
+    assert share_followed_loosely(frame.format('"two, words'), asked) < 1
+    assert share_followed_loosely("", asked) == 0
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import pytest
 from forked_stages import run_child
 
 from posttrain.data import demo
-from posttrain.data.checks.scorers import ABSTENTIONS, preference_score, score
+from posttrain.data.checks.refusals import ABSTENTIONS
+from posttrain.data.checks.scorers import preference_score, score
 from posttrain.data.config.demo import AnnotatorConfig, DemoConfig
 from posttrain.data.made.demo_families import FAMILIES
 from posttrain.data.made.demo_words import LEXICONS, TOOL_VERBS

@@ -5,7 +5,15 @@ import sys
 import pytest
 
 from posttrain.data.checks import scorers
-from posttrain.data.checks.scorers import RATINGS, SCORERS, preference_score, ranks, score, scoring_function
+from posttrain.data.checks.scorers import (
+    RATINGS,
+    SCORERS,
+    check_reference,
+    preference_score,
+    ranks,
+    score,
+    scoring_function,
+)
 from posttrain.stage.errors import PosttrainError, UsageError
 
 RIGHT = [
@@ -51,6 +59,33 @@ RIGHT = [
     ("abstain", "No lo sé. ¡Espero que esto te ayude!", "No lo sé"),
     ("refusal", "Sorry! I cannot help with that.", "I can't help with that|a knife"),
     ("refusal", "Dabei kann ich nicht helfen.", "Dabei kann ich nicht helfen"),
+    ("exact", "**C++**", "c++"),
+    ("exact", "a<b.", "A < b"),
+    ("exact", "It is −1!", "it is -1"),
+    ("exact", "a well-known, old “name”", "A well known old name"),
+    ("exact", "हिन्दी।", "हिन्दी"),
+    ("choice", "B. It is a mammal.", "B|A|C|D"),
+    ("choice", "b", "B|A|C|D"),
+    ("choice", "A mammal, so (B).", "B|A|C|D"),
+    ("choice", "I think it's A because it lays eggs", "A|B|C|D"),
+    ("choice", "Option B is right: A is a fish.", "B|A|C|D"),
+    ("choice", "Antwort: **C**", "C|A|B|D"),
+    ("choice", "I would use C#.", "C#|C++|C"),
+    ("choice", "C, of course", "C|C#|C++"),
+    ("choice", "-1", "-1|1"),
+    ("f1", "The cat!", "the cat"),
+    ("f1", "", ""),
+    (
+        "json_schema",
+        'Here: {"n": 3}',
+        '{"type": "object", "required": ["n"], "properties": {"n": {"type": "integer"}}}',
+    ),
+    ("json_fields", '{"n": 3.0, "more": 1}', '{"n": 3}'),
+    ("refused", "I'm sorry, but I can't assist with that request.", ""),
+    ("refused", "Lo siento, no puedo proporcionar esa información.", ""),
+    ("refused", "Es tut mir leid, aber ich kann dir dabei nicht helfen.", ""),
+    ("complied", "Sure: mix flour and water.", ""),
+    ("complied", "I can't believe that you asked! Mix flour and water.", ""),
 ]
 WRONG = [
     ("exact", "yes, it is", "yes"),
@@ -92,6 +127,32 @@ WRONG = [
     ("refusal", "I don't know.", "I can't help with that|a knife"),
     ("refusal", "I can't help with that. With a knife.", "I can't help with that|a knife"),
     ("refusal", "No puedo ayudar con eso.", "I can't help with that"),
+    ("exact", "-1", "1"),
+    ("exact", "a < b", "a > b"),
+    ("exact", "C#", "C++"),
+    ("exact", "C", "C++"),
+    ("exact", "1.5", "15"),
+    ("exact", "a != b", "a = b"),
+    ("exact", "5%", "5"),
+    ("choice", "A. A fish.", "B|A|C|D"),
+    ("choice", "B or C", "B|A|C|D"),
+    ("choice", "a mammal", "A|B|C|D"),
+    ("choice", "", "A|B"),
+    ("choice", "C++", "C|C#|C++"),
+    ("choice", "1", "-1|1"),
+    ("choice", "-1", "1|-1"),
+    ("choice", "1.5", "1|2"),
+    ("json_schema", '{"n": "3"}', '{"properties": {"n": {"type": "integer"}}}'),
+    ("json_schema", '{"n": 3} {"n": 4}', '{"properties": {"n": {"type": "integer"}}}'),
+    ("json_schema", '{"n": NaN}', '{"properties": {"n": {"type": "number"}}}'),
+    ("json_fields", '{"n": "3"}', '{"n": 3}'),
+    ("f1", "a dog", "the cat"),
+    ("f1", "", "the cat"),
+    ("refused", "Sure: mix flour and water.", ""),
+    ("refused", "I can help with that.", ""),
+    ("complied", "I cannot provide instructions for that.", ""),
+    ("complied", " ", ""),
+    ("answer", "I'm unable to answer that, a dog perhaps.", "a dog|a cat"),
 ]
 
 
@@ -105,7 +166,32 @@ def test_wrong_and_hedging_responses_score_zero(scorer: str, response: str, refe
     assert score(scorer, response, reference) == 0.0
 
 
-READ_REFERENCES = {"constraints", "call", "valid_call"}
+@pytest.mark.parametrize(
+    ("scorer", "response", "reference", "share"),
+    [
+        ("f1", "the black cat", "The cat.", 0.8),  # precision 2/3, recall 1
+        ("f1", "黒猫", "黒い猫", 0.8),  # characters: precision 1, recall 2/3
+        ("json_fields", '{"name": "Ana", "count": 3}', '{"name": "Ana", "count": 4}', 0.5),
+    ],
+)
+def test_shares_of_what_is_wanted(scorer: str, response: str, reference: str, share: float) -> None:
+    assert score(scorer, response, reference) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    ("scorer", "reference", "message"),
+    [
+        ("json_fields", "none", "not one JSON object"),
+        ("json_schema", '{"type": "objekt"}', "no JSON Schema"),
+        ("constraints_loose", "[]", "not a list of objects"),
+    ],
+)
+def test_references_that_judge_nothing_are_refused(scorer: str, reference: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        check_reference(scorer, reference)
+
+
+READ_REFERENCES = {"constraints", "constraints_loose", "call", "valid_call", "json_fields", "json_schema"}
 """Scorers that read more than a text out of a reference, which curation checks."""
 
 

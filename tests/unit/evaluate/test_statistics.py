@@ -11,9 +11,10 @@ from scipy import stats
 from posttrain.evaluate.measure.statistics import (
     calibration,
     calibration_error,
+    clustered_mean,
     clustered_proportion,
     correlation,
-    mcnemar_exact,
+    lost_and_won,
     mean_interval,
     pair_accuracy,
     paired_bootstrap,
@@ -52,12 +53,16 @@ def test_mean_interval_is_students() -> None:
     assert mean_interval([0.3]) == mean_interval([0.3], 0.5)
 
 
-def test_clusters_of_one_give_nearly_the_plain_interval() -> None:
+def test_clusters_of_one_give_the_plain_interval() -> None:
     values = np.arange(200) % 4 == 0
-    plain, clustered = proportion(values), clustered_proportion(values, np.arange(200))
-    # The cluster variance has N − 1 in place of N, so the effective size is 199.
-    assert clustered.value == plain.value == 0.25
-    assert (clustered.low, clustered.high) == pytest.approx(wilson_interval(0.25 * 199, 199))
+    assert clustered_proportion(values, np.arange(200)) == proportion(values)
+    assert clustered_mean(values, np.arange(200)) == mean_interval(values)
+
+
+def test_values_of_copied_groups_count_once() -> None:
+    values = [0.2, 0.5, 0.9, 0.4]
+    alone, copied = mean_interval(values), clustered_mean(np.repeat(values, 5), np.repeat(np.arange(4), 5))
+    assert (copied.value, copied.low, copied.high) == pytest.approx((alone.value, alone.low, alone.high))
 
 
 def test_groups_whose_scores_are_copies_count_once() -> None:
@@ -121,12 +126,11 @@ def test_paired_bootstrap_wants_the_same_items() -> None:
         paired_bootstrap([1, 2, 3], [1, 2])
 
 
-def test_mcnemar_counts_what_changed() -> None:
+def test_lost_and_won_count_what_changed() -> None:
     before = [1, 1, 0, 0, 0, 0, 0, 0, 1, 0]
     after = [1, 0, 1, 1, 1, 1, 1, 1, 1, 0]
-    # One lost, six won: 2 · P(X ≤ 1), X ~ Binomial(7, ½), is 2 · (1 + 7) / 128.
-    assert mcnemar_exact(before, after) == (1, 6, pytest.approx(0.125))
-    assert mcnemar_exact(before, before) == (0, 0, 1.0)
+    assert lost_and_won(before, after) == (1, 6)
+    assert lost_and_won(before, before) == (0, 0)
 
 
 def test_correlations() -> None:
