@@ -10,6 +10,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from posttrain.pipeline.commands.plan_options import add_plan
 from posttrain.pipeline.watch.stopping import StopRequests
 from posttrain.stage.errors import EXIT_REQUEUE, PosttrainError, from_system
 from posttrain.stage.outlet import unhindered
@@ -100,8 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--dry-run", action="store_true", help="print what would run, and the command lines")
     run.set_defaults(action=_run)
-    plan = commands.add_parser("plan", parents=[composed], help="parameters, memory and FLOPs of the training stages")
-    plan.set_defaults(action=_plan)
+    add_plan(commands, composed)
     status = commands.add_parser("status", parents=[rooted], help="how far a run is")
     status.add_argument(
         "run", nargs="?", default="latest", metavar="RUN", help="name of the run; the latest by default"
@@ -187,13 +187,6 @@ def _run(options: argparse.Namespace) -> int:
         if next(iter(points.values())).config.launcher.kind == "slurm":
             return print_submission(points) if options.dry_run else submit_pipelines(points, stops)
         return max(dry_run(point) for point in points.values()) if options.dry_run else run_pipelines(points, stops)
-
-
-def _plan(options: argparse.Namespace) -> int:
-    from posttrain.pipeline.commands.plan import print_pipeline_plan
-    from posttrain.pipeline.config.compose import compose_config
-
-    return print_pipeline_plan(compose_config(options.overrides, options.config_dir))
 
 
 def _status(options: argparse.Namespace) -> int:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from posttrain.plan.blocks import Attention, Block, Experts, GatedDelta, LatentAttention, Mlp, StateSpace
+from posttrain.plan.blocks import Block, Experts, Mlp
+from posttrain.plan.mixers import Attention, GatedDelta, LatentAttention, StateSpace
 from posttrain.plan.model import ModelShape
 from posttrain.stage.errors import UsageError, did_you_mean
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from posttrain.plan.families import shape_from_config
+from posttrain.plan.families import read_shape, shape_from_config
 from posttrain.plan.model import ModelShape
+from posttrain.stage.errors import UsageError, did_you_mean
 
 _SIZES = (
     "vocab_size",
@@ -196,3 +198,17 @@ def _known(name: str) -> ModelShape:
 
 KNOWN_SHAPES: Mapping[str, ModelShape] = _Known()
 """Hub name → shape."""
+
+
+def shape_named(name: str, where: str) -> ModelShape:
+    """Return the shape of a known model, a model folder or a `config.json`; ``where`` names the knob in messages.
+
+    The end of a known name is enough: ``Qwen3-8B``. Raises UsageError for a name that is neither.
+    """
+    ends = [known for known in KNOWN_SHAPES if known == name or known.partition("/")[2].lower() == name.lower()]
+    if ends:
+        return KNOWN_SHAPES[ends[0]]
+    if Path(name).exists():
+        return read_shape(Path(name))
+    hint = did_you_mean(name, [*KNOWN_SHAPES, *(known.partition("/")[2] for known in KNOWN_SHAPES)])
+    raise UsageError(f"{where}: {name!r}: neither a known model nor a folder with a config.json{hint}")

@@ -26,6 +26,8 @@ from posttrain.plan.model import (
 AdapterKind = Literal["full", "lora", "qlora"]
 Dtype = Literal["float32", "bfloat16"]
 
+Recomputation = Literal["none", "selective", "full"]
+
 _EXPERT_WIDTH = 16
 """Bytes that experts keep per feature inside: their grouped products stay outside autocast."""
 _FURTHER_NORM = 8
@@ -104,7 +106,7 @@ def estimate_memory(
     total = count_parameters(shape, head)
     trainable = total if adapter == "full" else count_adapter(shape, rank, target_modules) + trained_head
     frozen = 0 if adapter == "full" else total
-    weights, gradients, optimizer = _state_bytes(trainable, dtype, num_processes, zero_stage)
+    weights, gradients, optimizer = state_bytes(trainable, dtype, num_processes, zero_stage)
     weights += _frozen_bytes(shape, frozen, adapter, dtype) // (num_processes if zero_stage == 3 else 1)
     if zero_stage == 3:
         weights += (4 if adapter == "full" else 2) * count_largest_layer(shape)  # gathered for its own computation
@@ -127,7 +129,7 @@ def estimate_memory(
     )
 
 
-def _state_bytes(trainable: int, dtype: Dtype, num_processes: int, zero_stage: int | None) -> tuple[int, int, int]:
+def state_bytes(trainable: int, dtype: Dtype, num_processes: int, zero_stage: int | None) -> tuple[int, int, int]:
     """Return bytes of trained weights, gradients and optimizer states on one process."""
     if zero_stage is None:
         # Autocast keeps a bfloat16 copy of each float32 weight from its first use to the end of the step; DDP keeps a

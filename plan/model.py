@@ -10,7 +10,8 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from posttrain.plan.blocks import Attention, Block, Mlp
+from posttrain.plan.blocks import Block, Experts, Mlp
+from posttrain.plan.mixers import Attention
 
 Head = Literal["lm", "score"]
 """What sits on the last hidden state: logits over the vocabulary, or one score (reward model)."""
@@ -93,6 +94,16 @@ def count_multiplied(shape: ModelShape, head: Head = "lm") -> int:
     """Return the parameters that take part in a token's matrix products: the embedding's look-up is none."""
     look_up = 0 if shape.tied_embeddings and head == "lm" else shape.vocab_size * shape.hidden_size
     return count_active(shape, head) - look_up
+
+
+def count_read(shape: ModelShape, batch: int) -> float:
+    """Return the parameters that one step of decoding reads: experts that no token of the batch chose are left alone.
+
+    Of an untied embedding only a row for each token is read, which is not counted.
+    """
+    look_up = 0 if shape.tied_embeddings else shape.vocab_size * shape.hidden_size
+    experts = [block.feed_forward for block in shape.layers if isinstance(block.feed_forward, Experts)]
+    return count_parameters(shape) - look_up - sum(part.unread(batch) for part in experts)
 
 
 def count_largest_layer(shape: ModelShape) -> int:
