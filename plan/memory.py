@@ -8,9 +8,11 @@ byte.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
+from posttrain.plan.blocks import Block
 from posttrain.plan.model import (
     Head,
     ModelShape,
@@ -23,6 +25,13 @@ from posttrain.plan.model import (
 
 AdapterKind = Literal["full", "lora", "qlora"]
 Dtype = Literal["float32", "bfloat16"]
+
+Recomputation = Literal["none", "selective", "full"]
+
+_EXPERT_WIDTH = 16
+"""Bytes that experts keep per feature inside: their grouped products stay outside autocast."""
+_FURTHER_NORM = 8
+"""Bytes per feature that each norm keeps beyond a block's usual two."""
 
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Bytes of one 4-bit weight: itself, its share of a block's 8-bit scale, and of that scale's own 32-bit scale."""
@@ -97,7 +106,7 @@ def estimate_memory(
     total = count_parameters(shape, head)
     trainable = total if adapter == "full" else count_adapter(shape, rank, target_modules) + trained_head
     frozen = 0 if adapter == "full" else total
-    weights, gradients, optimizer = _state_bytes(trainable, dtype, num_processes, zero_stage)
+    weights, gradients, optimizer = state_bytes(trainable, dtype, num_processes, zero_stage)
     weights += _frozen_bytes(shape, frozen, adapter, dtype) // (num_processes if zero_stage == 3 else 1)
     if zero_stage == 3:
         weights += (4 if adapter == "full" else 2) * count_largest_layer(shape)  # gathered for its own computation
@@ -120,7 +129,7 @@ def estimate_memory(
     )
 
 
-def _state_bytes(trainable: int, dtype: Dtype, num_processes: int, zero_stage: int | None) -> tuple[int, int, int]:
+def state_bytes(trainable: int, dtype: Dtype, num_processes: int, zero_stage: int | None) -> tuple[int, int, int]:
     """Return bytes of trained weights, gradients and optimizer states on one process."""
     if zero_stage is None:
         # Autocast keeps a bfloat16 copy of each float32 weight from its first use to the end of the step; DDP keeps a
@@ -153,29 +162,46 @@ def activation_bytes_per_token(
 
     With gradient checkpointing that is the input of each block, and everything of the one that is being recomputed.
     """
-    block = block_bytes_per_token(shape, adapter=adapter, rank=rank, dtype=dtype, deepspeed=deepspeed)
+    regime = _regime(adapter, dtype, deepspeed)
+    kept = [_block_bytes(block, regime, rank) * count for block, count in Counter(shape.layers).items()]
     if not gradient_checkpointing:
-        return shape.num_layers * block
+        return sum(kept)
     low_residual = dtype == "bfloat16" and (deepspeed or adapter == "lora")
-    return shape.num_layers * (2 if low_residual else 4) * shape.hidden_size + block
+    largest = max(_block_bytes(block, regime, rank) for block in set(shape.layers))
+    return shape.num_layers * (2 if low_residual else 4) * shape.hidden_size + largest
 
 
 def block_bytes_per_token(
     shape: ModelShape, *, adapter: AdapterKind, rank: int, dtype: Dtype, deepspeed: bool = False
 ) -> int:
-    """Return what one block keeps per token for its backward pass."""
+    """Return what the first block keeps per token for its backward pass."""
+    return _block_bytes(shape.layers[0], _regime(adapter, dtype, deepspeed), rank)
+
+
+def _regime(adapter: AdapterKind, dtype: Dtype, deepspeed: bool) -> str:
     if adapter != "full":
-        regime = "adapter float32" if dtype == "float32" else "adapter autocast"
-    elif dtype == "bfloat16":
-        regime = "bfloat16" if deepspeed else "autocast"
-    else:
-        regime = "float32"
+        return "adapter float32" if dtype == "float32" else "adapter autocast"
+    if dtype == "bfloat16":
+        return "bfloat16" if deepspeed else "autocast"
+    return "float32"
+
+
+def _block_bytes(block: Block, regime: str, rank: int) -> int:
+    """Return what a block keeps per token: to the byte for the Llama block, near it for what departs from that."""
     saved = _SAVED[regime]
-    kept = saved.hidden * shape.hidden_size + saved.intermediate * shape.intermediate_size + saved.rank * rank + 8
-    kept += saved.query * shape.query_size + saved.kv * shape.kv_size + 4 * shape.num_heads
-    if shape.qk_norm:
-        kept += saved.norm_query * shape.query_size + saved.norm_kv * shape.kv_size
-        kept += 4 * (shape.num_heads + shape.num_kv_heads)
+    hidden = block.hidden()
+    kept = saved.hidden * hidden + 8
+    if block.feed_forward is not None:
+        sparse = block.feed_forward.copies() > 1
+        kept += (_EXPERT_WIDTH if sparse else saved.intermediate) * block.feed_forward.width()
+        kept += (_EXPERT_WIDTH // 2) * hidden * (block.feed_forward.copies() - 1)  # in and out of each expert
+    kept += saved.rank * rank
+    kept += _FURTHER_NORM * max(0, block.norms // hidden - 2) * hidden
+    for mixer in block.mixers:
+        query, kv = mixer.widths()
+        kept += saved.query * query + saved.kv * kv + 4 * mixer.heads
+        if mixer.norm_heads():
+            kept += saved.norm_query * query + saved.norm_kv * kv + 4 * mixer.norm_heads()
     return kept
 
 

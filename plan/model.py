@@ -1,24 +1,20 @@
-"""Parameters and arithmetic of a decoder-only transformer, from the shape that its `config.json` states.
+"""Parameters, cache and arithmetic of a decoder-only language model, from its sizes alone.
 
-Covers the Llama block and what Mistral, Qwen2 and Qwen3 change in it: grouped-query attention, biases, normalised
-queries and keys, tied embeddings, a head size of its own.
+`posttrain.plan.families` reads the sizes from a `config.json`, `posttrain.plan.known` has those of published models.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
-from posttrain.stage.errors import UsageError, did_you_mean
+from posttrain.plan.blocks import Block, Experts, Mlp
+from posttrain.plan.mixers import Attention
 
 Head = Literal["lm", "score"]
 """What sits on the last hidden state: logits over the vocabulary, or one score (reward model)."""
-
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +36,8 @@ class ModelShape:
     mlp_bias: bool = False
     qk_norm: bool = False
     """RMSNorm over each head of the queries and keys."""
+    blocks: tuple[Block, ...] = ()
+    """The layers of a model that is not one Llama block over and over; the sizes above are then those of the usual."""
 
     @property
     def query_size(self) -> int:
@@ -51,63 +49,27 @@ class ModelShape:
         """Width of all key heads together."""
         return self.num_kv_heads * self.head_dim
 
-    def linear_layers(self) -> dict[str, tuple[int, int]]:
-        """Return ``{module name: (inputs, outputs)}`` of the linear maps of one block."""
-        hidden, inner = self.hidden_size, self.intermediate_size
-        return {
-            "self_attn.q_proj": (hidden, self.query_size),
-            "self_attn.k_proj": (hidden, self.kv_size),
-            "self_attn.v_proj": (hidden, self.kv_size),
-            "self_attn.o_proj": (self.query_size, hidden),
-            "mlp.gate_proj": (hidden, inner),
-            "mlp.up_proj": (hidden, inner),
-            "mlp.down_proj": (inner, hidden),
-        }
-
-
-def shape_from_config(config: Mapping[str, Any], where: str) -> ModelShape:
-    """Return the shape that a Hugging Face configuration states; ``where`` names it in messages.
-
-    Raises UsageError when the family is not one that we know.
-    """
-    family = str(config.get("model_type"))
-    if family not in FAMILIES:
-        known = ", ".join(FAMILIES)
-        raise UsageError(f"{where}: model_type {family!r} cannot be planned{did_you_mean(family, FAMILIES)} ({known})")
-    heads = config["num_attention_heads"]
-    attention_bias = bool(config.get("attention_bias", False))
-    return ModelShape(
-        vocab_size=config["vocab_size"],
-        hidden_size=config["hidden_size"],
-        intermediate_size=config["intermediate_size"],
-        num_layers=config["num_hidden_layers"],
-        num_heads=heads,
-        num_kv_heads=config.get("num_key_value_heads") or heads,
-        head_dim=config.get("head_dim") or config["hidden_size"] // heads,
-        tied_embeddings=bool(config.get("tie_word_embeddings", False)),
-        qkv_bias=attention_bias or family == "qwen2",
-        output_bias=attention_bias,
-        mlp_bias=bool(config.get("mlp_bias", False)),
-        qk_norm=family == "qwen3",
-    )
-
-
-def read_shape(directory: Path) -> ModelShape:
-    """Return the shape of the model in a local Hugging Face folder.
-
-    Raises UsageError when the folder has no `config.json`, or one of a family that we do not know.
-    """
-    path = directory / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: {error}; give a local Hugging Face model folder") from None
-    return shape_from_config(config, str(path))
+    @property
+    def layers(self) -> tuple[Block, ...]:
+        """The layers, the first one first."""
+        if self.blocks:
+            return self.blocks
+        attention = Attention(
+            self.hidden_size,
+            self.num_heads,
+            self.num_kv_heads,
+            self.head_dim,
+            qkv_bias=self.qkv_bias,
+            output_bias=self.output_bias,
+            norms=2 * self.head_dim if self.qk_norm else 0,
+        )
+        mlp = Mlp(self.hidden_size, self.intermediate_size, bias=self.mlp_bias)
+        return (Block((attention,), mlp, norms=2 * self.hidden_size),) * self.num_layers
 
 
 def count_linear(shape: ModelShape) -> int:
     """Return the weights of all linear maps inside the blocks: what QLoRA quantises."""
-    return shape.num_layers * sum(inputs * outputs for inputs, outputs in shape.linear_layers().values())
+    return sum(block.linear() for block in shape.layers)
 
 
 def count_head(shape: ModelShape, head: Head) -> int:
@@ -119,22 +81,34 @@ def count_head(shape: ModelShape, head: Head) -> int:
 
 def count_parameters(shape: ModelShape, head: Head = "lm") -> int:
     """Return all parameters of the model; a tied embedding counts once."""
-    hidden = shape.hidden_size
-    biases = 0
-    if shape.qkv_bias:
-        biases += shape.query_size + 2 * shape.kv_size
-    if shape.output_bias:
-        biases += hidden
-    if shape.mlp_bias:
-        biases += 2 * shape.intermediate_size + hidden
-    norms = 2 * hidden + (2 * shape.head_dim if shape.qk_norm else 0)
-    blocks = count_linear(shape) + shape.num_layers * (norms + biases)
-    return shape.vocab_size * hidden + blocks + hidden + count_head(shape, head)
+    blocks = sum(block.parameters() for block in shape.layers)
+    return shape.vocab_size * shape.hidden_size + blocks + shape.hidden_size + count_head(shape, head)
+
+
+def count_active(shape: ModelShape, head: Head = "lm") -> int:
+    """Return the parameters that one token meets: all but those of the experts that it is not sent to."""
+    return count_parameters(shape, head) - sum(block.idle() for block in shape.layers)
+
+
+def count_multiplied(shape: ModelShape, head: Head = "lm") -> int:
+    """Return the parameters that take part in a token's matrix products: the embedding's look-up is none."""
+    look_up = 0 if shape.tied_embeddings and head == "lm" else shape.vocab_size * shape.hidden_size
+    return count_active(shape, head) - look_up
+
+
+def count_read(shape: ModelShape, batch: int) -> float:
+    """Return the parameters that one step of decoding reads: experts that no token of the batch chose are left alone.
+
+    Of an untied embedding only a row for each token is read, which is not counted.
+    """
+    look_up = 0 if shape.tied_embeddings else shape.vocab_size * shape.hidden_size
+    experts = [block.feed_forward for block in shape.layers if isinstance(block.feed_forward, Experts)]
+    return count_parameters(shape) - look_up - sum(part.unread(batch) for part in experts)
 
 
 def count_largest_layer(shape: ModelShape) -> int:
     """Return the parameters of the embedding or of one block, whichever has more."""
-    return max(shape.vocab_size * shape.hidden_size, count_linear(shape) // shape.num_layers)
+    return max(shape.vocab_size * shape.hidden_size, max(block.parameters() for block in shape.layers))
 
 
 def count_adapter(shape: ModelShape, rank: int, target_modules: str | Sequence[str] = "all-linear") -> int:
@@ -145,8 +119,8 @@ def count_adapter(shape: ModelShape, rank: int, target_modules: str | Sequence[s
     """
     return sum(
         rank * (inputs + outputs)
-        for layer in range(shape.num_layers)
-        for name, (inputs, outputs) in shape.linear_layers().items()
+        for layer, block in enumerate(shape.layers)
+        for name, (inputs, outputs) in block.maps().items()
         if _is_target(f"model.layers.{layer}.{name}", target_modules)
     )
 
@@ -159,24 +133,45 @@ def _is_target(module: str, target_modules: str | Sequence[str]) -> bool:
     return any(module == name or module.endswith(f".{name}") for name in target_modules)
 
 
+def kv_bytes(shape: ModelShape, context: int, bytes_per_value: float = 2) -> float:
+    """Return the bytes that a sequence of so many tokens keeps: keys and values, narrow states, recurrent states."""
+    return bytes_per_value * sum(block.kept(context) for block in shape.layers)
+
+
 def kv_bytes_per_token(shape: ModelShape, bytes_per_value: int = 2) -> int:
-    """Return the bytes that one token keeps in the key-value cache."""
-    return 2 * shape.num_layers * shape.kv_size * bytes_per_value
+    """Return the bytes that one more token keeps, as long as the sequence fits into every window."""
+    return bytes_per_value * sum(block.kept(2) - block.kept(1) for block in shape.layers)
 
 
 def training_flops_per_token(
-    shape: ModelShape, sequence_length: int, *, head: Head = "lm", adapter_parameters: int | None = None
+    shape: ModelShape,
+    sequence_length: int,
+    *,
+    head: Head = "lm",
+    adapter_parameters: int | None = None,
+    causal: bool = True,
 ) -> float:
     """Return the model FLOPs of one trained token, forward and backward.
 
-    Six per parameter that takes part in a matrix product (the embedding look-up does not), and ``6 · layers ·
-    query_size · sequence_length`` for causal attention, of which half the square is computed. With an adapter the
-    frozen weights need no gradient of their own: four per frozen parameter and six per adapter parameter. What gradient
-    checkpointing computes again is not counted.
+    Six per parameter that takes part in a matrix product, and three times the forward FLOPs of attention: ``6 ·
+    layers · query_size · sequence_length`` where it is causal, of which half the square is computed, and twice that
+    for the whole square. With an adapter the frozen weights need no gradient of their own: four per frozen parameter
+    and six per adapter parameter. What gradient checkpointing computes again is not counted.
     """
-    look_up = 0 if shape.tied_embeddings and head == "lm" else shape.vocab_size * shape.hidden_size
-    multiplied = count_parameters(shape, head) - look_up
-    attention = 6 * shape.num_layers * shape.query_size * sequence_length
+    multiplied = count_multiplied(shape, head)
+    attention = 3 * mixing_flops_per_token(shape, sequence_length, causal=causal)
     if adapter_parameters is None:
         return 6.0 * multiplied + attention
     return 4.0 * multiplied + 6.0 * adapter_parameters + attention
+
+
+def forward_flops_per_token(
+    shape: ModelShape, sequence_length: int, *, head: Head = "lm", causal: bool = True
+) -> float:
+    """Return the FLOPs of one token's forward pass: two per parameter of a matrix product, and attention."""
+    return 2.0 * count_multiplied(shape, head) + mixing_flops_per_token(shape, sequence_length, causal=causal)
+
+
+def mixing_flops_per_token(shape: ModelShape, sequence_length: int, *, causal: bool = True) -> float:
+    """Return the forward FLOPs that attention and recurrences do beside the maps, of one token of a sequence."""
+    return sum(block.mixing_flops(sequence_length, causal) for block in shape.layers)

@@ -9,9 +9,10 @@ from posttrain.data.config.tokenize import DEFAULT_LENGTH
 from posttrain.pipeline.config.pipeline import PipelineConfig
 from posttrain.pipeline.graph.graph import Stage, build_graph
 from posttrain.pipeline.local.launch import local_launcher
+from posttrain.plan.families import read_shape
 from posttrain.plan.known import KNOWN_SHAPES
 from posttrain.plan.memory import estimate_memory
-from posttrain.plan.model import Head, ModelShape, count_adapter, read_shape, training_flops_per_token
+from posttrain.plan.model import Head, ModelShape, count_adapter, training_flops_per_token
 from posttrain.plan.table import StagePlan, print_plan
 from posttrain.stage.engine import shards_like_zero
 from posttrain.stage.errors import EXIT_DONE, UsageError, did_you_mean

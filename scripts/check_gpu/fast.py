@@ -27,8 +27,9 @@ from parts import Figures, Part, Setting, main
 from running import peak, stage
 
 from posttrain.models.load import load_policy
+from posttrain.plan.families import read_shape
 from posttrain.plan.memory import estimate_memory
-from posttrain.plan.model import read_shape, training_flops_per_token
+from posttrain.plan.model import training_flops_per_token
 from posttrain.sample.engine.sampler import Sampler
 from posttrain.sample.sampling import SamplingParams
 

@@ -10,8 +10,9 @@ from transformers import PreTrainedTokenizerBase
 from posttrain.data.chat.tokenizer import load_tokenizer, require_tokens
 from posttrain.models.adapters import parameter_counts
 from posttrain.models.load import backbone_directory
+from posttrain.plan.families import read_shape
 from posttrain.plan.memory import MemoryEstimate, estimate_memory
-from posttrain.plan.model import Head, read_shape
+from posttrain.plan.model import Head
 from posttrain.plan.table import describe_memory
 from posttrain.stage.engine import shards_like_zero
 from posttrain.stage.entry import Context

@@ -1,20 +1,36 @@
-"""The command `posttrain plan`."""
+"""The options of `posttrain plan`, and which of its questions is asked."""
 
 from __future__ import annotations
 
 import argparse
 
-from posttrain.pipeline.commands.parsers.shared import Commands, add_overrides
+from posttrain.pipeline.commands.parsers.shared import Commands, add_examples, add_overrides
+
+EXAMPLES = """examples:
+  posttrain plan recipe=demo                                   every stage of a pipeline
+  posttrain plan model model=Qwen/Qwen3-8B card=h100 context=8192 batch=16
+  posttrain plan model model=Mixtral-8x7B-v0.1,Llama-2-70b-hf  side by side
+  posttrain plan pretrain budget=5.76e23 --explain             what a budget buys, and every formula
+  posttrain plan pretrain model=Llama-3.1-8B tokens=15e12 card=h100 cards=1024"""
 
 
 def register(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add the command to those of the command line."""
-    plan = commands.add_parser("plan", help="parameters, memory and FLOPs of the training stages")
+    plan = commands.add_parser("plan", help="what a pipeline, a model or a pretraining run costs before it runs")
+    add_examples(plan, EXAMPLES)
     add_overrides(plan)
+    plan.add_argument("--explain", action="store_true", help="each figure's formula, its numbers, and its source")
+    plan.add_argument("--json", action="store_true", dest="as_json", help="for programs")
     plan.set_defaults(action=_plan)
 
 
 def _plan(options: argparse.Namespace) -> int:
+    question, *words = options.overrides or [""]
+    if question in ("model", "pretrain"):
+        from posttrain.pipeline.commands import plan_questions
+
+        answer = {"model": plan_questions.print_model_plan, "pretrain": plan_questions.print_pretraining_plan}
+        return answer[question](words, explain=options.explain, as_json=options.as_json)
     from posttrain.pipeline.commands.plan import print_pipeline_plan
     from posttrain.pipeline.config.compose import compose_config
 

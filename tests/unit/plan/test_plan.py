@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from posttrain.plan.families import read_shape, shape_from_config
 from posttrain.plan.known import KNOWN_SHAPES
 from posttrain.plan.memory import block_bytes_per_token, estimate_memory
 from posttrain.plan.model import (
@@ -16,8 +17,6 @@ from posttrain.plan.model import (
     count_adapter,
     count_parameters,
     kv_bytes_per_token,
-    read_shape,
-    shape_from_config,
     training_flops_per_token,
 )
 from posttrain.stage.errors import UsageError
@@ -158,7 +157,7 @@ def _tiny(shape: ModelShape) -> dict[str, object]:
         "num_kv_heads": "num_key_value_heads",
     }
     fields = dataclasses.asdict(shape)
-    for own in ("tied_embeddings", "qkv_bias", "output_bias", "mlp_bias", "qk_norm"):
+    for own in ("tied_embeddings", "qkv_bias", "output_bias", "mlp_bias", "qk_norm", "blocks"):
         del fields[own]
     return {names.get(name, name): value for name, value in fields.items()}
 
