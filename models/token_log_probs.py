@@ -16,10 +16,12 @@ from torch.nn import functional
 
 from posttrain.models.adapters import without_adapter_wrapper
 from posttrain.models.batching import pad_rows
-from posttrain.models.cpu.linear import is_plain, products
+from posttrain.models.cpu.linear import is_plain
 from posttrain.models.cpu.llama_layers import states_at
+from posttrain.models.cpu.logit_tiles import OutputLayer
+from posttrain.models.cpu.output_layer import score_tokens
 from posttrain.models.load import evaluating
-from posttrain.models.token_rows import rows_over_plain
+from posttrain.models.token_rows import TrainedRowsModule, own_rows, rows_over_plain, whole
 from posttrain.stage.progress import track
 
 _ROWS = 256
@@ -109,15 +111,33 @@ def head_log_probs(
     Entropies carry gradients like log-probabilities. An output layer that is more than its weights is called as a
     module, once, so that engines which shard them notice; one whose trained rows alone are more, in parts.
     """
-    plain = is_plain(head)
-    if not (plain or rows_over_plain(head)):
+    if is_plain(head) or (rows_over_plain(head) and own_rows(head) is not None):
+        found = score_tokens(output_layer(model, head, temperature), hidden_NH, targets_N)
+        return found.log_probs, found.entropy
+    if not rows_over_plain(head):
         return _log_probs(model, head(hidden_NH), targets_N, temperature)
     parts = [
-        _log_probs(model, products(states_RH, head)[0] if plain else head(states_RH), targets_R, temperature)
+        _log_probs(model, head(states_RH), targets_R, temperature)
         for states_RH, targets_R in zip(hidden_NH.split(_ROWS), targets_N.split(_ROWS), strict=True)
     ]
     logps, entropies = zip(*parts, strict=True)
     return torch.cat(logps), torch.cat(entropies)
+
+
+def output_layer(model: Any, head: Any, temperature: float = 1.0) -> OutputLayer:
+    """Return the weights of a model's output layer ``head`` and what the model makes of their products.
+
+    Rows that an adapter trains stand apart, so that no gradient is made of all others. Weights that an engine keeps in
+    parts as tensors of its own are put together.
+    """
+    config = model.config.get_text_config()
+    inner, apart = head, own_rows(head) if isinstance(head, TrainedRowsModule) else None
+    tokens: tuple[int, ...] = ()
+    rows_KE = None
+    if apart is not None:
+        inner, (tokens, rows_KE) = head.original_module, apart
+    bias = None if inner.bias is None else whole(inner.bias)
+    return OutputLayer(whole(inner.weight), bias, tokens, rows_KE, logit_scale(config), logit_cap(config), temperature)
 
 
 def _log_probs(model: Any, logits_NV: Tensor, targets_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -129,15 +149,27 @@ def _log_probs(model: Any, logits_NV: Tensor, targets_N: Tensor, temperature: fl
 def scaled_logits(model: Any, logits_NV: Tensor, temperature: float) -> Tensor:
     """Return logits divided by the temperature, after the scales and caps that some families put on them."""
     config = model.config.get_text_config()
-    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
-        if (scale := getattr(config, name, None)) is not None:
-            logits_NV = logits_NV * scale
-    if (scaling := getattr(config, "logits_scaling", None)) is not None:
-        logits_NV = logits_NV * scaling if config.model_type == "hyperclovax" else logits_NV / scaling
-    for name in ("final_logit_softcapping", "logits_soft_cap"):
-        if (cap := getattr(config, name, None)) is not None:
-            logits_NV = torch.tanh(logits_NV / cap) * cap
+    if (scale := logit_scale(config)) != 1:
+        logits_NV = logits_NV * scale
+    if (cap := logit_cap(config)) is not None:
+        logits_NV = torch.tanh(logits_NV / cap) * cap
     return logits_NV if temperature == 1 else logits_NV / temperature
+
+
+def logit_scale(config: Any) -> float:
+    """Return the factor that a family puts on the products of its output layer."""
+    scale = 1.0
+    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
+        scale *= 1.0 if (own := getattr(config, name, None)) is None else own
+    if (scaling := getattr(config, "logits_scaling", None)) is not None:
+        scale *= scaling if config.model_type == "hyperclovax" else 1 / scaling
+    return scale
+
+
+def logit_cap(config: Any) -> float | None:
+    """Return what a family's logits come near to at most, if anything."""
+    caps = [getattr(config, name, None) for name in ("final_logit_softcapping", "logits_soft_cap")]
+    return next((cap for cap in caps if cap is not None), None)
 
 
 class _ChosenLogProbs(torch.autograd.Function):

@@ -28,11 +28,11 @@ class TrainedRows(TrainableTokensLayer):
 
     def get_merged_weights(self, active_adapters: Sequence[str]) -> Tensor:
         """Return the whole matrix with the trained rows in their place, for what cannot do with the rows alone."""
-        weight_VE = _whole(self.base_layer.weight)
+        weight_VE = whole(self.base_layer.weight)
         for name in active_adapters:
             if self._has(name):
                 index_R = torch.tensor(self.token_indices[name], device=weight_VE.device)
-                rows_RE = _whole(self.trainable_tokens_delta[name]).to(weight_VE.dtype)
+                rows_RE = whole(self.trainable_tokens_delta[name]).to(weight_VE.dtype)
                 weight_VE = weight_VE.index_copy(0, index_R, rows_RE)
         return weight_VE
 
@@ -46,7 +46,7 @@ class TrainedRows(TrainableTokensLayer):
         apply = self._looked_up if isinstance(self.base_layer, nn.Embedding) else self._projected
         for name in names:
             index_R = torch.tensor(self.token_indices[name], device=x.device)
-            made = apply(made, x, index_R, _whole(self.trainable_tokens_delta[name]).to(self.base_layer.weight.dtype))
+            made = apply(made, x, index_R, whole(self.trainable_tokens_delta[name]).to(self.base_layer.weight.dtype))
         return made
 
     def _has(self, name: str) -> bool:
@@ -65,7 +65,7 @@ class TrainedRows(TrainableTokensLayer):
         return made.index_copy(-1, index_R, own.to(made.dtype))
 
 
-def _whole(weights: Tensor) -> Tensor:
+def whole(weights: Tensor) -> Tensor:
     """Return weights in full where FSDP keeps them in parts; gradients are averaged over ranks, as it does."""
     if not isinstance(weights, DTensor):
         return weights
@@ -96,6 +96,27 @@ def use_rows_alone(model: PeftModel) -> PeftModel:
 def rows_over_plain(head: Any) -> bool:
     """Return whether an output layer is a plain one but for trained rows, so that it may be called in parts."""
     return isinstance(head, TrainedRowsModule) and is_plain(head.original_module)
+
+
+def own_rows(head: TrainedRowsModule) -> tuple[tuple[int, ...], Tensor | None] | None:
+    """Return the tokens, ascending, whose rows an output layer trains, and the rows ``RE``; no tokens where it is off.
+
+    None where several adapters train rows at once, so that the layer has to be called.
+    """
+    layer = head.token_adapter
+    off = head.disable_adapters or layer.disable_adapters or layer.merged
+    names = [] if off else [name for name in layer.active_adapters if layer._has(name)]
+    if len(names) > 1:
+        return None
+    if not names:
+        return (), None
+    (name,) = names
+    tokens = layer.token_indices[name]
+    order_R = sorted(range(len(tokens)), key=tokens.__getitem__)
+    rows_RE = whole(layer.trainable_tokens_delta[name]).to(layer.base_layer.weight.dtype)
+    if order_R != list(range(len(tokens))):
+        rows_RE = rows_RE[order_R]
+    return tuple(sorted(tokens)), rows_RE
 
 
 def trained_token_ids(model: PeftModel) -> list[int]:

@@ -19,6 +19,7 @@ from posttrain.train.engine.first_step import require_fused_log_probs
 from posttrain.train.engine.fit import fit, plan_steps, save_model
 from posttrain.train.engine.opening import announce, begin, describe_rows, estimated_memory
 from posttrain.train.engine.trainer import StageTrainer
+from posttrain.train.nets.fused_head import fused_on_cpu
 from posttrain.train.nets.policy import trainable_policy, wants_mask
 from posttrain.train.rows.collate import collate_pairs
 from posttrain.train.rows.dataset import pair_dataset, read_groups
@@ -27,6 +28,12 @@ from posttrain.train.rows.references import read_reference, require_reference
 
 class DpoTrainer(StageTrainer, trl.DPOTrainer):
     """TRL's trainer and losses; the reference log-probabilities come with the rows."""
+
+    def __init__(self, **theirs: Any) -> None:
+        """``theirs`` are the arguments of `StageTrainer`."""
+        super().__init__(**theirs)
+        if not self.use_weighting:  # its weights need sums of squared probabilities
+            fused_on_cpu(self.model, mean_logits=True)
 
     def try_model(self, model: Any, inputs: dict[str, Any]) -> None:
         """Check that the fused output layer is the model's own."""

@@ -21,7 +21,8 @@ from posttrain.train.engine.fit import fit, plan_steps, save_model
 from posttrain.train.engine.opening import announce, begin, describe_rows, estimated_memory
 from posttrain.train.maths.unpaired_loss import LEAST_RATIO, MOST_RATIO, unpaired_loss, weight_ratio
 from posttrain.train.methods.kto_trainer import KtoTrainer
-from posttrain.train.nets.policy import trainable_policy, wants_mask, with_fused_head
+from posttrain.train.nets.fused_head import with_fused_head
+from posttrain.train.nets.policy import trainable_policy, wants_mask
 from posttrain.train.rows.collate import collate_unpaired
 from posttrain.train.rows.dataset import fill_up
 from posttrain.train.rows.references import read_reference, require_reference

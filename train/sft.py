@@ -19,6 +19,7 @@ from posttrain.train.engine.first_step import require_fused_log_probs, require_s
 from posttrain.train.engine.fit import fit, plan_steps, save_model
 from posttrain.train.engine.opening import announce, begin, describe_rows, estimated_memory
 from posttrain.train.engine.trainer import StageTrainer
+from posttrain.train.nets.fused_head import fused_on_cpu
 from posttrain.train.nets.policy import trainable_policy, wants_mask
 from posttrain.train.rows.collate import collate_packs, collate_sft
 from posttrain.train.rows.dataset import fill_up, read_demonstrations
@@ -26,7 +27,12 @@ from posttrain.train.rows.packs import pack_demonstrations
 
 
 class SftTrainer(StageTrainer, trl.SFTTrainer):
-    """TRL's trainer and fused LM head, with token-exact losses over micro-batches, ranks and the held-out split."""
+    """TRL's trainer with a fused head, and with token-exact losses over micro-batches, ranks and the held-out split."""
+
+    def __init__(self, **theirs: Any) -> None:
+        """``theirs`` are the arguments of `StageTrainer`."""
+        super().__init__(**theirs)
+        fused_on_cpu(self.model)
 
     def try_model(self, model: Any, inputs: dict[str, Any]) -> None:
         """Check that packed rows keep apart, and that the fused output layer is the model's own."""

@@ -110,7 +110,7 @@ class _Embed(Function):
         if ctx.padding is not None:
             kept_N = ids_N != ctx.padding
             ids_N, gradient_NE = ids_N[kept_N], gradient_NE[kept_N]
-        kept_VE = _kept_gradient(weight_VE)
+        kept_VE = kept_gradient(weight_VE)
         if kept_VE is None:
             return None, torch.zeros_like(weight_VE).index_add_(0, ids_N, gradient_NE), None
         kept_VE.index_add_(0, ids_N, gradient_NE)
@@ -124,13 +124,13 @@ def _part_gradients(
     if not needed:
         return None, None
     of_bias_M = None if bias_M is None else gradient_NM.sum(0)
-    kept_ME = _kept_gradient(weight_ME)
+    kept_ME = kept_gradient(weight_ME)
     if kept_ME is None:
         return gradient_NM.t() @ states_NE, of_bias_M
     kept_ME.addmm_(gradient_NM.t(), states_NE)
     return None, of_bias_M
 
 
-def _kept_gradient(weight: Tensor) -> Tensor | None:
+def kept_gradient(weight: Tensor) -> Tensor | None:
     """Return what to add a gradient to, if anything: engines that reduce gradients learn of them from autograd."""
     return None if dist.is_initialized() else weight.grad

@@ -8,14 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers.integrations import deepspeed as hf_deepspeed
-from trl.trainer.utils import add_fused_lm_head
 
-from posttrain.models.adapters import make_trainable, weights_dtype, without_adapter_wrapper, without_dropout
+from posttrain.models.adapters import make_trainable, weights_dtype, without_dropout
 from posttrain.models.load import is_adapter, load_policy, new_token_ids
 from posttrain.stage.engine import engine_asked_for
-from posttrain.stage.errors import UsageError
 from posttrain.stage.spec import Distributed
 from posttrain.train.config.common import AdapterConfig, Dtype
 
@@ -58,20 +55,6 @@ def trained_as(
 def wants_mask(model: Any) -> bool:
     """Return whether a model needs to know which tokens are padding: a loss that balances experts counts all others."""
     return bool(getattr(model.config.get_text_config(), "output_router_logits", False))
-
-
-def with_fused_head(model: Any, where: str) -> Any:
-    """Return the model with TRL's output layer, which gives log-probabilities and entropies and never holds all logits.
-
-    Raises UsageError for an adapter on the output layer, which that does not know.
-    """
-    inner = without_adapter_wrapper(model)
-    if isinstance(inner.get_output_embeddings(), BaseTunerLayer):
-        raise UsageError(
-            f"{where}.adapter.target_modules: an adapter on the output layer would not be trained; leave that layer out"
-        )
-    add_fused_lm_head(inner, outputs=("log_probs", "entropy"))
-    return model
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from transformers import Gemma2Config, LlamaConfig, LlamaForCausalLM
 
 from posttrain.models import token_log_probs
+from posttrain.models.cpu import logit_tiles
 from posttrain.models.token_log_probs import head_log_probs, response_log_probs
 
 N, V, H = 37, 53, 8
@@ -14,9 +15,16 @@ N, V, H = 37, 53, 8
 
 @pytest.fixture(autouse=True)
 def several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make 37 rows of logits parts of 15, 15 and 7 rows, worked on 4 rows at a time."""
+    """Make 37 rows of logits parts of 15, 15 and 7 rows, worked on 4 rows, or 10 tokens of the vocabulary, at a time.
+
+    Not all of them are kept for the backward pass.
+    """
     monkeypatch.setattr(token_log_probs, "_ROWS", 15)
     monkeypatch.setattr(token_log_probs, "_BLOCK", 4 * V)
+    monkeypatch.setattr(logit_tiles, "ROWS", 15)
+    monkeypatch.setattr(logit_tiles, "NARROWEST", 1)
+    monkeypatch.setattr(logit_tiles, "TILE", 15 * 10)
+    monkeypatch.setattr(logit_tiles, "STORE", 15 * V + 300)
 
 
 class Model:
@@ -30,9 +38,12 @@ LLAMA = Model(LlamaConfig())
 CAPPED = Model(Gemma2Config(final_logit_softcapping=2.0))
 
 
-def case(dtype: torch.dtype = torch.float64) -> tuple[nn.Linear, Tensor, Tensor]:
+def case(dtype: torch.dtype = torch.float64, called: bool = False) -> tuple[nn.Linear, Tensor, Tensor]:
+    """Return an output layer, states and targets; a layer that must be ``called`` has a hook."""
     torch.manual_seed(0)
     head = nn.Linear(H, V, bias=False, dtype=torch.float64)
+    if called:
+        head.register_forward_hook(lambda *_: None)
     hidden = torch.randn(N, H, dtype=torch.float64) * 2
     targets = torch.randint(0, V, (N,))
     return head.to(dtype), hidden.to(dtype).requires_grad_(), targets
@@ -45,12 +56,13 @@ def naive(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 2.0])
 @pytest.mark.parametrize("entropy_weight", [0.0, 0.3])
-def test_values_and_gradients(temperature: float, entropy_weight: float) -> None:
+@pytest.mark.parametrize("called", [False, True])
+def test_values_and_gradients(temperature: float, entropy_weight: float, called: bool) -> None:
     weights = torch.linspace(-1, 2, N, dtype=torch.float64)
     gradients = []
     values = []
     for ours in (True, False):
-        head, hidden, targets = case()
+        head, hidden, targets = case(called=called)
         if ours:
             logps, entropies = head_log_probs(LLAMA, head, hidden, targets, temperature)
         else:
@@ -65,20 +77,22 @@ def test_values_and_gradients(temperature: float, entropy_weight: float) -> None
         torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-10)
 
 
-def test_entropy_alone_has_its_gradient() -> None:
+@pytest.mark.parametrize("called", [False, True])
+def test_entropy_alone_has_its_gradient(called: bool) -> None:
     gradients = []
     for ours in (True, False):
-        head, hidden, targets = case()
+        head, hidden, targets = case(called=called)
         _, entropies = head_log_probs(LLAMA, head, hidden, targets) if ours else naive(head(hidden), targets)
         entropies.sum().backward()
         gradients.append(hidden.grad)
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-12, rtol=1e-10)
 
 
-def test_capped_logits_are_capped_before_the_temperature() -> None:
+@pytest.mark.parametrize("called", [False, True])
+def test_capped_logits_are_capped_before_the_temperature(called: bool) -> None:
     gradients = []
     for ours in (True, False):
-        head, hidden, targets = case()
+        head, hidden, targets = case(called=called)
         if ours:
             logps, _ = head_log_probs(CAPPED, head, hidden, targets, 0.5)
         else:
@@ -99,8 +113,9 @@ def test_a_certain_token_has_no_entropy_and_no_nan() -> None:
     assert hidden.grad is not None and hidden.grad.item() == 0.0
 
 
-def test_half_precision_is_summed_in_single_precision() -> None:
-    head, hidden, targets = case(torch.bfloat16)
+@pytest.mark.parametrize("called", [False, True])
+def test_half_precision_is_summed_in_single_precision(called: bool) -> None:
+    head, hidden, targets = case(torch.bfloat16, called)
     logps, entropies = head_log_probs(LLAMA, head, hidden, targets)
     expected = naive(head(hidden).double(), targets)
     assert logps.dtype == entropies.dtype == torch.float32
@@ -116,8 +131,8 @@ def test_without_gradients_the_logits_are_left_as_they_were() -> None:
     assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
 
 
-def test_a_second_backward_pass_is_refused_rather_than_wrong() -> None:
-    head, hidden, targets = case()
+def test_a_second_backward_pass_of_a_called_layer_is_refused_rather_than_wrong() -> None:
+    head, hidden, targets = case(called=True)
     logps, _ = head_log_probs(LLAMA, head, hidden, targets)
     logps.sum().backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -125,7 +140,8 @@ def test_a_second_backward_pass_is_refused_rather_than_wrong() -> None:
 
 
 @pytest.mark.parametrize("probability", [0.5, 0.9, 0.99, 0.999, 0.9999])
-def test_a_confident_token_keeps_its_gradient_in_bfloat16(probability: float) -> None:
+@pytest.mark.parametrize("called", [False, True])
+def test_a_confident_token_keeps_its_gradient_in_bfloat16(probability: float, called: bool) -> None:
     """At p = 0.999 a gradient of 1 − p is all rounding, where it is the difference of two bfloat16 numbers."""
     torch.manual_seed(0)
     head = nn.Linear(V, V, bias=False, dtype=torch.bfloat16)
@@ -135,6 +151,8 @@ def test_a_confident_token_keeps_its_gradient_in_bfloat16(probability: float) ->
     others[target] = others.logsumexp(-1) + torch.tensor(probability / (1 - probability), dtype=torch.float64).log()
     with torch.no_grad():
         head.weight.copy_(torch.eye(V) + 0.1 * torch.randn(V, V))
+    if called:
+        head.register_forward_hook(lambda *_: None)
     hidden = torch.linalg.solve(head.weight.detach().double(), others).to(torch.bfloat16)[None]
     found = []
     for dtype in (torch.bfloat16, torch.float64):

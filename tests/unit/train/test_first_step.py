@@ -14,7 +14,7 @@ from trl.trainer.utils import add_fused_lm_head
 from posttrain.models.token_log_probs import head_gives_logits, response_log_probs
 from posttrain.stage.errors import UsageError
 from posttrain.train.engine.first_step import require_fused_log_probs, require_separate_rows
-from posttrain.train.nets.policy import with_fused_head
+from posttrain.train.nets.fused_head import with_fused_head
 
 SHAPE: dict[str, Any] = {"vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 2, "initializer_range": 0.1}
 HEADS: dict[str, Any] = {"intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
