@@ -7,6 +7,8 @@ R responses of a micro-batch, P pairs among them.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,16 +17,19 @@ import torch.distributed as dist
 import trl
 from torch import Tensor
 
+from posttrain.models.shared_prompts import with_shared_rewards
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.train.config.reward import RewardConfig
 from posttrain.train.engine.arguments import training_arguments
+from posttrain.train.engine.first_step import require_shared_rewards
 from posttrain.train.engine.fit import fit, plan_steps, save_model
 from posttrain.train.engine.opening import announce, begin, describe_rows, estimated_memory
 from posttrain.train.engine.trainer import StageTrainer
 from posttrain.train.maths.ranking_loss import pairwise_ranking_loss
 from posttrain.train.nets.reward_head import classifier_from_policy
-from posttrain.train.rows.collate import collate_ranked_groups
-from posttrain.train.rows.dataset import fill_up, read_groups
+from posttrain.train.nets.sharing import made_to_share
+from posttrain.train.rows.collate import Batch, collate_ranked_groups, collate_shared_groups
+from posttrain.train.rows.dataset import Row, fill_up, read_groups, shared_lengths
 
 _STATISTICS_BATCHES = 64
 """Micro-batches per rank that the reward's mean and standard deviation are measured on."""
@@ -39,11 +44,16 @@ class RewardTrainer(StageTrainer, trl.RewardTrainer):
         self.margin_per_rank = margin_per_rank
         self.centering_coefficient = centering_coefficient
 
+    def try_model(self, model: Any, inputs: dict[str, Any]) -> None:
+        """Check that responses which share a prompt keep apart."""
+        if "groups" in inputs:
+            require_shared_rewards(model, inputs["input_ids"], inputs["groups"], "train.reward")
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Tensor | None = None
     ) -> Any:
         """Return the pairwise loss of a micro-batch of groups, and count pair accuracy and margin."""
-        outputs = model(input_ids=inputs["input_ids"], use_cache=False)
+        outputs = rewards_of(model, inputs)
         rewards_R = outputs.logits.squeeze(-1).float()
         better, worse, weight = inputs["better"], inputs["worse"], inputs["weight"]
         groups = inputs["num_groups"]
@@ -83,6 +93,10 @@ def run(config: RewardConfig, context: Context) -> StageResult:
         pad,
         context.spec.seed,
     )
+    collate: Callable[[list[Row]], Batch] = partial(collate_ranked_groups, pad_token_id=pad)
+    if shared := made_to_share(model, config.share_prompts, config.attention, "train.reward"):
+        model, collate = with_shared_rewards(model), collate_shared_groups
+        rows, held_out, plan = shared_lengths(rows), shared_lengths(held_out), dataclasses.replace(plan, balanced=True)
     trainer = RewardTrainer(
         margin_per_rank=config.margin_per_rank,
         centering_coefficient=config.centering_coefficient,
@@ -91,12 +105,12 @@ def run(config: RewardConfig, context: Context) -> StageResult:
         keep_checkpoints=config.keep_checkpoints,
         model=model,
         args=arguments,
-        data_collator=partial(collate_ranked_groups, pad_token_id=pad),
+        data_collator=collate,
         train_dataset=rows,
         eval_dataset=fill_up(held_out, plan.evaluation_multiple) if len(held_out) else None,
         processing_class=tokenizer,
     )
-    longest_row = max(map(len, rows["ranks"])) * max(rows["length"])
+    longest_row = max(rows["length"]) * (1 if shared else max(map(len, rows["ranks"])))
     memory = estimated_memory(config, context, plan, longest_row, "score")
     announce(plan, "groups", describe_rows(plan, sum(rows["length"])), model, memory)
     metrics = fit(trainer, context)
@@ -106,6 +120,12 @@ def run(config: RewardConfig, context: Context) -> StageResult:
     save_model(trainer.accelerator.unwrap_model(trainer.model), context, tokenizer, extra=facts)
     headline = f"eval accuracy {metrics['eval_accuracy']:.3f}" if "eval_accuracy" in metrics else ""
     return StageResult(metrics, headline, int(metrics["tokens"]), facts=facts)
+
+
+def rewards_of(model: Any, inputs: dict[str, Any]) -> Any:
+    """Return the classifier's output, whose ``logits`` ``R1`` are the rewards of a micro-batch's responses."""
+    shared = {"groups": inputs["groups"]} if "groups" in inputs else {}
+    return model(input_ids=inputs["input_ids"], use_cache=False, **shared)
 
 
 @torch.no_grad()
@@ -120,8 +140,7 @@ def reward_statistics(trainer: Any) -> tuple[float, float]:
         if index == _STATISTICS_BATCHES:
             break
         inputs = trainer._prepare_inputs(batch)
-        outputs = trainer.model_wrapped(input_ids=inputs["input_ids"], use_cache=False)
-        rewards_R = outputs.logits.squeeze(-1).double()
+        rewards_R = rewards_of(trainer.model_wrapped, inputs).logits.squeeze(-1).double()
         sums += torch.stack([torch.ones_like(rewards_R).sum(), rewards_R.sum(), (rewards_R**2).sum()])
     if dist.is_initialized():
         dist.all_reduce(sums)

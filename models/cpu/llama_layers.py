@@ -19,6 +19,8 @@ from torch.nn import functional
 from transformers import LlamaModel, Qwen2Model, Qwen3Model
 
 from posttrain.models.cpu.linear import add_product, embed, is_plain, is_unwatched, products
+from posttrain.models.tree.attention import SHARED, attend_along
+from posttrain.models.tree.layout import Groups
 
 FAMILIES = (LlamaModel, Qwen2Model, Qwen3Model)
 
@@ -39,7 +41,7 @@ def is_known(trunk: Any) -> bool:
     config = trunk.config
     return (
         type(trunk) in FAMILIES
-        and config._attn_implementation == "sdpa"
+        and config._attn_implementation in ("sdpa", SHARED)
         and config.hidden_act == "silu"
         and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
         # transformers' norms round to single precision, whatever the weights have
@@ -59,14 +61,22 @@ def _is_untouched(module: Any) -> bool:
 
 def chosen_states(trunk: Any, ids_BT: Tensor, chosen_BT: Tensor) -> Tensor:
     """Do as `states_at`, for a trunk that `is_known`."""
-    rows, tokens = ids_BT.shape
+    positions_1T = torch.arange(ids_BT.shape[1], device=ids_BT.device)[None]
+    return _states(trunk, ids_BT, positions_1T, chosen_BT.flatten().nonzero().squeeze(1), None)
+
+
+def chosen_shared_states(trunk: Any, ids_1T: Tensor, groups: Groups, chosen_S: Tensor) -> Tensor:
+    """Return the last hidden states ``SE`` at places of a row of shared prompts, for a trunk that `is_known`."""
+    return _states(trunk, ids_1T, groups.positions()[None], chosen_S, groups)
+
+
+def _states(trunk: Any, ids_BT: Tensor, positions_1T: Tensor, chosen_S: Tensor, groups: Groups | None) -> Tensor:
     hidden_NE = embed(ids_BT.flatten(), trunk.embed_tokens)
-    positions_1T = torch.arange(tokens, device=ids_BT.device)[None]
     cos_1TD, sin_1TD = trunk.rotary_emb(hidden_NE, positions_1T)
     turn = (cos_1TD.transpose(0, 1), sin_1TD.transpose(0, 1)[..., : sin_1TD.shape[-1] // 2])
-    chosen_S = chosen_BT.flatten().nonzero().squeeze(1)
     for number, layer in enumerate(trunk.layers):
-        heads_NE = _attend(layer.self_attn, _norm(hidden_NE, layer.input_layernorm), rows, turn)
+        normed_NE = _norm(hidden_NE, layer.input_layernorm)
+        heads_NE = _attend(layer.self_attn, normed_NE, ids_BT.shape[0], turn, groups)
         if number == len(trunk.layers) - 1:
             hidden_NE, heads_NE = hidden_NE[chosen_S], heads_NE[chosen_S]
         hidden_NE = add_product(hidden_NE, heads_NE, layer.self_attn.o_proj)
@@ -76,8 +86,8 @@ def chosen_states(trunk: Any, ids_BT: Tensor, chosen_BT: Tensor) -> Tensor:
     return _norm(hidden_NE, trunk.norm)
 
 
-def _attend(attention: Any, states_NE: Tensor, rows: int, turn: tuple[Tensor, Tensor]) -> Tensor:
-    """Return what the heads of an attention read, one behind the other."""
+def _attend(attention: Any, states_NE: Tensor, rows: int, turn: tuple[Tensor, Tensor], groups: Groups | None) -> Tensor:
+    """Return what the heads of an attention read, one behind the other; along the tree of ``groups`` where given."""
     q_BTHD, k_BTHD, v_BTHD = (
         part_NM.view(rows, len(states_NE) // rows, -1, attention.head_dim)
         for part_NM in products(states_NE, attention.q_proj, attention.k_proj, attention.v_proj)
@@ -85,6 +95,10 @@ def _attend(attention: Any, states_NE: Tensor, rows: int, turn: tuple[Tensor, Te
     if hasattr(attention, "q_norm"):
         q_BTHD, k_BTHD = _norm(q_BTHD, attention.q_norm), _norm(k_BTHD, attention.k_norm)
     q_BTHD, k_BTHD = (_Rotation.apply(part_BTHD, *turn) for part_BTHD in (q_BTHD, k_BTHD))  # type: ignore[no-untyped-call]
+    if groups is not None:
+        k_BTHD, v_BTHD = (part.repeat_interleave(attention.num_key_value_groups, 2) for part in (k_BTHD, v_BTHD))
+        qkv = (q_BTHD.transpose(1, 2), k_BTHD.transpose(1, 2), v_BTHD.transpose(1, 2))
+        return attend_along(groups, qkv, attention.scaling).transpose(1, 2).reshape(len(states_NE), -1)
     out_BHTD = functional.scaled_dot_product_attention(
         q_BTHD.transpose(1, 2),
         k_BTHD.transpose(1, 2),

@@ -246,6 +246,30 @@ def test_reward_model_ranks_and_keeps_its_scale(bench: Bench) -> None:
         assert torch.equal(a, b)
 
 
+def test_shared_prompts_train_what_responses_alone_train(bench: Bench) -> None:
+    inputs = {"model": bench.model, "data": bench.comparisons}
+    runs = {}
+    for share in ("always", "never"):
+        knobs = {"max_steps": 24, "optimizer.learning_rate": 1e-3, "eval_steps": 8, "share_prompts": share}
+        runs[share] = bench.run("reward", f"reward-{share}", inputs, knobs=knobs)
+    for line, other in zip(*(history(runs[share]) for share in ("always", "never")), strict=True):
+        for name in ("loss", "eval_loss", "mean_reward", "eval_accuracy", "grad_norm", "tokens_seen"):
+            assert line.get(name, 0.0) == pytest.approx(other.get(name, 0.0), abs=1e-4, rel=1e-4), name
+    facts = [read_manifest(runs[share]).facts["reward_std"] for share in ("always", "never")]
+    assert facts[0] == pytest.approx(facts[1], abs=1e-4)
+
+
+def test_a_stopped_reward_model_with_shared_prompts_goes_on_exactly(bench: Bench) -> None:
+    inputs = {"model": bench.model, "data": bench.comparisons}
+    knobs = {"max_steps": 8, "save_steps": 2, "share_prompts": "always"}
+    whole = read_manifest(bench.run("reward", "reward-whole", inputs, knobs=knobs)).digest
+    artifact = bench.run("reward", "reward-killed", inputs, knobs=knobs, expect=-9, signal_at=90, number=signal.SIGKILL)
+    saved = list((bench.root / "artifacts" / "reward-killed.work" / "checkpoints").glob("checkpoint-*"))
+    assert not artifact.exists() and saved
+    bench.run("reward", "reward-killed", inputs, knobs=knobs)
+    assert read_manifest(artifact).digest == whole
+
+
 def test_lora_reward_model_saves_its_head(bench: Bench) -> None:
     inputs = {"model": bench.model, "data": bench.comparisons}
     knobs = {**LORA, "max_steps": 20, "optimizer.learning_rate": 0.01}

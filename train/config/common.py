@@ -9,6 +9,8 @@ from pydantic import Field
 from posttrain.stage.schema import schema, speed
 
 Dtype = Literal["float32", "bfloat16"]
+Sharing = Literal["auto", "always", "never"]
+"""Whether responses to one prompt are computed with it once: where the model can, or fail where it cannot, or never."""
 
 
 @schema

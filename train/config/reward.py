@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from posttrain.stage.schema import schema
-from posttrain.train.config.common import TrainingConfig
+from posttrain.stage.schema import schema, speed
+from posttrain.train.config.common import Sharing, TrainingConfig
 
 
 @schema
@@ -16,3 +16,6 @@ class RewardConfig(TrainingConfig):
     """Margin demanded per step of rank difference."""
     centering_coefficient: float = Field(default=0.01, ge=0)
     """Weight of the squared mean reward of a pair, which keeps rewards near zero."""
+    share_prompts: Sharing = speed("auto")
+    """Compute a prompt once for all its responses, and no padding: ``auto`` where the model's family can, ``always`` or
+    fail, or ``never``."""

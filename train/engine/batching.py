@@ -9,8 +9,9 @@ number of ranks or the micro-batch size, a step sees the same rows.
 from __future__ import annotations
 
 import dataclasses
+import heapq
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -27,6 +28,9 @@ class BatchPlan:
     world_size: int
     accumulation: int
     max_steps: int
+    balanced: bool = False
+    """Whether micro-batches have equal tokens, as far as that goes, instead of rows of similar length: where nothing is
+    padded, that takes the least memory, and no rank waits for another."""
 
     @property
     def epochs(self) -> float:
@@ -85,8 +89,31 @@ class StepBatchSampler:
         stream = EpochStream(plan.num_rows, self.seed)
         for _ in range(plan.max_steps):
             rows = sorted(stream.take(plan.global_batch_size), key=lambda row: (lengths[row], row))
+            if plan.balanced:
+                yield from balanced(rows, lengths, plan.micro_batch_size)[self.rank :: plan.world_size]
+                continue
             for start in range(self.rank, plan.accumulation * plan.world_size, plan.world_size):
                 yield rows[start * plan.micro_batch_size : (start + 1) * plan.micro_batch_size]
+
+
+def balanced(rows: Sequence[int], lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Return ``rows``, sorted by length, in batches of ``size`` rows whose lengths sum to about the same.
+
+    The longest goes first, each into the batch with the fewest tokens that has room (Graham 1969). Batches of most
+    tokens come first.
+    """
+    room = [(0, number) for number in range(len(rows) // size)]
+    batches: list[list[int]] = [[] for _ in room]
+    full = []
+    for row in reversed(rows):
+        tokens, number = heapq.heappop(room)
+        batches[number].append(row)
+        tokens += lengths[row]
+        if len(batches[number]) < size:
+            heapq.heappush(room, (tokens, number))
+        else:
+            full.append((-tokens, number))
+    return [batches[number] for _, number in sorted(full)]
 
 
 class EpochStream:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from posttrain.models.batching import pad_rows
+from posttrain.models.tree.layout import Groups
 from posttrain.stage.errors import UsageError
 
 ROWS, TOKENS = 8, 64
@@ -38,6 +39,28 @@ def require_separate_rows(model: Any, input_ids_BT: Tensor, position_ids_BT: Ten
         raise UsageError(
             f"{where}.packing: {_family(model)} lets the rows of a pack reach into each other (their states differ by "
             f"{max(differences):.2g} from those of the rows alone); set packing=false, or try another attention"
+        )
+
+
+@torch.no_grad()
+def require_shared_rewards(model: Any, ids_1T: Tensor, groups: Groups, where: str) -> None:
+    """Check that the responses of the first group that has two have the rewards which they have without the others.
+
+    All ranks must call this. Raises UsageError that names the family.
+    """
+    number = next((n for n, responses in enumerate(groups.responses) if len(responses) > 1), 0)
+    span, first = groups.spans[number], sum(map(len, groups.responses[:number]))
+    prompt, *responses = (ids_1T[0, part].tolist() for part in (span.prompt, *span.responses[:ROWS]))
+    padding = getattr(model, "module", model).config.get_text_config().pad_token_id
+    alone_RT, _ = pad_rows([[*prompt, *response] for response in responses], padding)
+    alone_R = model(input_ids=alone_RT.to(ids_1T.device), use_cache=False).logits.flatten().float()
+    shared_R = model(input_ids=ids_1T, groups=groups, use_cache=False).logits.flatten()
+    gap_R = (shared_R[first : first + len(responses)].float() - alone_R).abs() / alone_R.abs().clamp(min=1)
+    gap = float(gap_R.max())
+    if gap > _tolerance(shared_R, 0.1):
+        raise UsageError(
+            f"{where}.share_prompts: {_family(model)} does not keep apart the responses that share a prompt (their "
+            f"rewards differ by {gap:.2g} from those of the responses alone); set {where}.share_prompts=never"
         )
 
 
@@ -71,8 +94,9 @@ def _difference(found_TH: Tensor, expected_TH: Tensor) -> float:
 
 
 def _tolerance(computed: Tensor, rounded: float) -> float:
-    """Return what passes for rounding: ``rounded`` where numbers have less than single precision."""
-    return 1e-4 if computed.dtype in (torch.float32, torch.float64) else rounded
+    """Return what passes for rounding: ``rounded`` where numbers have less than single precision, or had on the way."""
+    whole = computed.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(computed.device.type)
+    return 1e-4 if whole else rounded
 
 
 def _family(model: Any) -> str:

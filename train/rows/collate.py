@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from posttrain.data.records import IGNORED, untied_pairs
 from posttrain.models.batching import pad_rows
+from posttrain.models.tree.layout import lay_out
 from posttrain.train.rows.dataset import FILLER, Row
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]
+"""Tensors by name; of shared prompts also how they lie."""
 
 
 def collate_sft(rows: list[Row], pad_token_id: int, with_mask: bool = False) -> Batch:
@@ -64,25 +66,37 @@ def collate_ranked_groups(rows: list[Row], pad_token_id: int) -> Batch:
     1 / C(K, 2) of the pair's group (Ouyang et al. 2022, eq. 1), so that a group weighs the same whatever its K. Fillers
     come last: they have responses but no pairs, and are in neither ``num_groups`` nor ``num_responses``.
     """
-    sequences: list[list[int]] = []
+    sequences = [[*row["prompt_ids"], *response] for row in rows for response in row["responses_ids"]]
+    ids_RT, mask_RT = pad_rows(sequences, pad_token_id)
+    return {**_bookkeeping(rows, int(mask_RT.sum())), "input_ids": ids_RT, **_pairs_of_groups(rows)}
+
+
+def collate_shared_groups(rows: list[Row]) -> Batch:
+    """Return what `collate_ranked_groups` does, but each prompt once with its responses, in one row ``input_ids_1T``.
+
+    ``groups`` says how they lie there. Tokens are counted as if nothing was shared.
+    """
+    ids_1T, groups = lay_out([(row["prompt_ids"], row["responses_ids"]) for row in rows])
+    tokens = sum(len(row["prompt_ids"]) + len(response) for row in rows for response in row["responses_ids"])
+    return {**_bookkeeping(rows, tokens), "input_ids": ids_1T, "groups": groups, **_pairs_of_groups(rows)}
+
+
+def _pairs_of_groups(rows: list[Row]) -> Batch:
     better: list[int] = []
     worse: list[int] = []
     gap: list[float] = []
     weight: list[float] = []
-    counted = 0
+    first = counted = 0
     for row in rows:
-        first, ranks = len(sequences), [] if row["row"] == FILLER else row["ranks"]
+        ranks = [] if row["row"] == FILLER else row["ranks"]
         counted += len(ranks)
-        sequences += [[*row["prompt_ids"], *response] for response in row["responses_ids"]]
         for winner, loser in untied_pairs(ranks):
             better.append(first + winner)
             worse.append(first + loser)
             gap.append(float(ranks[loser] - ranks[winner]))
             weight.append(1.0 / math.comb(len(ranks), 2))
-    ids_RT, mask_RT = pad_rows(sequences, pad_token_id)
+        first += len(row["responses_ids"])
     return {
-        **_bookkeeping(rows, int(mask_RT.sum())),
-        "input_ids": ids_RT,
         "num_groups": torch.tensor(sum(row["row"] != FILLER for row in rows)),
         "num_responses": torch.tensor(counted),
         "better": torch.tensor(better, dtype=torch.int64),

@@ -57,6 +57,15 @@ def read_groups(directory: Path, split: str) -> Dataset:
     return as_dataset(table, pa.array([a + b for a, b in zip(prompts, longest, strict=True)], pa.int64()))
 
 
+def shared_lengths(groups: Dataset) -> Dataset:
+    """Return K-ranked groups whose length is that of their prompt and all responses, as one row of a shared prompt."""
+    lengths = [
+        len(prompt) + sum(map(len, responses))
+        for prompt, responses in zip(groups["prompt_ids"], groups["responses_ids"], strict=True)
+    ]
+    return groups.remove_columns("length").add_column("length", lengths)
+
+
 def read_prompts(directory: Path, split: str) -> Dataset:
     """Return prompts: `prompt_ids`, `messages`, and `reference` and `scorer` where there are any (else None)."""
     table = pq.read_table(directory / f"{split}.parquet")

@@ -1,11 +1,12 @@
 """The order of rows is a pure function of the seed, whatever the ranks and the micro-batches."""
 
+import dataclasses
 from collections import Counter
 
 import pytest
 
 from posttrain.stage.errors import UsageError
-from posttrain.train.engine.batching import EpochStream, StepBatchSampler, plan_batches
+from posttrain.train.engine.batching import EpochStream, StepBatchSampler, balanced, plan_batches
 
 LENGTHS = [5, 3, 9, 1, 7, 2, 8, 4, 6, 10]
 
@@ -66,3 +67,20 @@ def test_a_world_size_that_does_not_divide_the_batch_is_refused() -> None:
 def test_an_empty_training_split_is_refused() -> None:
     with pytest.raises(UsageError, match="no rows"):
         plan_batches(0, 8, 8, 1, 1.0, None)
+
+
+def test_balanced_micro_batches_by_hand() -> None:
+    # longest first, each into the lightest batch with room for it: 10 | 9 | 8, then 8 + 7, 9 + 2 and 10 + 1
+    assert balanced([0, 1, 2, 3, 4, 5], [1, 2, 7, 8, 9, 10], 2) == [[3, 2], [5, 0], [4, 1]]
+
+
+@pytest.mark.parametrize(("world_size", "most"), [(1, 1), (1, 2), (2, 2), (4, 1)])
+def test_balanced_steps_see_the_same_rows_in_full_micro_batches(world_size: int, most: int) -> None:
+    plan = dataclasses.replace(plan_batches(len(LENGTHS), 4, most, world_size, 2.0, None), balanced=True)
+    ranks = [list(StepBatchSampler(plan, LENGTHS, 3, rank)) for rank in range(world_size)]
+    expected = [sorted(step) for step in steps(1, 4)]
+    for step in range(plan.max_steps):
+        micro = slice(step * plan.accumulation, (step + 1) * plan.accumulation)
+        rows = [batch for rank in ranks for batch in rank[micro]]
+        assert sorted(row for batch in rows for row in batch) == expected[step]
+        assert {len(batch) for batch in rows} == {plan.micro_batch_size}

@@ -1,4 +1,5 @@
-"""What is tried before the first step: packs that leak, and logits that are more than the output layer's product."""
+"""What is tried before the first step: packs that leak, responses that see each other, and logits that are more than
+the output layer's product."""
 
 from __future__ import annotations
 
@@ -7,14 +8,17 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from trl.trainer.utils import add_fused_lm_head
 
+from posttrain.models.shared_prompts import share_prompts, with_shared_rewards
 from posttrain.models.token_log_probs import head_gives_logits, response_log_probs
+from posttrain.models.tree.layout import lay_out
 from posttrain.stage.errors import UsageError
-from posttrain.train.engine.first_step import require_fused_log_probs, require_separate_rows
+from posttrain.train.engine.first_step import require_fused_log_probs, require_separate_rows, require_shared_rewards
 from posttrain.train.nets.fused_head import with_fused_head
+from posttrain.train.nets.sharing import made_to_share
 
 SHAPE: dict[str, Any] = {"vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 2, "initializer_range": 0.1}
 HEADS: dict[str, Any] = {"intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -64,6 +68,32 @@ def test_rows_that_keep_apart_pass(family: str) -> None:
 def test_rows_that_reach_into_each_other_are_refused_by_name(family: str) -> None:
     with pytest.raises(UsageError, match=rf"train.sft.packing: {family} lets the rows of a pack reach into each other"):
         require_separate_rows(build(family, **LEAKING[family]), *pack(), "train.sft")
+
+
+@pytest.mark.parametrize("leaks", [False, True])
+def test_responses_that_reach_into_each_other_are_refused_by_name(leaks: bool) -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(**SHAPE, **HEADS, num_labels=1, pad_token_id=0)
+    model = with_shared_rewards(share_prompts(LlamaForSequenceClassification(config).eval(), on_gpu=False))
+    ids, groups = lay_out([([5], [[6, 7]]), ([7, 8, 9], [[10, 11, 12], [], [13]])])
+    if leaks:
+        layer = model.model.layers[0]
+        layer.register_forward_hook(lambda _module, _inputs, states: states + 0.5 * states.roll(1, 1))
+        with pytest.raises(UsageError, match=r"train\.reward\.share_prompts: llama does not keep apart the responses"):
+            require_shared_rewards(model, ids, groups, "train.reward")
+    else:
+        require_shared_rewards(model, ids, groups, "train.reward")
+
+
+def test_prompts_are_shared_where_the_model_can_or_where_it_must(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    llama, mamba = build("llama", **HEADS), build("mamba", **LEAKING["mamba"])
+    assert made_to_share(llama, "auto", "auto", "train.reward")
+    assert not made_to_share(llama, "never", "auto", "train.reward")
+    assert not made_to_share(mamba, "auto", "auto", "train.reward")
+    assert "prompts are computed with each response: mamba carries a state from token to token" in caplog.messages
+    with pytest.raises(UsageError, match=r"train\.reward\.share_prompts=always: mamba carries a state"):
+        made_to_share(mamba, "always", "auto", "train.reward")
 
 
 class DoubledLlama(LlamaForCausalLM):

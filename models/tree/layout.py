@@ -1,0 +1,134 @@
+"""How prompts lie in one row with their responses, each prompt once: the tree that attention follows.
+
+A row is a prompt, its responses one behind the other, the next prompt, and so on. A token sees what comes before it in
+its own response, and the prompt of its group. Positions of every response go on where its prompt ends.
+
+Letters of array shapes: T tokens of the row, N of them in responses, R responses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """Where a prompt and each of its responses lie in the row."""
+
+    prompt: slice
+    responses: tuple[slice, ...]
+
+    @property
+    def all_responses(self) -> slice:
+        """Where the responses lie, together."""
+        return slice(self.prompt.stop, self.responses[-1].stop if self.responses else self.prompt.stop)
+
+
+@dataclasses.dataclass(frozen=True)
+class Groups:
+    """Lengths of the prompts of a row, and of the responses to each; a response may be empty, a prompt may not."""
+
+    prompts: tuple[int, ...]
+    responses: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a prompt without tokens, from which no response could be predicted."""
+        if not all(self.prompts):
+            raise ValueError(f"prompt {self.prompts.index(0)} has no token; a shared prompt needs at least 1")
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the row."""
+        return sum(self.prompts) + sum(map(sum, self.responses))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt with a response."""
+        return max(prompt + max(own, default=0) for prompt, own in zip(self.prompts, self.responses, strict=True))
+
+    @functools.cached_property
+    def spans(self) -> tuple[Span, ...]:
+        """Where every group lies."""
+        spans, at = [], 0
+        for prompt, own in zip(self.prompts, self.responses, strict=True):
+            ends = [at + prompt]
+            for length in own:
+                ends.append(ends[-1] + length)
+            branches = tuple(slice(start, stop) for start, stop in itertools.pairwise(ends))
+            spans.append(Span(slice(at, at + prompt), branches))
+            at = ends[-1]
+        return tuple(spans)
+
+    def positions(self) -> Tensor:
+        """Return the position ``T`` of every token on its way from the first of its prompt."""
+        parts = []
+        for span in self.spans:
+            start, prompt = span.prompt.start, span.prompt.stop
+            parts.append(torch.arange(prompt - start))
+            parts += [torch.arange(branch.stop - branch.start) + prompt - start for branch in span.responses]
+        return torch.cat(parts)
+
+    def branches(self) -> tuple[Tensor, Tensor]:
+        """Return the group ``T`` of every token, and its response's number in the row ``T``; −1 in a prompt."""
+        group_T = torch.empty(self.num_tokens, dtype=torch.int64)
+        branch_T = torch.full_like(group_T, -1)
+        number = 0
+        for group, span in enumerate(self.spans):
+            group_T[span.prompt.start : span.all_responses.stop] = group
+            for branch in span.responses:
+                branch_T[branch] = number
+                number += 1
+        return group_T, branch_T
+
+    def last_tokens(self) -> Tensor:
+        """Return where each response ends ``R``; an empty one ends with its prompt."""
+        return torch.tensor(
+            [
+                (branch.stop if branch.stop > branch.start else span.prompt.stop) - 1
+                for span in self.spans
+                for branch in span.responses
+            ],
+            dtype=torch.int64,
+        )
+
+    def response_tokens(self) -> tuple[Tensor, Tensor]:
+        """Return where the tokens of responses are ``N``, and the tokens before them ``N`` that predict them.
+
+        The first token of every response of a group is predicted by the last of the prompt.
+        """
+        tokens, before = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, dtype=torch.int64)]
+        for span in self.spans:
+            for branch in span.responses:
+                own = torch.arange(branch.start, branch.stop)
+                tokens.append(own)
+                before.append(torch.where(own == branch.start, span.prompt.stop - 1, own - 1))
+        return torch.cat(tokens), torch.cat(before)
+
+
+def lay_out(rows: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]) -> tuple[Tensor, Groups]:
+    """Return the tokens ``1T`` of prompts with their responses as one row, and how they lie in it."""
+    groups = Groups(
+        tuple(len(prompt) for prompt, _ in rows),
+        tuple(tuple(len(response) for response in responses) for _, responses in rows),
+    )
+    ids = [token for prompt, responses in rows for part in (prompt, *responses) for token in part]
+    return torch.tensor([ids], dtype=torch.int64), groups
+
+
+def visible(groups: Groups, window: int | None = None, span: slice = slice(None)) -> Tensor:
+    """Return which tokens a token sees, ``TT`` of the whole row or of a part of it.
+
+    Under a sliding ``window`` a token sees that many, itself included.
+    """
+    group_T, branch_T = (part[span] for part in groups.branches())
+    position_T = groups.positions()[span]
+    key_branch_1T, distance_TT = branch_T[None], position_T[:, None] - position_T[None]
+    seen_TT = (group_T[:, None] == group_T[None]) & (distance_TT >= 0)
+    seen_TT &= (key_branch_1T == -1) | (key_branch_1T == branch_T[:, None])
+    return seen_TT if window is None else seen_TT & (distance_TT < window)
