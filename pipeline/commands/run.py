@@ -18,6 +18,7 @@ from posttrain.pipeline.graph.overlap import unguarded
 from posttrain.pipeline.local.by_hand import arguments_of
 from posttrain.pipeline.local.launch import local_launcher
 from posttrain.pipeline.local.scheduler import Scheduler, State, Task
+from posttrain.pipeline.runs.launched import Launch, note_launch
 from posttrain.pipeline.runs.resolve import Made, Resolver, committed
 from posttrain.pipeline.runs.rundir import RunDirectory
 from posttrain.pipeline.runs.variants import Point
@@ -50,7 +51,7 @@ def note(line: str) -> None:
     print(f"note: {line}", file=sys.stderr, flush=True)
 
 
-def run_pipelines(points: dict[str, Point], stops: StopRequests) -> int:
+def run_pipelines(points: dict[str, Point], stops: StopRequests, launch: Launch | None = None) -> int:
     """Run the points of a sweep here one after the other, each taking over what those before it made.
 
     A stop is one of the whole sweep.
@@ -61,13 +62,13 @@ def run_pipelines(points: dict[str, Point], stops: StopRequests) -> int:
             break
         if label:
             print(f"\n{label}", flush=True)
-        codes[label] = run_pipeline(point, stops)
+        codes[label] = run_pipeline(point, stops, launch)
     if left := [label for label in points if label not in codes]:
         print(f"not run: {', '.join(left)}; the same command goes on", file=sys.stderr, flush=True)
     return next((code for code in codes.values() if code != EXIT_DONE), EXIT_REQUEUE if left else EXIT_DONE)
 
 
-def run_pipeline(point: Point, stops: StopRequests) -> int:
+def run_pipeline(point: Point, stops: StopRequests, launch: Launch | None = None) -> int:
     """Make every artifact of a pipeline that is not there yet, and return the exit code.
 
     Raises UsageError before anything starts when the configuration cannot work, and LeaseHeldError when another
@@ -75,14 +76,17 @@ def run_pipeline(point: Point, stops: StopRequests) -> int:
     """
     config, run = point.config, point.run
     launcher = local_launcher(config, point.stages)
+    keep_going = launch is not None and launch.keep_going
     console = console_for_tables()
     with Display(console) as display:
         resolver = Resolver(config, run, launcher.distributed)
-        scheduler = Scheduler(point.stages, resolver, run, launcher, config.launcher, display, stops)
+        scheduler = Scheduler(point.stages, resolver, run, launcher, config.launcher, display, stops, keep_going)
         if not scheduler.nothing_to_do():
             with Lease(run.lease, run.name, config.launcher.lease_wait_seconds):
                 _refuse_beside_jobs(run)
                 run.open(config, point.stages)
+                if launch is not None:
+                    note_launch(run, launch)
                 console.print(f"run {run.name} → {run.path}", highlight=False, soft_wrap=True)
                 with stops.noted():
                     scheduler.run()

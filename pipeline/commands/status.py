@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 
 from rich.markup import escape
@@ -11,15 +13,24 @@ from posttrain.pipeline.runs.rundir import RunDirectory, find_run
 from posttrain.pipeline.runs.state import Queue, run_status
 from posttrain.pipeline.slurm.queue import read_queue
 from posttrain.pipeline.watch.progress import console_for_tables
-from posttrain.stage.errors import EXIT_DONE
+from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
 from posttrain.stage.lease import holder
 
 
-def print_status(root: Path, name: str) -> int:
-    """Print the state of every stage of a run, errors first."""
+def print_status(root: Path, name: str, as_json: bool = False, exit_code: bool = False) -> int:
+    """Print the state of every stage of a run, errors first.
+
+    With ``exit_code`` return 0 if all are made, 1 if one failed, 75 otherwise, as the run itself would.
+    """
     run = find_run(root, name)
     queue = read_queue(run)
     statuses = run_status(run, queue)
+    code = _code({status.state for status in statuses}) if exit_code else EXIT_DONE
+    if as_json:
+        stages = [dataclasses.asdict(status) for status in statuses]
+        said = {"run": run.name, "launched": _launched_by(run, queue), "queue": queue.silent, "stages": stages}
+        print(json.dumps(said, ensure_ascii=False))
+        return code
     console = console_for_tables()
     for status in statuses:
         if status.state in ("failed", "damaged"):
@@ -35,7 +46,13 @@ def print_status(root: Path, name: str) -> int:
         job = [status.job] if queue.jobs else []
         table.add_row(escape(status.stage), status.state, *job, status.attempt, escape(status.detail))
     console.print(table)
-    return EXIT_DONE
+    return code
+
+
+def _code(states: set[str]) -> int:
+    if states & {"failed", "damaged"}:
+        return EXIT_FAILED
+    return EXIT_DONE if states <= {"done", "cached"} else EXIT_REQUEUE
 
 
 def _launched_by(run: RunDirectory, queue: Queue) -> str:

@@ -66,7 +66,9 @@ class Scheduler:
         limits: LauncherConfig,
         display: Display,
         stops: StopRequests,
+        keep_going: bool = False,
     ) -> None:
+        """``keep_going`` goes on after a failure with the stages that do not need what failed."""
         self.tasks = {stage.name: Task(stage) for stage in stages}
         self._resolver = resolver
         self._run = run
@@ -75,6 +77,7 @@ class Scheduler:
         self._display = display
         self._stops = stops
         self._obeyed = Wanted.NOTHING
+        self._keep_going = keep_going
 
     def run(self) -> None:
         """Return when every stage is made, or nothing runs any more after a failure or a stop.
@@ -105,14 +108,19 @@ class Scheduler:
         self._obey_stop_requests()
         for task in self._running():
             self._check(task)
-        if self._obeyed or any(task.code for task in self.tasks.values()):
+        if self._obeyed or (any(task.code for task in self.tasks.values()) and not self._keep_going):
             for task in self.tasks.values():
                 task.state = State.PENDING if task.open else task.state
             return bool(self._running())
-        for task in self.tasks.values():
-            if task.open and self._resolve(task):
+        left = [task for task in self.tasks.values() if task.open and not self._needs_what_failed(task.stage)]
+        for task in left:
+            if self._resolve(task):
                 self._start_if_possible(task)
-        return any(task.open or task.state is State.RUNNING for task in self.tasks.values())
+        return bool(left or self._running())
+
+    def _needs_what_failed(self, stage: Stage) -> bool:
+        above = [self.tasks[parent] for parent in stage.inputs.values()]
+        return any(task.code or (task.open and self._needs_what_failed(task.stage)) for task in above)
 
     def _obey_stop_requests(self) -> None:
         wanted = self._stops.wanted
