@@ -37,6 +37,12 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if not any(text.lstrip("+~").startswith(("recipe=", "pipeline=")) for text in options.overrides):
+        from posttrain.pipeline.commands.start import print_recipes
+
+        words = [text for text in options.overrides if "=" not in text]
+        if not words:  # a lone word is told which recipe it may mean
+            return print_recipes(options.config_dir)
     return _launch(options.overrides, options.config_dir, options.keep_going, options.dry_run)
 
 
