@@ -12,7 +12,7 @@ from posttrain.pipeline.graph.graph import Stage
 from posttrain.pipeline.local.launch import LocalLauncher
 from posttrain.pipeline.local.process import StageProcess
 from posttrain.pipeline.runs.resolve import Made, Resolver, committed
-from posttrain.pipeline.runs.rundir import RunDirectory
+from posttrain.pipeline.runs.rundir import RunDirectory, signs_of_life
 from posttrain.pipeline.watch.progress import Display
 from posttrain.pipeline.watch.stopping import StopRequests, Wanted
 from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
@@ -106,6 +106,7 @@ class Scheduler:
     def _advance(self) -> bool:
         """Take every step that is possible now; return whether there is anything left to wait for."""
         self._obey_stop_requests()
+        self._display.whole(sum(task.made is not None for task in self.tasks.values()), len(self.tasks))
         for task in self._running():
             self._check(task)
         if self._obeyed or (any(task.code for task in self.tasks.values()) and not self._keep_going):
@@ -225,7 +226,8 @@ class Scheduler:
     def _check(self, task: Task) -> None:
         assert task.process is not None and task.spec is not None
         if not task.process.finished():
-            self._display.update(task.stage.name, Path(task.spec.work) / "metrics.jsonl")
+            signs = signs_of_life(task.process.log)
+            self._display.update(task.stage.name, Path(task.spec.work) / "metrics.jsonl", signs)
             return
         outcome = task.process.result()
         task.code, task.message = outcome.code, outcome.message
