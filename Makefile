@@ -14,13 +14,16 @@ PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 WANDB_MO
 	$(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slurm test-slurm-all faults distributed check chaos mutants format clean
+.PHONY: help setup demo test test-slurm test-slurm-all faults distributed check chaos mutants format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(READY): pyproject.toml setup.py constraints.txt scripts/bootstrap.sh
 	@scripts/bootstrap.sh $(PYTHON)
+
+setup: $(READY)  ## make .venv with the pinned packages, and say how to begin
+	@$(BIN)/posttrain
 
 demo: $(READY)  ## run the whole pipeline on generated data (CPU, about twelve minutes)
 	$(BIN)/posttrain run recipe=demo

@@ -11,12 +11,13 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from posttrain.pipeline.commands.parsers import artifacts, config, generate, keeping, plan, run, runs, tokens
-from posttrain.stage.errors import EXIT_REQUEUE, PosttrainError, from_system
+from posttrain.pipeline.commands.parsers import artifacts, config, generate, init, keeping, plan, run, runs, tokens
+from posttrain.stage.errors import EXIT_DONE, EXIT_REQUEUE, PosttrainError, from_system
 from posttrain.stage.foreign import foreign_hint
 from posttrain.stage.outlet import unhindered
 
 PARSERS = (
+    init,
     run,
     config,
     plan,
@@ -73,14 +74,21 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
+def _welcome(options: argparse.Namespace) -> int:
+    from posttrain.pipeline.commands.start import WELCOME
+
+    print(WELCOME)
+    return EXIT_DONE
+
+
 def command_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     parser = argparse.ArgumentParser(
         prog="posttrain", description="Curate, finetune, model rewards, align, evaluate: one pipeline with lineage."
     )
     parser.add_argument("--version", action="version", version=f"posttrain {metadata.version('posttrain')}")
-    parser.set_defaults(goes_on=False)
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    parser.set_defaults(goes_on=False, action=_welcome)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for module in PARSERS:
         module.register(commands)
     return parser

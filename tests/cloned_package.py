@@ -39,6 +39,7 @@ for stage in point.stages:
     ))
     point.run.write_spec(spec)
     made[stage.name] = committed(spec)
+    resolver.save()
 """
 
 

@@ -20,6 +20,7 @@ from posttrain.pipeline.graph.overlap import unguarded
 from posttrain.pipeline.local.by_hand import arguments_of
 from posttrain.pipeline.local.launch import local_launcher
 from posttrain.pipeline.local.scheduler import Scheduler, State, Task
+from posttrain.pipeline.runs.launched import Launch, note_launch
 from posttrain.pipeline.runs.resolve import Made, Resolver, committed
 from posttrain.pipeline.runs.rundir import RunDirectory
 from posttrain.pipeline.runs.variants import Point
@@ -52,7 +53,7 @@ def note(line: str) -> None:
     print(f"note: {line}", file=sys.stderr, flush=True)
 
 
-def run_pipelines(points: dict[str, Point], stops: StopRequests) -> int:
+def run_pipelines(points: dict[str, Point], stops: StopRequests, launch: Launch | None = None) -> int:
     """Run the points of a sweep here one after the other, each taking over what those before it made.
 
     A stop is one of the whole sweep.
@@ -63,7 +64,7 @@ def run_pipelines(points: dict[str, Point], stops: StopRequests) -> int:
             break
         if label:
             print(f"\n{label}", flush=True)
-        codes[label] = run_pipeline(point, stops)
+        codes[label] = run_pipeline(point, stops, launch)
     if len(points) > 1:
         print_over_seeds({label: points[label].run for label in codes if points[label].run.identity.exists()})
     if left := [label for label in points if label not in codes]:
@@ -71,7 +72,7 @@ def run_pipelines(points: dict[str, Point], stops: StopRequests) -> int:
     return next((code for code in codes.values() if code != EXIT_DONE), EXIT_REQUEUE if left else EXIT_DONE)
 
 
-def run_pipeline(point: Point, stops: StopRequests) -> int:
+def run_pipeline(point: Point, stops: StopRequests, launch: Launch | None = None) -> int:
     """Make every artifact of a pipeline that is not there yet, and return the exit code.
 
     Raises UsageError before anything starts when the configuration cannot work, and LeaseHeldError when another
@@ -79,14 +80,17 @@ def run_pipeline(point: Point, stops: StopRequests) -> int:
     """
     config, run = point.config, point.run
     launcher = local_launcher(config, point.stages)
+    keep_going = launch is not None and launch.keep_going
     console = console_for_tables()
     with Display(console) as display:
         resolver = Resolver(config, run, launcher.distributed)
-        scheduler = Scheduler(point.stages, resolver, run, launcher, config.launcher, display, stops)
+        scheduler = Scheduler(point.stages, resolver, run, launcher, config.launcher, display, stops, keep_going)
         if not scheduler.nothing_to_do():
             with Lease(run.lease, run.name, config.launcher.lease_wait_seconds):
                 _refuse_beside_jobs(run)
                 run.open(config, point.stages)
+                if launch is not None:
+                    note_launch(run, launch)
                 for line in [f"run {run.name} → {run.path}", *told_curation(point.stages)]:
                     console.print(line, highlight=False, soft_wrap=True)
                 with stops.noted():

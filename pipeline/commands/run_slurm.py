@@ -8,6 +8,7 @@ import time
 
 from rich.table import Table
 
+from posttrain.pipeline.runs.launched import Launch, note_launch
 from posttrain.pipeline.runs.rundir import read_jobs
 from posttrain.pipeline.runs.state import run_status
 from posttrain.pipeline.runs.variants import Point
@@ -22,11 +23,13 @@ LEAST_PAUSE_SECONDS, MOST_PAUSE_SECONDS = 2.0, 60.0
 """Between two looks at the queue, which all users of a cluster share: a twentieth of the time waited, within these."""
 
 
-def submit_pipelines(points: dict[str, Point], stops: StopRequests) -> int:
+def submit_pipelines(points: dict[str, Point], stops: StopRequests, launch: Launch | None = None) -> int:
     """Submit the jobs of all points, print a line per stage, and return the exit code."""
     submission = Submission(list(points.values()))
     submission.submit(stops)
     for label, point in points.items():
+        if launch is not None:
+            note_launch(point.run, launch)
         print(f"run {point.run.name}{f' ({label})' if label else ''} → {point.run.path}")
     for line in version_warnings({s.variant.stage.name: s.made.manifest for s in submission.stages() if s.made}):
         print(line, file=sys.stderr)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,15 @@ TEMPLATE = "chat_template"
 """The fact of a base model that says what its chat template does."""
 
 
-def print_artifact(root: Path, text: str) -> int:
+def print_artifact(root: Path, text: str, as_json: bool = False) -> int:
     """Print the manifest and the lineage of an artifact."""
     directory = find_artifact(root, text)
     manifest = read_manifest(directory)
+    if as_json:
+        records = [read_record(path) for path in records_of(directory)]
+        said = {"directory": str(directory), **dataclasses.asdict(manifest), "records": records}
+        print(json.dumps(said, ensure_ascii=False))
+        return EXIT_DONE
     console = Console()
     console.print(_summary(directory, manifest))
     console.print(lineage_tree(directory, manifest))

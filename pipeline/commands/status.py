@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 from pathlib import Path
 
 from rich.markup import escape
@@ -15,25 +17,35 @@ from posttrain.pipeline.runs.state import Queue, run_status
 from posttrain.pipeline.slurm.queue import read_queue
 from posttrain.pipeline.watch.progress import console_for_tables
 from posttrain.stage.artifact import read_manifest
-from posttrain.stage.errors import EXIT_DONE, UsageError
+from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE, UsageError
 from posttrain.stage.lease import holder
 from posttrain.stage.spec import StageSpec
 from posttrain.stage.wording import size
 
 
-def print_status(root: Path, names: list[str]) -> int:
-    """Print the state of every stage of some runs, errors first, and figures over those that differ in seeds alone."""
+def print_status(root: Path, names: list[str], as_json: bool = False, exit_code: bool = False) -> int:
+    """Print the state of every stage of some runs, errors first, and figures over those that differ in seeds alone.
+
+    JSON has a line per run. With ``exit_code`` return 0 if all are made, 1 if one failed, 75 otherwise, as the runs
+    themselves would.
+    """
     runs = {name: find_run(root, name) for name in names}
-    for run in runs.values():
-        _print_run(run)
-    if len(runs) > 1:
+    states = {state for run in runs.values() for state in _print_run(run, as_json)}
+    if len(runs) > 1 and not as_json:
         print_over_seeds(runs)
-    return EXIT_DONE
+    return _code(states) if exit_code else EXIT_DONE
 
 
-def _print_run(run: RunDirectory) -> None:
+def _print_run(run: RunDirectory, as_json: bool) -> set[str]:
+    """Print a run's stages, and return the states that occur."""
     queue = read_queue(run)
     statuses = run_status(run, queue)
+    states = {status.state for status in statuses}
+    if as_json:
+        stages = [dataclasses.asdict(status) for status in statuses]
+        said = {"run": run.name, "launched": _launched_by(run, queue), "queue": queue.silent, "stages": stages}
+        print(json.dumps(said, ensure_ascii=False))
+        return states
     console = console_for_tables()
     for status in statuses:
         if status.state in ("failed", "damaged"):
@@ -50,6 +62,7 @@ def _print_run(run: RunDirectory) -> None:
         table.add_row(escape(status.stage), status.state, *job, status.attempt, escape(status.detail))
     console.print(table)
     print(f"on the disk: {_sizes(run)}")
+    return states
 
 
 def _sizes(run: RunDirectory) -> str:
@@ -61,6 +74,12 @@ def _sizes(run: RunDirectory) -> str:
             work += size_of(Path(spec.work)) if Path(spec.work).exists() else 0
             artifacts += sum(entry["bytes"] for entry in read_manifest(Path(spec.output)).files.values())
     return f"artifacts {size(artifacts)}, work in progress and logs {size(work + size_of(run.path))}"
+
+
+def _code(states: set[str]) -> int:
+    if states & {"failed", "damaged"}:
+        return EXIT_FAILED
+    return EXIT_DONE if states <= {"done", "cached"} else EXIT_REQUEUE
 
 
 def _launched_by(run: RunDirectory, queue: Queue) -> str:

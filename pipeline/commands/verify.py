@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -20,7 +21,7 @@ from posttrain.stage.record import read_record, records_of
 from posttrain.stage.spec import StageSpec
 
 
-def print_problems(root: Path, names: list[str]) -> int:
+def print_problems(root: Path, names: list[str], as_json: bool = False) -> int:
     """Verify the named artifacts, or all below a root; print one line per problem and return 1 if there is any.
 
     What must be there is known from the artifacts that were made from it and, when all are verified, from the runs
@@ -38,6 +39,9 @@ def print_problems(root: Path, names: list[str]) -> int:
     )
     problems = [line for directory in shown for line in artifact_problems(directory)]
     problems += [f"{path}: missing, but {why}" for path, why in missing.items()]
+    if as_json:
+        print(json.dumps({"artifacts": [str(path) for path in directories], "problems": problems}))
+        return EXIT_FAILED if problems else EXIT_DONE
     for line in problems:
         print(line, file=sys.stderr)
     damaged = f"{len(problems)} problems" if problems else "every byte as recorded"

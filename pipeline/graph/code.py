@@ -53,7 +53,12 @@ class _Source:
 
 def code_digest(module: str) -> str:
     """Return the SHA-256 over a module, its transitive imports and the data files that they name."""
-    return sha256_text(canonical_json({name: _read(path).sha256 for name, path in code_files(module).items()}))
+    return sha256_text(canonical_json(code_parts(module)))
+
+
+def code_parts(module: str) -> dict[str, str]:
+    """Return what `code_digest` is the hash of: the SHA-256 of what counts of each file, by the file's name."""
+    return {name: _read(path).sha256 for name, path in code_files(module).items()}
 
 
 def code_files(module: str) -> dict[str, Path]:

@@ -33,14 +33,18 @@ def stage_key(stage: Stage, parent_digests: dict[str, str], code: str, seed: int
 
     ``parent_digests`` maps input names to content digests, ``code`` is the digest of the code that the stage runs.
     """
-    parts = {
+    return sha256_text(canonical_json(key_parts(stage, parent_digests, code, seed, files)))
+
+
+def key_parts(stage: Stage, parent_digests: dict[str, str], code: str, seed: int, files: FileHashes) -> dict[str, Any]:
+    """Return what the key of a stage's artifact is the hash of."""
+    return {
         "run": stage.type.run,
         "config": key_values(stage.config, files.digest),
         "parents": parent_digests,
         "code": code,
         "seed": seed,
     }
-    return sha256_text(canonical_json(parts))
 
 
 def check_external_paths(stages: list[Stage]) -> None:

@@ -12,7 +12,7 @@ from posttrain.pipeline.graph.graph import Stage
 from posttrain.pipeline.local.launch import LocalLauncher
 from posttrain.pipeline.local.process import StageProcess
 from posttrain.pipeline.runs.resolve import Made, Resolver, committed
-from posttrain.pipeline.runs.rundir import RunDirectory
+from posttrain.pipeline.runs.rundir import RunDirectory, signs_of_life
 from posttrain.pipeline.watch.progress import Display
 from posttrain.pipeline.watch.stopping import StopRequests, Wanted
 from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
@@ -68,7 +68,9 @@ class Scheduler:
         limits: LauncherConfig,
         display: Display,
         stops: StopRequests,
+        keep_going: bool = False,
     ) -> None:
+        """``keep_going`` goes on after a failure with the stages that do not need what failed."""
         self.tasks = {stage.name: Task(stage) for stage in stages}
         self._resolver = resolver
         self._run = run
@@ -78,6 +80,7 @@ class Scheduler:
         self._display = display
         self._stops = stops
         self._obeyed = Wanted.NOTHING
+        self._keep_going = keep_going
 
     def run(self) -> None:
         """Return when every stage is made, or nothing runs any more after a failure or a stop.
@@ -106,16 +109,22 @@ class Scheduler:
     def _advance(self) -> bool:
         """Take every step that is possible now; return whether there is anything left to wait for."""
         self._obey_stop_requests()
+        self._display.whole(sum(task.made is not None for task in self.tasks.values()), len(self.tasks))
         for task in self._running():
             self._check(task)
-        if self._obeyed or any(task.code for task in self.tasks.values()):
+        if self._obeyed or (any(task.code for task in self.tasks.values()) and not self._keep_going):
             for task in self.tasks.values():
                 task.state = State.PENDING if task.open else task.state
             return bool(self._running())
-        for task in self.tasks.values():
-            if task.open and self._resolve(task):
+        left = [task for task in self.tasks.values() if task.open and not self._needs_what_failed(task.stage)]
+        for task in left:
+            if self._resolve(task):
                 self._start_if_possible(task)
-        return any(task.open or task.state is State.RUNNING for task in self.tasks.values())
+        return bool(left or self._running())
+
+    def _needs_what_failed(self, stage: Stage) -> bool:
+        above = [self.tasks[parent] for parent in stage.inputs.values()]
+        return any(task.code or (task.open and self._needs_what_failed(task.stage)) for task in above)
 
     def _obey_stop_requests(self) -> None:
         wanted = self._stops.wanted
@@ -222,7 +231,8 @@ class Scheduler:
     def _check(self, task: Task) -> None:
         assert task.process is not None and task.spec is not None
         if not task.process.finished():
-            self._display.update(task.stage.name, Path(task.spec.work) / "metrics.jsonl")
+            signs = signs_of_life(task.process.log)
+            self._display.update(task.stage.name, Path(task.spec.work) / "metrics.jsonl", signs)
             return
         self._devices.take_back(task.lent)
         outcome = task.process.result()

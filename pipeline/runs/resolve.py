@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from posttrain.pipeline.config.pipeline import PipelineConfig
-from posttrain.pipeline.graph.code import code_digest
+from posttrain.pipeline.graph.code import code_digest, code_parts
 from posttrain.pipeline.graph.graph import Stage
-from posttrain.pipeline.graph.keys import FileHashes, stage_key
+from posttrain.pipeline.graph.keys import FileHashes, key_parts
 from posttrain.pipeline.graph.revisions import Revisions
+from posttrain.pipeline.runs.explained import write_parts
 from posttrain.pipeline.runs.rundir import RunDirectory
 from posttrain.stage.artifact import Manifest, Parent, artifact_name, is_artifact, is_free, read_manifest
+from posttrain.stage.files import canonical_json, sha256_text
 from posttrain.stage.record import find_records, read_record, records_of
 from posttrain.stage.schema import to_dict
 from posttrain.stage.spec import Distributed, StageSpec, Tracking
@@ -53,23 +56,32 @@ class Resolver:
         self._distributed = distributed
         self._files = FileHashes(run.root / "cache" / "hashes.json")
         self._revisions = Revisions(run.root / "cache" / "revisions.json", frozen)
+        self._unexplained: dict[str, tuple[Stage, dict[str, Made], str]] = {}
 
     def save(self) -> None:
-        """Remember the hashes of outside files and the commits of names on the Hub."""
+        """Remember the hashes of outside files, the commits of names on the Hub, and what keys were made of."""
         self._files.save()
         self._revisions.save()
+        for key, (stage, made, code) in self._unexplained.items():
+            write_parts(self._run.root, key, self.parts(stage, made, code), code_parts(stage.type.module))
+        self._unexplained.clear()
 
     def key(self, stage: Stage, made: dict[str, Made], code: str) -> str:
         """Return the key that a stage has with some code; ``made`` holds the artifact of each stage that it needs."""
-        digests = {name: made[parent].manifest.digest for name, parent in stage.inputs.items()}
+        return sha256_text(canonical_json(self.parts(stage, made, code)))
+
+    def parts(self, stage: Stage, made: dict[str, Made], code: str) -> dict[str, Any]:
+        """Return what `key` is the hash of; of inputs that are not made, nothing."""
+        digests = {name: made[parent].manifest.digest for name, parent in stage.inputs.items() if parent in made}
         pinned = dataclasses.replace(stage, config=self._revisions.pinned(stage.config))
-        return stage_key(pinned, digests, code, stage.seed, self._files)
+        return key_parts(pinned, digests, code, stage.seed, self._files)
 
     def spec(self, stage: Stage, made: dict[str, Made]) -> StageSpec:
         """Return the work order of a stage; ``made`` holds the artifact of each stage that it needs."""
         inputs = {name: made[parent] for name, parent in stage.inputs.items()}
         code = code_digest(stage.type.module)
         key = self.key(stage, made, code)
+        self._unexplained[key] = (stage, made, code)
         tracking = self._config.tracking
         return StageSpec(
             stage=stage.name,

@@ -8,15 +8,19 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from posttrain.pipeline.graph.environment import changed_packages
-from posttrain.pipeline.runs.progress import latest_metrics
+from posttrain.pipeline.runs.progress import how_far
 from posttrain.stage.artifact import Manifest
+from posttrain.stage.heartbeat import read_beats
 from posttrain.stage.wording import duration
 
 HEARTBEAT_SECONDS = 30.0
+"""Between two lines about a running stage, where there is no terminal."""
+LOOK_SECONDS = 0.5
+"""Between two looks at how far a stage is, on a terminal."""
 TABLE_WIDTH = 140
 
 
@@ -36,6 +40,8 @@ class Display:
         self._live = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[count]}"),
             TimeElapsedColumn(),
             TextColumn("{task.fields[latest]}"),
             console=console,
@@ -44,6 +50,8 @@ class Display:
         )
         self._tasks: dict[str, TaskID] = {}
         self._spoke: dict[str, float] = {}
+        self._looked: dict[str, float] = {}
+        self._whole: TaskID | None = None
 
     def __enter__(self) -> Display:
         self._live.start()
@@ -57,10 +65,16 @@ class Display:
         clock = time.strftime("%H:%M:%S")
         self._console.print(f"{clock}  {escape(stage):<22} {escape(text)}", highlight=False, soft_wrap=True)
 
+    def whole(self, made: int, stages: int) -> None:
+        """Show how many stages of the graph are made, below those that run."""
+        if self._whole is None:
+            self._whole = self._live.add_task("all stages", total=stages, count="", latest="")
+        self._live.update(self._whole, completed=made, count=f"{made}/{stages}")
+
     def started(self, stage: str, text: str) -> None:
         """Announce a stage and show it as running."""
         self.say(stage, text)
-        self._tasks[stage] = self._live.add_task(escape(stage), total=None, latest="")
+        self._tasks[stage] = self._live.add_task(escape(stage), total=None, count="", latest="")
         self._spoke[stage] = time.monotonic()
 
     def ended(self, stage: str, text: str) -> None:
@@ -68,13 +82,20 @@ class Display:
         self._live.remove_task(self._tasks.pop(stage))
         self.say(stage, text)
 
-    def update(self, stage: str, metrics_file: Path) -> None:
-        """Show how far a running stage has come."""
-        if self._console.is_terminal:
-            self._live.update(self._tasks[stage], latest=escape(latest_metrics(metrics_file)))
-        elif time.monotonic() - self._spoke[stage] > HEARTBEAT_SECONDS:
-            self._spoke[stage] = time.monotonic()
-            self.say(stage, f"running {latest_metrics(metrics_file)}".rstrip())
+    def update(self, stage: str, metrics_file: Path, signs: Path) -> None:
+        """Show how far a running stage has come; ``signs`` is the folder of its ranks' signs of life."""
+        now = time.monotonic()
+        if self._console.is_terminal and now - self._looked.get(stage, 0.0) > LOOK_SECONDS:
+            self._looked[stage] = now
+            at = how_far(metrics_file, read_beats(signs))
+            count = f"{at.step}/{at.last_step}" if at.step is not None and at.last_step is not None else ""
+            latest = " · ".join(filter(None, [at.figures, at.rate(), at.left()])) if at.step is not None else at.phase
+            self._live.update(
+                self._tasks[stage], total=at.last_step, completed=at.step or 0, count=count, latest=escape(latest)
+            )
+        elif not self._console.is_terminal and now - self._spoke[stage] > HEARTBEAT_SECONDS:
+            self._spoke[stage] = now
+            self.say(stage, f"running {how_far(metrics_file, read_beats(signs)).words()}".rstrip())
 
 
 def stage_table(states: Mapping[str, str], manifests: Mapping[str, Manifest], title: str) -> Table:

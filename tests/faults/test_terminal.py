@@ -227,8 +227,8 @@ def test_one_ctrl_c_stops_a_whole_sweep(workspace: Workspace) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
     assert process.returncode == 75, errors
-    assert (workspace.words("r-0"), workspace.artifacts()) == (ASKED, 0)
-    assert not (workspace.path / "outputs" / "runs" / "r-1").exists()
+    assert (workspace.words("r-eval_fraction-0.1"), workspace.artifacts()) == (ASKED, 0)
+    assert not (workspace.path / "outputs" / "runs" / "r-eval_fraction-0.2").exists()
     last = errors.splitlines()[-1]
     assert last.startswith("not run: stages.rows.with.eval_fraction=0.2, stages.rows.with.eval_fraction=0.3; ")
 

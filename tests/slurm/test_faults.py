@@ -63,7 +63,7 @@ def calm(start: Callable[..., Pipeline]) -> Calm:
 
 def kill_a_rank(storm: Storm) -> None:
     """SIGKILL a rank of the last element of a job array, whose own job id is that of the whole array."""
-    storm.pipeline = dataclasses.replace(storm.pipeline, name=f"{storm.pipeline.name}-1")
+    storm.pipeline = dataclasses.replace(storm.pipeline, name=f"{storm.pipeline.name}-learning_rate-0.003")
     ranks = storm.pipeline.wait_for_step("sft", STRIKE_STEP)
     storm.struck = time.time()
     os.kill(ranks[1].pid, signal.SIGKILL)
@@ -150,7 +150,7 @@ def figures(storm: Storm) -> str:
 def test_a_killed_rank(storms: dict[str, Future[Storm]], calm: Calm) -> None:
     storm = storms["rank-killed"].result()
     check(storm, calm("ddp"), Cause.PROCESS_LOST, SAVE_STEPS)
-    other = dataclasses.replace(storm.pipeline, name="rank-killed-0")
+    other = dataclasses.replace(storm.pipeline, name="rank-killed-learning_rate-0.001")
     poll(lambda: not other.in_queue(), PATIENCE, "the other element of the array to end")
     assert causes(other) == [Cause.DONE]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from cluster import poll
 from pipelines import BEFORE_SFT, PATIENCE, Pipeline, copy_artifacts
 
+from posttrain.pipeline.config.sweep import point_name
 from posttrain.pipeline.slurm.attempts import Cause
 from posttrain.stage.artifact import verify
 from posttrain.stage.spec import StageSpec
@@ -68,7 +69,8 @@ def test_a_sweep_shares_what_it_can_and_a_failing_point_hurts_no_other(smoke: Pi
     sweep = Pipeline(smoke.cluster, smoke.root, "sweep", (*smoke.overrides, "train.dpo.beta=0.2,1e30"))
     before = {path.name for path in (smoke.root / "artifacts").iterdir()}
     sweep.run(WAIT, expect=1)
-    good, bad = (Pipeline(smoke.cluster, smoke.root, f"sweep-{index}", ()) for index in (0, 1))
+    names = (f"sweep-{point_name([f'train.dpo.beta={value}'])}" for value in ("0.2", "1e+30"))
+    good, bad = (Pipeline(smoke.cluster, smoke.root, name, ()) for name in names)
     array = good.jobs()["dpo"].partition("_")[0]
     assert (good.jobs()["dpo"], bad.jobs()["dpo"]) == (f"{array}_0", f"{array}_1")
     after = ("evaluate_dpo", "drift_dpo", "report")

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from posttrain.pipeline.commands.parsers.shared import Commands, add_root
+from posttrain.pipeline.commands.parsers.shared import Commands, add_json, add_root
 
 
 def register(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -34,6 +34,8 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
     export.set_defaults(action=_export)
     for parser in (show, verify, accept, export):
         add_root(parser)
+    for parser in (show, verify):
+        add_json(parser)
 
 
 def _show(options: argparse.Namespace) -> int:
@@ -42,13 +44,13 @@ def _show(options: argparse.Namespace) -> int:
 
     if options.dropped is not None:
         return print_dropped(options.root, options.artifact, options.dropped, options.limit)
-    return print_artifact(options.root, options.artifact)
+    return print_artifact(options.root, options.artifact, options.json)
 
 
 def _verify(options: argparse.Namespace) -> int:
     from posttrain.pipeline.commands.verify import print_problems
 
-    return print_problems(options.root, options.artifacts)
+    return print_problems(options.root, options.artifacts, options.json)
 
 
 def _accept(options: argparse.Namespace) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
-from posttrain.pipeline.commands.parsers.shared import Commands, add_examples, add_overrides
+from posttrain.pipeline.commands.parsers.shared import Commands, add_examples, add_overrides, add_root
 from posttrain.pipeline.watch.stopping import StopRequests
 
 EXAMPLES = """examples:
@@ -21,30 +22,55 @@ exit codes: 0 done, 1 failed, 2 the configuration or data must be mended, 75 sto
 
 
 def register(commands: Commands[argparse.ArgumentParser]) -> None:
-    """Add the command to those of the command line."""
+    """Add the commands to those of the command line."""
     run = commands.add_parser("run", help="run a pipeline, or what is left of it")
     add_examples(run, EXAMPLES)
     add_overrides(run)
-    run.add_argument("--dry-run", action="store_true", help="print what would run, and the command lines")
+    run.add_argument("--keep-going", action="store_true", help="after a failure, run what does not need what failed")
     run.set_defaults(action=_run, goes_on=True)
+    resume = commands.add_parser("resume", help="say the command of a run again, from the folder it was said in")
+    resume.add_argument("run", nargs="?", default="latest", metavar="RUN", help="name; the latest by default")
+    add_root(resume)
+    resume.set_defaults(action=_resume, goes_on=True)
+    for parser in (run, resume):
+        parser.add_argument("--dry-run", action="store_true", help="print what would run, and the command lines")
 
 
 def _run(options: argparse.Namespace) -> int:
+    if not any(text.lstrip("+~").startswith(("recipe=", "pipeline=")) for text in options.overrides):
+        from posttrain.pipeline.commands.start import print_recipes
+
+        words = [text for text in options.overrides if "=" not in text]
+        if not words:  # a lone word is told which recipe it may mean
+            return print_recipes(options.config_dir)
+    return _launch(options.overrides, options.config_dir, options.keep_going, options.dry_run)
+
+
+def _resume(options: argparse.Namespace) -> int:
+    from posttrain.pipeline.commands.resume import last_launch
+
+    launch = last_launch(options.root, options.run)
+    config_dir = None if launch.config_dir is None else Path(launch.config_dir)
+    return _launch(launch.overrides, config_dir, launch.keep_going, options.dry_run)
+
+
+def _launch(overrides: list[str], config_dir: Path | None, keep_going: bool, only_print: bool) -> int:
     from posttrain.pipeline.commands.room import require_room
     from posttrain.pipeline.commands.run import dry_run, note, prepare, run_pipelines
     from posttrain.pipeline.commands.run_slurm import print_submission, submit_pipelines
     from posttrain.pipeline.config.overrides import outvoted
     from posttrain.pipeline.config.sweep import compose_sweep
+    from posttrain.pipeline.runs.launched import this_launch
 
     stops = StopRequests()
     with stops.heeded():
-        configs = compose_sweep(options.overrides, options.config_dir)
+        configs = compose_sweep(overrides, config_dir)
         points = {label: prepare(config) for label, config in configs.items()}
-        for point in points.values():
-            for line in outvoted(options.overrides, point.config.stages):
-                note(line)
-        if not options.dry_run:
-            require_room(list(points.values()))
-        if next(iter(points.values())).config.launcher.kind == "slurm":
-            return print_submission(points) if options.dry_run else submit_pipelines(points, stops)
-        return max(dry_run(point) for point in points.values()) if options.dry_run else run_pipelines(points, stops)
+        for line in (line for point in points.values() for line in outvoted(overrides, point.config.stages)):
+            note(line)
+        on_slurm = next(iter(points.values())).config.launcher.kind == "slurm"
+        if only_print:
+            return print_submission(points) if on_slurm else max(dry_run(point) for point in points.values())
+        require_room(list(points.values()))
+        start = submit_pipelines if on_slurm else run_pipelines
+        return start(points, stops, this_launch(overrides, config_dir, keep_going))

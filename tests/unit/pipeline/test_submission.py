@@ -153,7 +153,7 @@ def test_jobs_of_someone_else_that_slurm_does_not_list_are_not_called_cancelled(
 def test_elements_of_an_array_have_a_configuration_each_as_it_was_composed(slurm: FakeSlurm, tmp_path: Path) -> None:
     root = tmp_path / "store"
     points = list(submit(root, *TWO_NODES, "train.dpo.beta=0.1,0.2").values())
-    (queued,) = orders(root, "dpo", "r-0")
+    (queued,) = orders(root, "dpo", "r-beta-0.1")
     drivers = [driver_of([str(queued)], {"SLURM_ARRAY_TASK_ID": str(index)}) for index in (0, 1)]
     assert [driver.stage.config.beta for driver in drivers] == [0.1, 0.2]
     assert [(driver.run.name, driver.config) for driver in drivers] == [(p.run.name, p.config) for p in points]
@@ -175,7 +175,7 @@ def test_a_refused_launcher_changes_nothing_of_the_first(slurm: FakeSlurm, tmp_p
     submit(root, *TWO_NODES, "train.dpo.beta=0.1,0.2")
     slurm.end()
     before = contents(root)
-    with Lease(root / "runs" / "r-1" / "lease", "r-1"):
+    with Lease(root / "runs" / "r-beta-0.2" / "lease", "r-beta-0.2"):
         with pytest.raises(LeaseHeldError):
             submit_pipelines(
                 points_of(root, "launcher=slurm_cpu", "launcher.lease_wait_seconds=0", "train.dpo.beta=0.1,0.2"),

@@ -68,7 +68,7 @@ def test_a_sweep_shares_all_that_its_knob_does_not_touch(tmp_path: Path) -> None
     assert {name for name, found in variants.items() if len(found) == 1} == set(variants) - DPO_ON
     (sft,) = variants["sft"]
     assert (sft.home, sft.points) == (points[0].run, points)
-    assert [variant.home.name for variant in variants["dpo"]] == ["r-0", "r-1", "r-2"]
+    assert [variant.home.name for variant in variants["dpo"]] == ["r-beta-0.1", "r-beta-0.2", "r-beta-0.3"]
     for number, variant in enumerate(variants["evaluate_dpo"]):
         assert variants["dpo"][number] in variant.parents
 
@@ -111,14 +111,15 @@ def test_a_dry_run_of_a_sweep_prints_each_job_once_and_writes_nothing(
     commands = SBATCH.findall(printed)
     by_stage = {stage: options for options, stage in commands}
     assert len(commands) == len(by_stage) == 27
-    arrays = re.findall(r"^#SBATCH --job-name=r-0/(\w+)\n(?:#SBATCH .*\n)*?#SBATCH --array=0-1$", printed, re.MULTILINE)
+    arrays = re.findall(
+        r"^#SBATCH --job-name=r-beta-0\.1/(\w+)\n(?:#SBATCH .*\n)*?#SBATCH --array=0-1$", printed, re.MULTILINE
+    )
     assert set(arrays) == DPO_ON
     assert by_stage["sources"] == "--parsable "
-    assert by_stage["dpo"] == (
-        "--parsable '--dependency=afterok:<r-0/sft>:<r-0/comparison_tokens>:<r-0/reference>' --kill-on-invalid-dep=yes "
-    )
-    assert "aftercorr:<r-0/dpo>'" in by_stage["evaluate_dpo"]
-    assert "aftercorr:<r-0/dpo>,aftercorr:<r-0/evaluate_dpo>," in by_stage["report"]
+    jobs = ":".join(f"<r-beta-0.1/{stage}>" for stage in ("sft", "comparison_tokens", "reference"))
+    assert by_stage["dpo"] == f"--parsable '--dependency=afterok:{jobs}' --kill-on-invalid-dep=yes "
+    assert "aftercorr:<r-beta-0.1/dpo>'" in by_stage["evaluate_dpo"]
+    assert "aftercorr:<r-beta-0.1/dpo>,aftercorr:<r-beta-0.1/evaluate_dpo>," in by_stage["report"]
     assert not root.exists()
 
 
