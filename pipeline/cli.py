@@ -1,5 +1,5 @@
-"""The command line: `posttrain run`, `status`, `cancel`, `show`, `verify`, `accept`, `sync`, `gc`, `rm`, `plan`,
-`export` and `generate`."""
+"""The command line: `posttrain run`, `status`, `cancel`, `show`, `verify`, `accept`, `sync`, `push`, `pull`, `gc`,
+`rm`, `plan`, `export` and `generate`."""
 
 from __future__ import annotations
 
@@ -151,6 +151,16 @@ def _add_keeping(
     rm.set_defaults(action=_rm)
     for parser in (gc, rm):
         parser.add_argument("--yes", action="store_true", help="delete it; without, it is only listed")
+    push = commands.add_parser("push", parents=[rooted], help="send artifacts to a store at a URL, with their parents")
+    push.add_argument("--verify", action="store_true", help="read what is there already, and mend it")
+    pull = commands.add_parser(
+        "pull", parents=[rooted], help="fetch artifacts from a store at a URL, with their parents"
+    )
+    for parser, count in ((push, "*"), (pull, "+")):
+        parser.add_argument("url", metavar="URL", help="s3://bucket/folder, gs://…, file://…, sftp://… or a folder")
+        parser.add_argument("names", nargs=count, metavar="NAME", help="artifacts; without any, push sends all")
+    push.set_defaults(action=_push)
+    pull.set_defaults(action=_pull)
 
 
 def _add_generate(
@@ -179,6 +189,7 @@ def _run(options: argparse.Namespace) -> int:
     from posttrain.pipeline.commands.room import require_room
     from posttrain.pipeline.commands.run import dry_run, prepare, run_pipelines
     from posttrain.pipeline.commands.run_slurm import print_submission, submit_pipelines
+    from posttrain.pipeline.commands.transfer import pull_made
     from posttrain.pipeline.config.sweep import compose_sweep
 
     stops = StopRequests()
@@ -186,6 +197,8 @@ def _run(options: argparse.Namespace) -> int:
         configs = compose_sweep(options.overrides, options.config_dir)
         points = {label: prepare(config) for label, config in configs.items()}
         if not options.dry_run:
+            for point in points.values():
+                pull_made(point)
             require_room(list(points.values()))
         if next(iter(points.values())).config.launcher.kind == "slurm":
             return print_submission(points) if options.dry_run else submit_pipelines(points, stops)
@@ -245,6 +258,18 @@ def _rm(options: argparse.Namespace) -> int:
     from posttrain.pipeline.commands.rm import remove_named
 
     return remove_named(options.root, options.names, options.yes)
+
+
+def _push(options: argparse.Namespace) -> int:
+    from posttrain.pipeline.commands.transfer import push
+
+    return push(options.root, options.url, options.names, options.verify)
+
+
+def _pull(options: argparse.Namespace) -> int:
+    from posttrain.pipeline.commands.transfer import pull
+
+    return pull(options.root, options.url, options.names)
 
 
 def _export(options: argparse.Namespace) -> int:
