@@ -19,7 +19,7 @@ from build_artifacts import commit_artifact
 
 from posttrain.pipeline.cli import main
 from posttrain.pipeline.runs.remote import RemoteStore
-from posttrain.stage.artifact import read_manifest
+from posttrain.stage.artifact import read_manifest, verify
 from posttrain.stage.errors import EXIT_DONE, EXIT_USAGE
 
 KEYS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": "us-east-1"}
@@ -255,8 +255,12 @@ def test_killed_at_any_moment_the_same_command_goes_on(root: Path, tmp_path: Pat
             break
         assert done.returncode == -signal.SIGKILL, done.stderr
         killed += 1
-        for manifest in (away if command == "push" else other).glob("artifacts/[!.]*/manifest.json"):
-            assert read_manifest(manifest.parent).digest
+        remote = RemoteStore(str(away))
+        for name in remote.names():
+            files = json.loads(remote.manifest(name) or "")["files"].values()
+            assert all(remote.has(entry["sha256"], entry["bytes"], read=True) for entry in files), "of a manifest there"
+        for path in other.glob("artifacts/[!.]*"):
+            assert verify(path) == []
     assert done.returncode == 0 and killed > 1
     third = tmp_path / "third"
     assert call(third, "pull", str(away), "sft", "dpo") == EXIT_DONE
