@@ -11,7 +11,18 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from posttrain.pipeline.commands.parsers import artifacts, config, generate, init, keeping, plan, run, runs, tokens
+from posttrain.pipeline.commands.parsers import (
+    artifacts,
+    config,
+    generate,
+    init,
+    keeping,
+    plan,
+    run,
+    runs,
+    tokens,
+    transfers,
+)
 from posttrain.stage.errors import EXIT_DONE, EXIT_REQUEUE, PosttrainError, from_system
 from posttrain.stage.foreign import foreign_hint
 from posttrain.stage.outlet import unhindered
@@ -23,6 +34,7 @@ PARSERS = (
     plan,
     runs,
     artifacts,
+    transfers,
     keeping,
     generate,
     tokens,

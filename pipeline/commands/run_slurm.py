@@ -9,6 +9,7 @@ import time
 from rich.table import Table
 
 from posttrain.pipeline.runs.launched import Launch, note_launch
+from posttrain.pipeline.commands.seeds import print_over_seeds
 from posttrain.pipeline.runs.rundir import read_jobs
 from posttrain.pipeline.runs.state import run_status
 from posttrain.pipeline.runs.variants import Point
@@ -47,7 +48,10 @@ def submit_pipelines(points: dict[str, Point], stops: StopRequests, launch: Laun
         return EXIT_DONE
     try:
         _wait([job for point in points.values() for job in read_jobs(point.run).values()])
-        return max(_print_ends(point) for point in points.values())
+        code = max(_print_ends(point) for point in points.values())
+        if len(points) > 1:
+            print_over_seeds({label: point.run for label, point in points.items()})
+        return code
     except KeyboardInterrupt as stop:
         print(
             f"stopped waiting ({stop}); the jobs go on: `posttrain status {first}` shows how far they are, "

@@ -163,6 +163,9 @@ class PipelineConfig:
     """Of everything that is drawn in any stage."""
     root: str = "outputs"
     """Folder of all artifacts, runs and caches."""
+    remote: str | None = None
+    """URL of a store that `posttrain push` filled, such as ``s3://bucket/folder``: what it has of a run is fetched
+    before the run starts, and not made again."""
     run_name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     """Folder of this run below ``<root>/runs``; None derives it from the name and what the pipeline makes."""
     paths: dict[str, str | list[str] | None] = Field(default_factory=dict)

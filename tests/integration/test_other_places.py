@@ -45,6 +45,18 @@ evaluate: { report: { resamples: 100, samples: 2 } }
 OTHER = 61234
 """A user without a name."""
 NO_RIGHTS = "ask its owner"
+CALLER = """
+import contextlib, io, json, sys
+from posttrain.pipeline.cli import main
+said = []
+for arguments in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(arguments)
+    said.append((code, out.getvalue(), err.getvalue()))
+print()
+print(json.dumps(said))
+"""
 
 
 class Place:
@@ -55,36 +67,31 @@ class Place:
         self.before: list[str] = []
         """What a command is run by: nothing, or what makes another user of us."""
 
-    def call(self, *arguments: str, url: str = "http://127.0.0.1:9") -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "posttrain.pipeline.cli", *arguments]
-        command += [f"root={self.root}", f"--config-dir={self.base / 'conf'}"] if arguments[0] == "run" else []
-        command += [f"--root={self.root}"] if arguments[0] != "run" else []
+    def call(self, *commands: tuple[str, ...], url: str = "http://127.0.0.1:9") -> list[tuple[int, str, str]]:
+        """Return the exit code and both outputs of each command; all are called by one process."""
+        where = [f"root={self.root}", f"--config-dir={self.base / 'conf'}"], [f"--root={self.root}"]
+        full = [[*arguments, *where[arguments[0] != "run"]] for arguments in commands]
         home = self.base / "home" / str(len(self.before))  # of each user
         own = {"HOME": str(home), "WANDB_BASE_URL": url, "WANDB_API_KEY": "1secret1" * 5}
+        process = [*self.before, sys.executable, "-c", CALLER, json.dumps(full)]
         environment = {**os.environ, **ENVIRONMENT, **own}
-        return subprocess.run(
-            [*self.before, *command],
-            cwd=self.base / "home",
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
+        done = subprocess.run(
+            process, cwd=self.base / "home", env=environment, stdout=subprocess.PIPE, text=True, check=True
         )
+        return [(code, out, err) for code, out, err in json.loads(done.stdout.splitlines()[-1])]
 
-    def reads(self, *arguments: str, **options: str) -> str:
-        """Return what a command says that must work."""
-        done = self.call(*arguments, **options)
-        assert done.returncode == 0, f"{arguments}: {done.stderr}"
-        return done.stdout
+    def reads(self, *commands: tuple[str, ...], **options: str) -> list[str]:
+        """Return what commands say that must work."""
+        done = self.call(*commands, **options)
+        assert [code for code, *_ in done] == [0] * len(commands), done
+        return [out for _, out, _ in done]
 
-    def refuses(self, *arguments: str) -> str:
-        """Return the one line of a command that must not work, and leave everything as it is."""
+    def refuses(self, *commands: tuple[str, ...]) -> None:
+        """See that commands say in one line whom to ask, and leave everything as it is."""
         before = self.contents()
-        done = self.call(*arguments)
-        assert done.returncode == 2, f"{arguments}: {done.returncode} {done.stdout} {done.stderr}"
+        for arguments, (code, _, err) in zip(commands, self.call(*commands), strict=True):
+            assert (code, len(err.splitlines()), NO_RIGHTS in err) == (2, 1, True), (arguments, err)
         assert self.contents() == before
-        (line,) = done.stderr.splitlines()
-        return line
 
     def contents(self) -> set[tuple[str, int, int]]:
         paths = [path for path in self.root.rglob("*") if path.is_file()]
@@ -150,15 +157,17 @@ def test_a_store_that_was_copied_and_moved_works_as_before(base: Path, store: Pa
     place = Place(base, base / "else where" / "moved")
     shutil.move(copied, place.root)
     shutil.rmtree(place.artifact("report"))
-    place.reads("run", "recipe=small")
-    assert [line.split()[1] for line in place.reads("status").splitlines()[-5:-1]] == ["cached"] * 3 + ["done"]
-    assert place.reads("verify") == "4 artifacts: every byte as recorded\n"
-    assert place.artifact("sources").name in place.reads("show", "report")
-    assert "missing" not in place.reads("show", "report")
-    place.reads("export", "untrained", str(base / "home" / "exported"))
-    assert (base / "home" / "exported" / "model.safetensors").is_file()
+    exported = base / "home" / "exported"
+    _, status, verified, shown, _ = place.reads(
+        ("run", "recipe=small"), ("status",), ("verify",), ("show", "report"), ("export", "untrained", str(exported))
+    )
+    assert [line.split()[1] for line in status.splitlines()[-5:-1]] == ["cached"] * 3 + ["done"]
+    assert verified == "4 artifacts: every byte as recorded\n"
+    assert place.artifact("sources").name in shown and "missing" not in shown
+    assert (exported / "model.safetensors").is_file()
     with FakeWandb() as server:
-        assert "4 stages uploaded" in place.reads("sync", url=server.url)
+        (synced,) = place.reads(("sync",), url=server.url)
+        assert "4 stages uploaded" in synced
         assert {name for _, name, _ in server.made()} >= {place.artifact("untrained").name}
     assert str(store) not in (place.artifact("report") / "report.html").read_text()
 
@@ -190,31 +199,35 @@ def test_what_another_user_may_do_with_a_store(base: Path, store: Path) -> None:
     owner, reader = Place(base, store), Place(base, store)
     reader.before = as_another_user()
     before = owner.contents()
-    assert reader.reads("run", "recipe=small").count("cached") == 4  # nothing was left to do
-    assert reader.reads("status").count("cached") == 4
-    assert reader.reads("verify") == "4 artifacts: every byte as recorded\n"
-    assert reader.artifact("sources").name in reader.reads("show", "untrained")
-    reader.reads("export", "untrained", str(base / "home" / "exported"))
-    assert (base / "home" / "exported" / "model.safetensors").is_file()
+    exported = base / "home" / "exported"
+    ran, status, verified, shown, _ = reader.reads(
+        ("run", "recipe=small"), ("status",), ("verify",), ("show", "untrained"), ("export", "untrained", str(exported))
+    )
+    assert ran.count("cached") == status.count("cached") == 4  # nothing was left to do
+    assert verified == "4 artifacts: every byte as recorded\n"
+    assert reader.artifact("sources").name in shown
+    assert (exported / "model.safetensors").is_file()
     with FakeWandb() as server:
-        assert "4 stages uploaded" in reader.reads("sync", url=server.url)
+        (synced,) = reader.reads(("sync",), url=server.url)
+        assert "4 stages uploaded" in synced
         assert len(server.runs) == 4
     assert owner.contents() == before
-    name = next(path.name for path in (store / "runs").iterdir() if not path.is_symlink())
     (store / "work" / "abandoned").mkdir(parents=True)
     (store / "work" / "abandoned" / "file").write_text("x")
-    reader.reads("gc", "--days", "0")
-    reader.reads("rm", name)
-    for arguments in (("run", "recipe=small", "seed=1"), ("gc", "--days", "0", "--yes"), ("rm", name, "--yes")):
-        assert NO_RIGHTS in reader.refuses(*arguments)
+    name = run_of(store)
+    reader.reads(("gc", "--days", "0"), ("rm", name))
+    reader.refuses(("run", "recipe=small", "seed=1"), ("gc", "--days", "0", "--yes"), ("rm", name, "--yes"))
+
+
+def run_of(store: Path) -> str:
+    return next(path.name for path in (store / "runs").iterdir() if not path.is_symlink())
 
 
 def test_a_store_that_another_user_may_not_read_is_not_an_empty_one(base: Path, store: Path) -> None:
     reader = Place(base, store)
     reader.before = as_another_user()
     store.chmod(0o700)
-    for arguments in (("status",), ("verify",), ("show", "untrained"), ("gc",), ("run", "recipe=small")):
-        assert NO_RIGHTS in reader.refuses(*arguments)
+    reader.refuses(("status",), ("verify",), ("show", "untrained"), ("gc",), ("run", "recipe=small"))
 
 
 def test_nothing_is_deleted_where_not_all_may_be(base: Path, store: Path) -> None:
@@ -223,5 +236,4 @@ def test_nothing_is_deleted_where_not_all_may_be(base: Path, store: Path) -> Non
     for folder in ("runs", "cache", "cache/whole", "records"):
         (store / folder).mkdir(exist_ok=True)
         (store / folder).chmod(0o777)
-    name = next(path.name for path in (store / "runs").iterdir() if not path.is_symlink())
-    assert NO_RIGHTS in reader.refuses("rm", name, "--yes")
+    reader.refuses(("rm", run_of(store), "--yes"))

@@ -58,6 +58,7 @@ def _launch(overrides: list[str], config_dir: Path | None, keep_going: bool, onl
     from posttrain.pipeline.commands.room import require_room
     from posttrain.pipeline.commands.run import dry_run, note, prepare, run_pipelines
     from posttrain.pipeline.commands.run_slurm import print_submission, submit_pipelines
+    from posttrain.pipeline.commands.transfer import pull_made
     from posttrain.pipeline.config.overrides import outvoted
     from posttrain.pipeline.config.sweep import compose_sweep
     from posttrain.pipeline.runs.launched import this_launch
@@ -71,6 +72,8 @@ def _launch(overrides: list[str], config_dir: Path | None, keep_going: bool, onl
         on_slurm = next(iter(points.values())).config.launcher.kind == "slurm"
         if only_print:
             return print_submission(points) if on_slurm else max(dry_run(point) for point in points.values())
+        for point in points.values():
+            pull_made(point)
         require_room(list(points.values()))
         start = submit_pipelines if on_slurm else run_pipelines
         return start(points, stops, this_launch(overrides, config_dir, keep_going))

@@ -133,7 +133,7 @@ def test_help_lists_every_command_and_run_shows_examples(capsys: pytest.CaptureF
     assert "posttrain run recipe=demo" in text
 
 
-@pytest.mark.parametrize("arguments", [["rnu"], ["run", "--dry-rnu"], ["status", "a", "b"], ["show"]])
+@pytest.mark.parametrize("arguments", [["rnu"], ["run", "--dry-rnu"], ["cancel", "a", "b"], ["show"]])
 def test_a_malformed_command_line_exits_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)

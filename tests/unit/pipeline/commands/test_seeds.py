@@ -23,6 +23,16 @@ from posttrain.stage.errors import EXIT_DONE
 
 T_95_TWO_DEGREES = 4.302652729911275
 LOSSES = {0: 1.0, 1: 2.0, 2: 4.0}
+RECIPE = """# @package _global_
+defaults:
+  - override /pipeline: null
+  - _self_
+stages:
+  rows: { run: data.curate, with: { record_type: evaluation, sources: [{ name: a, path: ROWS }] } }
+  base: { run: train.base, with: { architecture: {} } }
+  evaluate_sft: { run: evaluate.policy, inputs: { model: base, items: rows } }
+  evaluate_dpo: { run: evaluate.policy, inputs: { model: base, items: rows } }
+"""
 
 
 def write_figures(directory: Path, **changes: Any) -> None:
@@ -53,7 +63,10 @@ def make(runs: dict[str, Any]) -> dict[str, RunDirectory]:
 
 
 def swept(root: Path, *overrides: str) -> dict[str, RunDirectory]:
-    sweep = compose_sweep(["recipe=smoke", f"root={root}", *overrides])
+    (root / "recipe").mkdir()
+    (root / "rows.jsonl").write_text("")
+    (root / "recipe" / "two.yaml").write_text(RECIPE.replace("ROWS", str(root / "rows.jsonl")))
+    sweep = compose_sweep(["recipe=two", f"root={root}", *overrides], root)
     return make({label: prepare(config) for label, config in sweep.items()})
 
 
