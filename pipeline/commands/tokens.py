@@ -31,7 +31,7 @@ def print_tokens(
         if language not in found:
             raise UsageError(f"{texts}: no text in {language!r}{did_you_mean(language, found)}")
     chosen = {language: found[language] for language in wanted}
-    rows = []
+    rows: list[Cost] = []
     for given in tokenizers:
         name, equals, path = given.partition("=")
         loaded = load_tokenizer_file(Path(path if equals else given))
