@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from posttrain.stage.schema import schema
 
 StepName = Literal["licence", "quality", "language", "pii", "contamination", "near_duplicate", "mix"]
+GroupColumn = Literal["source", "task", "language", "license"]
 PiiType = Literal["email", "phone", "card", "iban", "ip", "key", "national_id"]
 
 
@@ -103,7 +104,7 @@ class LicenceConfig:
 class MixConfig:
     """Proportions of the rows to train on."""
 
-    by: list[Literal["source", "task", "language", "license"]] = Field(default_factory=lambda: ["source"], min_length=1)
+    by: list[GroupColumn] = Field(default_factory=lambda: list[GroupColumn](["source"]), min_length=1)
     """What makes a group; the name of one of several is ``task/language``."""
     shares: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     """Group → its part of all, such as ``{maths: 1, chat: 3}``; none are as `temperature` says."""
