@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from posttrain.stage.schema import schema
 
-StepName = Literal["licence", "quality", "language", "pii", "contamination", "near_duplicate"]
+StepName = Literal["licence", "quality", "language", "pii", "contamination", "near_duplicate", "mix"]
+GroupColumn = Literal["source", "task", "language", "license"]
 PiiType = Literal["email", "phone", "card", "iban", "ip", "key", "national_id"]
 
 
@@ -100,6 +101,28 @@ class LicenceConfig:
 
 
 @schema
+class MixConfig:
+    """Proportions of the rows to train on."""
+
+    by: list[GroupColumn] = Field(default_factory=lambda: list[GroupColumn](["source"]), min_length=1)
+    """What makes a group; the name of one of several is ``task/language``."""
+    shares: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    """Group → its part of all, such as ``{maths: 1, chat: 3}``; none are as `temperature` says."""
+    temperature: float = Field(default=1.0, ge=1)
+    """1 leaves the groups as they are; more evens them out, to equal parts at the end."""
+    rows: int | None = Field(default=None, ge=1)
+    """Rows in all; None takes as many as the scarcest group allows. No row is repeated."""
+    seed: int = 0
+    """Of which rows stay."""
+
+    @model_validator(mode="after")
+    def _something_stays(self) -> MixConfig:
+        if self.shares and not sum(self.shares.values()):
+            raise ValueError("shares are all 0; give a group more")
+        return self
+
+
+@schema
 class StepsConfig:
     """The steps between reading and writing, and their knobs."""
 
@@ -117,6 +140,8 @@ class StepsConfig:
     """Evaluation items."""
     near_duplicate: NearDuplicateConfig = Field(default_factory=NearDuplicateConfig)
     """Near duplicates."""
+    mix: MixConfig = Field(default_factory=MixConfig)
+    """Proportions."""
 
     @model_validator(mode="after")
     def _each_once(self) -> StepsConfig:

@@ -14,6 +14,7 @@ from posttrain.data.steps.contamination import contamination
 from posttrain.data.steps.fates import StepResult, Surroundings
 from posttrain.data.steps.language import language
 from posttrain.data.steps.licence import licence
+from posttrain.data.steps.mix import mix
 from posttrain.data.steps.near_duplicates import near_duplicates
 from posttrain.data.steps.pii import pii, redacted
 from posttrain.data.steps.quality import quality
@@ -28,6 +29,7 @@ STEPS: dict[StepName, Step] = {
     "pii": pii,
     "contamination": contamination,
     "near_duplicate": near_duplicates,
+    "mix": mix,
 }
 """Every step by its name: from rows, its own knobs and what is known beside them, to what becomes of each row."""
 

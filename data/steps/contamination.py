@@ -21,7 +21,7 @@ from posttrain.data.config.steps import ContaminationConfig
 from posttrain.data.messages import read_message
 from posttrain.data.records import SPLITS, EvaluationItem, Record, dataset_type
 from posttrain.data.steps.fates import Fate, Finding, Item, StepResult, Surroundings, is_trained_on
-from posttrain.data.steps.sought import WINDOW, Index, Sought, holds, index_of
+from posttrain.data.steps.sought import Index, Sought, holds, index_of
 from posttrain.data.steps.texts import texts_of, turns_of
 from posttrain.data.steps.words import grams, words
 from posttrain.stage.errors import UsageError
@@ -91,7 +91,9 @@ def said_by(record: Record) -> Said:
 
 def find_items(rows: Sequence[Said], index: Index) -> list[Found | None]:
     """Return the item that each row holds, or None."""
-    found: list[Found | None] = [_tiny(row, index) for row in rows]
+    # A turn much longer than every such item is none of them, whatever stands between its words.
+    longest = 2 * max((sum(map(len, said)) for said in index.tiny), default=0) + 100
+    found: list[Found | None] = [_tiny(row, index, longest) for row in rows]
     texts = [words(row.whole) for row in rows]
     for size, sought_by in index.windows.items():
         runs = grams(texts, size)
@@ -106,10 +108,10 @@ def find_items(rows: Sequence[Said], index: Index) -> list[Found | None]:
     return found
 
 
-def _tiny(row: Said, index: Index) -> Found | None:
+def _tiny(row: Said, index: Index, longest: int) -> Found | None:
     if not index.tiny:
         return None
-    said = (index.tiny.get(tuple(words(turn))) for turn in row.turns if len(turn) <= 20 * WINDOW)
+    said = (index.tiny.get(tuple(words(turn))) for turn in row.turns if len(turn) <= longest)
     return next((Found(sought, 1.0) for sought in said if sought is not None), None)
 
 
@@ -126,8 +128,8 @@ def _find_long(texts: Sequence[Sequence[str]], index: Index, found: list[Found |
             continue
         shared: Counter[tuple[str, ...]] = Counter()
         by_said: dict[tuple[str, ...], Sought] = {}
-        for hit in hits[rows == row].tolist():
-            for sought in index.long[int(runs.hashes[hit])]:
+        for gram in np.unique(runs.hashes[hits[rows == row]]).tolist():
+            for sought in index.long[gram]:
                 shared[sought.said] += 1
                 by_said[sought.said] = sought
         for said, _ in shared.most_common(_MOST):

@@ -79,9 +79,13 @@ def index_of(items: Sequence[Item], knobs: ContaminationConfig) -> Index:
         elif len(said) < knobs.long_words or sum(own) < knobs.least_words:
             _add_window(index, sought)
         else:
-            for place, gram in enumerate(own_runs):
-                if any(own[place : place + knobs.gram_words]) and shared_by[gram] < SHARED_BY:
-                    index.long.setdefault(gram, []).append(sought)
+            telling = {
+                gram
+                for place, gram in enumerate(own_runs)
+                if shared_by[gram] < SHARED_BY and any(own[place : place + knobs.gram_words])
+            }
+            for gram in sorted(telling):
+                index.long.setdefault(gram, []).append(sought)
     return index
 
 

@@ -31,10 +31,10 @@ _MARKS = (
     r"\u0964\u0965\u060c\u061b\u061f\u06d4\u2000-\u206f\u3000-\u3004\u3008-\u3020\ufe30-\ufe4f\ufeff"
 )
 _NUMBER = r"[0-9]+(?:[.,][0-9]+)*"
-_MINUS = r"-(?=[\s0-9])"
+_MINUS = r"-(?=[\s0-9]|\Z)"
 _ASCII = re.compile(rf"{_NUMBER}|[a-z_][a-z0-9_]*|[{_OPERATORS}]|{_MINUS}")
 _ANY = re.compile(rf"{_NUMBER}|[{_UNSPACED}]|[^\s{_MARKS}{_OPERATORS}{_UNSPACED}]+|[{_OPERATORS}]|{_MINUS}")
-_INTRICATE = re.compile(rf"[0-9{_OPERATORS}]|-\s")
+_INTRICATE = re.compile(rf"[0-9{_OPERATORS}]|-(?:\s|\Z)")
 """What plain splitting would get wrong."""
 _SPACES = str.maketrans({chr(c): " " for c in range(128) if not (chr(c).isalnum() or chr(c) == "_")})
 _PLAIN = str.maketrans({"−": "-", "‐": "-", "‑": "-"})

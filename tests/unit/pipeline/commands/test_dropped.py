@@ -16,6 +16,7 @@ from posttrain.pipeline.graph.curation import told_curation
 from posttrain.pipeline.graph.graph import build_graph
 from posttrain.stage.errors import UsageError
 
+CONF = Path(__file__).resolve().parents[3] / "conf"
 GIVEN = ["recipe=own/sft", "paths.model=model", "paths.demonstrations=rows.jsonl", "paths.items=items.jsonl"]
 PIPELINE = """# @package _global_
 stages:
@@ -84,3 +85,10 @@ def test_dropped_rows_are_read_back_beside_what_they_lost_to(
     assert "1 of 1 rows" in told.out
     assert main(["show", "rows", "--dropped", "near_duplicates"]) == 2
     assert "did you mean 'near_duplicate'? (near_duplicate (1))" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("policy", sorted(path.stem for path in (CONF / "data" / "policy").glob("*.yaml")))
+def test_every_policy_composes_and_names_its_use(policy: str) -> None:
+    licence = knobs(f"data/policy={policy}").steps.licence
+    assert licence.use == (None if policy == "none" else policy)
+    assert all(uses for uses in licence.allow.values())
