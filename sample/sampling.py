@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
@@ -59,6 +60,8 @@ class SamplingParams:
         for name, (fits, limit) in limits.items():
             if not fits:
                 raise UsageError(f"{name}={getattr(self, name)}: must be {limit}")
+        if nan := [token for token, bias in self.logit_bias.items() if bias != bias or bias == math.inf]:
+            raise UsageError(f"logit_bias of token {nan[0]}: must be a number, or minus infinity to forbid the token")
         if "" in self.stop:
             raise UsageError("stop: an empty text would end every sample at once; leave it out")
         if self.num_beams > 1 and (self.temperature > 0 or self.repetition_penalty != 1 or self.logit_bias):

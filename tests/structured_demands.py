@@ -14,6 +14,37 @@ LIMITS: tuple[Schema, ...] = (
     {"exclusiveMaximum": 100}, {"minimum": 10**17, "maximum": 10**18}, {"minimum": 3, "multipleOf": 3},
 )  # fmt: skip
 
+TEXT: Schema = {"type": "string"}
+OTHERS: dict[str, Schema] = {
+    "anything": {},
+    "any object": {"type": "object"},
+    "any array": {"type": "array"},
+    "any number": {"type": "number"},
+    "any integer": {"type": "integer"},
+    "any text": TEXT,
+    "age beside free names": {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]},
+    "free names of numbers": {"type": "object", "additionalProperties": {"type": "number", "minimum": 0}},
+    "names of a pattern": {"type": "object", "patternProperties": {"^[a-z]{2}$": {"type": "integer"}}},
+    "tuple": {"type": "array", "prefixItems": [TEXT, {"type": "integer", "minimum": 0}], "minItems": 2},
+    "number or text": {"type": ["number", "string"]},
+    "integer, bounded apart": {"allOf": [{"type": "integer"}, {"minimum": 10}]},
+    "one of two kinds": {"oneOf": [{"type": "integer", "minimum": 1}, {"type": "array", "items": TEXT}]},
+    "tree": {
+        "$ref": "#/$defs/node",
+        "$defs": {
+            "node": {
+                "type": "object",
+                "properties": {"value": {"type": "number"}, "left": {"$ref": "#/$defs/node"}},
+                "required": ["value"],
+                "additionalProperties": False,
+            }
+        },
+    },
+    "one of 300 words": {"enum": [f"word {number}" for number in range(300)]},
+    "a large constant": {"const": 10**30},
+    "beyond the default": {"type": "integer", "minimum": 10**19},
+}
+
 
 def _array(items: Schema, count: int) -> Schema:
     return {"type": "array", "items": items, "minItems": count, "maxItems": count}
@@ -21,7 +52,6 @@ def _array(items: Schema, count: int) -> Schema:
 
 def demanding_schemas() -> dict[str, Schema]:
     """Return the schemas by name."""
-    text = {"type": "string"}
     schemas: dict[str, Schema] = {}
     for name in FORMATS:
         schemas[f"format {name}"] = {"type": "string", "format": name}
@@ -52,33 +82,4 @@ def demanding_schemas() -> dict[str, Schema]:
         nested = {"type": "object", "properties": {"in": nested}, "required": ["in"]}
         if depth % 2 == 0:
             schemas[f"{depth} objects in one another"] = nested
-    schemas |= {
-        "anything": {},
-        "any object": {"type": "object"},
-        "any array": {"type": "array"},
-        "any number": {"type": "number"},
-        "any integer": {"type": "integer"},
-        "any text": text,
-        "age beside free names": {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]},
-        "free names of numbers": {"type": "object", "additionalProperties": {"type": "number", "minimum": 0}},
-        "names of a pattern": {"type": "object", "patternProperties": {"^[a-z]{2}$": {"type": "integer"}}},
-        "tuple": {"type": "array", "prefixItems": [text, {"type": "integer", "minimum": 0}], "minItems": 2},
-        "number or text": {"type": ["number", "string"]},
-        "integer, bounded apart": {"allOf": [{"type": "integer"}, {"minimum": 10}]},
-        "one of two kinds": {"oneOf": [{"type": "integer", "minimum": 1}, {"type": "array", "items": text}]},
-        "tree": {
-            "$ref": "#/$defs/node",
-            "$defs": {
-                "node": {
-                    "type": "object",
-                    "properties": {"value": {"type": "number"}, "left": {"$ref": "#/$defs/node"}},
-                    "required": ["value"],
-                    "additionalProperties": False,
-                }
-            },
-        },
-        "one of 300 words": {"enum": [f"word {number}" for number in range(300)]},
-        "a large constant": {"const": 10**30},
-        "beyond the default": {"type": "integer", "minimum": 10**19},
-    }
-    return schemas
+    return schemas | OTHERS

@@ -61,6 +61,15 @@ class RowCache(Cache):
             copy.values[:, :, :width] = layer.values[rows, :, columns]
         return taken
 
+    def paste(self, row: int, columns: slice, other: RowCache) -> None:
+        """Copy another cache's first columns, of its only row, to some columns of a row."""
+        count = columns.stop - columns.start
+        for layer, copy in zip(self.layers, other.layers, strict=True):
+            if not layer.is_initialized:
+                layer.lazy_initialization(copy.keys, copy.values)
+            layer.keys[row, :, columns] = copy.keys[0, :, :count]
+            layer.values[row, :, columns] = copy.values[0, :, :count]
+
     def put(self, rows: Tensor, columns: slice, taken: RowCache) -> None:
         """Store another cache's columns in some rows."""
         for layer, copy in zip(self.layers, taken.layers, strict=True):
@@ -110,17 +119,25 @@ class RowLayer(CacheLayerMixin):
         return -1
 
 
-def attention_layers(config: PreTrainedConfig) -> int:
+def attention_layers(config: PreTrainedConfig, takes_cache: bool = True) -> int:
     """Return how many layers keep keys and values; a sliding window needs nothing else, since masks narrow it.
 
-    Raises UsageError when a layer keeps a state of another kind.
+    ``takes_cache`` says whether the model's forward takes a cache at all. Raises UsageError when it does not, or when a
+    layer keeps a state of another kind.
     """
-    text_config = config.get_text_config(decoder=True)
-    layers = DynamicCache(config=text_config).layers
+    if not takes_cache:
+        raise _refusal(config, "a forward that takes no cache of keys and values")
+    try:
+        layers = DynamicCache(config=config.get_text_config(decoder=True)).layers
+    except (AttributeError, KeyError, ValueError):
+        raise _refusal(config, "layers of kinds that transformers has no common cache for") from None
     other = {type(layer).__name__ for layer in layers} - {DynamicLayer.__name__, DynamicSlidingWindowLayer.__name__}
     if other:
-        raise UsageError(
-            f"{config.model_type}: layers with a state that is not keys and values ({', '.join(sorted(other))}) cannot "
-            "be sampled here; use a model with attention layers only"
-        )
+        raise _refusal(config, f"layers with a state that is not keys and values ({', '.join(sorted(other))})")
     return len(layers)
+
+
+def _refusal(config: PreTrainedConfig, what: str) -> UsageError:
+    return UsageError(
+        f"{config.model_type}: {what} cannot be sampled here; use a model with attention layers only, or a server"
+    )

@@ -8,6 +8,8 @@ Letters of array shapes: B rows of the batch, V tokens of the vocabulary, W word
 
 from __future__ import annotations
 
+import logging
+import math
 from collections import deque
 from collections.abc import Sequence
 
@@ -16,20 +18,21 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from posttrain.models.declared import context_length
 from posttrain.models.load import evaluating
 from posttrain.sample.engine.beam import Search, beam_search
-from posttrain.sample.engine.decoder import Decoder
+from posttrain.sample.engine.decoder import Decoder, shared_tokens
 from posttrain.sample.engine.ending import Ending, end_tokens
 from posttrain.sample.engine.logits import add_bias, choose, knobs_of, log_probabilities, penalise_repeats
+from posttrain.sample.engine.requests import check_bias, check_length, length_groups, prefill_groups
 from posttrain.sample.engine.running import Running
-from posttrain.sample.sampling import Accept, OnToken, Sample, SamplingParams
+from posttrain.sample.sampling import Accept, OnToken, Prompts, Sample, SamplingParams
 from posttrain.sample.structured.constraint import ConstraintFactory, apply_bitmask, mask_words
 from posttrain.stage import heartbeat
-from posttrain.stage.errors import UsageError
+from posttrain.stage.errors import PosttrainError, UsageError
 
-PREFILL_TOKENS = 8192
-"""Most tokens of prompts, padding included, that run at once."""
+log = logging.getLogger(__name__)
+
+_Asked = tuple[Sequence[ConstraintFactory | None], Accept | None, OnToken | None]
 
 
 class Sampler:
@@ -59,18 +62,40 @@ class Sampler:
         room for ``max_tokens``.
         """
         each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
-        limit = context_length(self.model.config)
         for number, (prompt, request) in enumerate(zip(prompts, each, strict=True)):
-            _check_length(number, prompt, request, limit)
+            check_bias(number, request, self.model.config.get_text_config().vocab_size)
+            check_length(number, prompt, request, self.model.config)
         factories = constraints if constraints is not None else [None] * len(prompts)
         if any(request.num_beams > 1 for request in each):
             return self._search(prompts, each, factories)
         with torch.inference_mode(), evaluating(self.model):
-            return _Run(self, prompts, each, factories, accept, on_token).finish()
+            return self._run_in_groups(prompts, each, (factories, accept, on_token))
 
     def ending(self, params: SamplingParams) -> Ending:
         """Return where samples of a request end."""
         return Ending(self.tokenizer, self.ends.union(params.stop_token_ids), params.stop)
+
+    def _run_in_groups(self, prompts: Prompts, params: Sequence[SamplingParams], asked: _Asked) -> list[list[Sample]]:
+        """Run prompts whose samples are of similar length together, and with fewer rows where memory runs out."""
+        results: list[dict[int, Sample]] = [{} for _ in prompts]
+        accepted: set[int] = set()
+        rows = self.max_batch_size
+        for numbers in length_groups(prompts, params, rows):
+            while any(len(results[number]) < params[number].num_samples for number in numbers):
+                try:
+                    _Run(self, prompts, params, asked, (results, accepted), numbers, rows).finish()
+                except RuntimeError as error:
+                    if not _out_of_memory(error) or asked[2] is not None:
+                        raise
+                    if rows == 1:
+                        raise PosttrainError(
+                            f"out of memory at one sample ({error}); shorten prompts or max_tokens"
+                        ) from None
+                    rows //= 2
+                    log.warning("out of memory: going on with %d samples at once", rows)
+                if self.model.device.type == "cuda" and rows < self.max_batch_size:
+                    torch.cuda.empty_cache()
+        return [[samples[index] for index in sorted(samples)] for samples in results]
 
     def _search(
         self,
@@ -96,27 +121,28 @@ class _Run:
     def __init__(
         self,
         sampler: Sampler,
-        prompts: Sequence[Sequence[int]],
+        prompts: Prompts,
         params: Sequence[SamplingParams],
-        constraints: Sequence[ConstraintFactory | None],
-        accept: Accept | None,
-        on_token: OnToken | None,
+        asked: _Asked,
+        found: tuple[list[dict[int, Sample]], set[int]],
+        numbers: Sequence[int],
+        rows: int,
     ) -> None:
-        self.sampler, self.prompts, self.params, self.constraints = sampler, prompts, params, constraints
-        self.accept, self.on_token = accept, on_token
-        self.accepted: set[int] = set()
-        self.results: list[dict[int, Sample]] = [{} for _ in prompts]
-        self.waiting: deque[tuple[int, list[int]]] = deque(
-            (prompt, list(range(request.num_samples))) for prompt, request in enumerate(params)
-        )
-        self.most = min(sampler.max_batch_size, sum(request.num_samples for request in params))
-        longest = max((len(ids) + request.max_tokens for ids, request in zip(prompts, params, strict=True)), default=0)
-        self.decoder = Decoder(sampler.model, self.most, longest)
+        """``numbers`` are the prompts to run, ``rows`` at once; ``found`` has samples and accepted prompts so far."""
+        self.sampler, self.prompts, self.params = sampler, prompts, params
+        self.constraints, self.accept, self.on_token = asked
+        self.results, self.accepted = found
+        missing = {n: [i for i in range(params[n].num_samples) if i not in self.results[n]] for n in numbers}
+        lengths = {number: len(prompts[number]) + params[number].max_tokens for number in numbers}
+        first = sorted(numbers, key=lambda number: lengths[number], reverse=True)  # short ones then fill the gaps
+        self.waiting: deque[tuple[int, list[int]]] = deque((n, missing[n]) for n in first if missing[n])
+        self.most = min(rows, sum(map(len, missing.values())))
+        self.decoder = Decoder(sampler.model, self.most, max(lengths.values(), default=0))
         self.rows: list[Running] = []
         self.logits_BV = torch.empty(0)
         self.bitmask_BW = np.empty((0, 0), np.int32)
 
-    def finish(self) -> list[list[Sample]]:
+    def finish(self) -> None:
         """Run until nothing runs or waits."""
         while self.rows or self.waiting:
             heartbeat.pulse()
@@ -127,7 +153,6 @@ class _Run:
             if self.rows:
                 tokens_B = torch.tensor([row.tokens[-1] for row in self.rows])
                 self.logits_BV = self.decoder.step(tokens_B)
-        return [[samples[index] for index in sorted(samples)] for samples in self.results]
 
     def _admit(self) -> None:
         """Let waiting prompts in once an eighth of the rows is free, since a forward of a few rows is as slow."""
@@ -137,7 +162,7 @@ class _Run:
         entering: list[tuple[int, list[int]]] = []
         while self.waiting and free:
             prompt, indices = self.waiting[0]
-            if len(indices) > free and (self.rows or entering):
+            if len(indices) > free and (self.rows or entering) and not self._worth_parting(prompt, free):
                 break  # together with its other samples, so that the prompt is run once
             entering.append((prompt, indices[:free]))
             del indices[:free]
@@ -145,12 +170,18 @@ class _Run:
             if not indices:
                 self.waiting.popleft()
         logits = [self.logits_BV] if self.rows else []
-        for group in _prefill_groups([(self.prompts[prompt], prompt, indices) for prompt, indices in entering]):
+        entries = [(self.prompts[prompt], prompt, indices) for prompt, indices in entering]
+        shared = shared_tokens([ids for ids, _, _ in entries], self.decoder.prefix) if entries else 0
+        for group in prefill_groups(entries, shared):
             logits.append(self.decoder.admit([ids for ids, _, _ in group], [len(indices) for _, _, indices in group]))
             self.rows += [self._start(prompt, index) for _, prompt, indices in group for index in indices]
         if entering:
             self.logits_BV = torch.cat(logits)
             self._turn_knobs()
+
+    def _worth_parting(self, number: int, free: int) -> bool:
+        """Return whether to run a prompt again for some of its samples, rather than wait until all have room."""
+        return 2 * self.params[number].num_samples > self.most and 4 * free >= self.most
 
     def _start(self, prompt: int, index: int) -> Running:
         params, factory = self.params[prompt], self.constraints[prompt]
@@ -174,6 +205,16 @@ class _Run:
         if bound and not self.bitmask_BW.size:
             self.bitmask_BW = np.zeros((self.most, mask_words(width)), np.int32)
 
+    def _require_numbers(self) -> None:
+        """Raise PosttrainError where the model gives what is no logit, of which no token can be drawn."""
+        broken_B = ~self.logits_BV.amax(-1).isfinite()  # a maximum is NaN where any of its row is
+        if bool(broken_B.any()):
+            row = self.rows[int(broken_B.nonzero()[0])]
+            raise PosttrainError(
+                f"prompt {row.number}: the model's logits are not finite after {len(row.tokens)} tokens; its weights "
+                "are broken, or overflow in their precision: try another dtype"
+            )
+
     def _take_tokens(self) -> None:
         """Choose the next token of every row."""
         everyone = list(range(len(self.rows)))
@@ -190,6 +231,8 @@ class _Run:
         logprobs = sampling_logprobs
         if not self.untouched:
             logprobs = log_probabilities(self.logits_BV, tokens_B).tolist()
+        if any(map(math.isnan, logprobs)):
+            self._require_numbers()
         for place, sampled in enumerate(self.rows):
             self._append(sampled, tokens[place], logprobs[place], sampling_logprobs[place])
 
@@ -199,7 +242,13 @@ class _Run:
         knobs = self.knobs if everyone else self.knobs.take(torch.tensor(places, device=self.decoder.device))
         logits_BV = self._masked_logits(places, everyone)
         uniforms = np.stack([self.rows[place].draws(attempt) for place in places])
-        tokens_B, logprobs_B = choose(logits_BV, knobs, torch.from_numpy(uniforms).to(logits_BV.device))
+        if logits_BV.is_cuda:  # where an index out of range ends the process
+            self._require_numbers()
+        try:
+            tokens_B, logprobs_B = choose(logits_BV, knobs, torch.from_numpy(uniforms).to(logits_BV.device))
+        except (IndexError, RuntimeError):
+            self._require_numbers()
+            raise
         tokens, logprobs = tokens_B.tolist(), logprobs_B.tolist()
         for number, place in enumerate(places):
             if self.rows[place].forced:
@@ -281,25 +330,5 @@ class _Run:
                 self.results[number][index] = Sample([], [], [], "aborted", "", 0.0)
 
 
-def _prefill_groups(
-    entering: list[tuple[Sequence[int], int, list[int]]],
-) -> list[list[tuple[Sequence[int], int, list[int]]]]:
-    """Return entering prompts in groups of similar length, the longest first, each of at most PREFILL_TOKENS."""
-    groups: list[list[tuple[Sequence[int], int, list[int]]]] = []
-    for entry in sorted(entering, key=lambda entry: len(entry[0]), reverse=True):
-        longest = len(groups[-1][0][0]) if groups else 0
-        if groups and len(entry[0]) * 4 >= longest * 3 and longest * (len(groups[-1]) + 1) <= PREFILL_TOKENS:
-            groups[-1].append(entry)
-        else:
-            groups.append([entry])
-    return groups
-
-
-def _check_length(number: int, prompt: Sequence[int], params: SamplingParams, limit: int | None) -> None:
-    if not prompt:
-        raise UsageError(f"prompt {number}: no tokens; begin it with BOS or a chat template")
-    if limit is not None and len(prompt) + params.max_tokens > limit:
-        raise UsageError(
-            f"prompt {number}: {len(prompt)} tokens and max_tokens={params.max_tokens} exceed the model's context of "
-            f"{limit}; lower max_tokens or shorten the prompt"
-        )
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

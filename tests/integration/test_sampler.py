@@ -24,7 +24,7 @@ from posttrain.sample.engine.llama_step import llama_forward
 from posttrain.sample.engine.sampler import Sampler
 from posttrain.sample.sampling import Sample, SamplingParams
 from posttrain.sample.structured.constraint import Bitmask
-from posttrain.stage.errors import UsageError
+from posttrain.stage.errors import PosttrainError, UsageError
 
 STORIES = Path(__file__).resolve().parents[2].parent / "shared" / "models" / "stories260k"
 
@@ -304,6 +304,21 @@ def test_what_cannot_be_sampled_is_refused(tokenizer: PreTrainedTokenizerFast) -
     with pytest.raises(UsageError, match="prompt 0: 100 tokens and max_tokens=29 exceed the model's context of 128"):
         sampler.generate([[3] * 100], SamplingParams(max_tokens=29))
     mamba = MambaForCausalLM(MambaConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=1))
-    with pytest.raises(UsageError, match="mamba: layers with a state that is not keys and values"):
+    with pytest.raises(UsageError, match="mamba: a forward that takes no cache of keys and values"):
         Sampler(mamba, tokenizer).generate([[3]], SamplingParams(max_tokens=1))
     assert sampler.generate([], SamplingParams()) == []
+    for token in (-1, VOCABULARY):
+        with pytest.raises(UsageError, match=f"logit_bias of token {token}: the model has tokens 0 to 96"):
+            sampler.generate([[3]], SamplingParams(logit_bias={token: 1.0}, max_tokens=1))
+    for bias in (float("nan"), float("inf")):
+        with pytest.raises(UsageError, match="logit_bias of token 5: must be a number"):
+            SamplingParams(logit_bias={5: bias})
+
+
+def test_broken_weights_end_in_one_line(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = build("llama")
+    with torch.no_grad():
+        model.lm_head.weight[7] = float("nan")
+    for knobs in ({"temperature": 0.0}, {}, {"top_p": 0.9}, {"top_k": 5}, {"min_p": 0.1}):
+        with pytest.raises(PosttrainError, match="prompt 0: the model's logits are not finite after 0 tokens"):
+            Sampler(model, tokenizer).generate([[3]], SamplingParams(max_tokens=4, **knobs))
