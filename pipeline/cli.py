@@ -1,5 +1,5 @@
-"""The command line: `posttrain run`, `status`, `cancel`, `show`, `verify`, `accept`, `sync`, `gc`, `rm`, `plan`,
-`export` and `generate`."""
+"""The command line: `posttrain run`, `status`, `cancel`, `show`, `verify`, `accept`, `promote`, `sync`, `gc`, `rm`,
+`plan`, `export` and `generate`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ RUN_EXAMPLES = """examples:
   posttrain run recipe=demo train.dpo.beta=0.05,0.1,0.3        a sweep; what its points share is made once
   posttrain run recipe=demo launcher=slurm                     the whole graph as jobs of a cluster
 
-exit codes: 0 done, 1 failed, 2 the configuration or data must be mended, 75 stopped: the same command goes on"""
+exit codes: 0 done, 1 failed, 2 the configuration or data must be mended, 3 a model failed its gate, 75 stopped: the
+same command goes on"""
 
 GENERATE_EXAMPLES = """examples:
   posttrain generate dpo                                       talk to the model of stage dpo
@@ -125,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     accept.add_argument("--run", default="latest", metavar="RUN", help="name of the run; the latest by default")
     accept.add_argument("--because", required=True, metavar="TEXT", help="why the change does not matter; recorded")
     accept.set_defaults(action=_accept)
+    _add_promote(commands, rooted)
     _add_keeping(commands, rooted)
     export = commands.add_parser(
         "export", parents=[rooted], help="copy a model out of the store, adapters merged on demand"
@@ -135,6 +137,19 @@ def _parser() -> argparse.ArgumentParser:
     export.set_defaults(action=_export)
     _add_generate(commands, rooted)
     return parser
+
+
+def _add_promote(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], rooted: argparse.ArgumentParser
+) -> None:
+    promote = commands.add_parser(
+        "promote", parents=[rooted], help="what the gate of a stage says, or let its model stand against it"
+    )
+    promote.add_argument("stage", metavar="STAGE", help="stage of the run, or its gate")
+    promote.add_argument("--run", default="latest", metavar="RUN", help="name of the run; the latest by default")
+    promote.add_argument("--override", action="store_true", help="build upon the model all the same; recorded")
+    promote.add_argument("--why", metavar="TEXT", help="why, with --override")
+    promote.set_defaults(action=_promote)
 
 
 def _add_keeping(
@@ -224,6 +239,12 @@ def _accept(options: argparse.Namespace) -> int:
     from posttrain.pipeline.commands.accept import accept_stage
 
     return accept_stage(options.root, options.run, options.stage, options.because)
+
+
+def _promote(options: argparse.Namespace) -> int:
+    from posttrain.pipeline.commands.promote import promote_stage
+
+    return promote_stage(options.root, options.run, options.stage, options.override, options.why)
 
 
 def _sync(options: argparse.Namespace) -> int:
