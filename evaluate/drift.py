@@ -106,6 +106,7 @@ def score_response(
         reference_logprob=reference_logprob,
         answer=sample.text,
         reasoning_tokens=sample.reasoning_tokens,
+        group=item.group,
     )
 
 

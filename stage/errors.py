@@ -4,10 +4,11 @@
     ├── UsageError          2  a configuration, file or row that the user must mend
     ├── NonFiniteLossError  1  a loss became NaN or infinite
     ├── LeaseHeldError     75  someone else is writing this artifact: come again
+    ├── GateRefusedError    3  a model failed its gate: nothing is built upon it
     └── StoppedError       75  asked to stop: run the same command to go on
 
-Exit code 0 is done, 1 failed, 2 usage, 75 requeue. Anything that is not a PosttrainError is a bug and keeps its
-traceback.
+Exit code 0 is done, 1 failed, 2 usage, 3 refused by a gate, 75 requeue. Anything that is not a PosttrainError is a bug
+and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Iterable
 EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+EXIT_GATE = 3
 EXIT_REQUEUE = 75
 
 
@@ -36,6 +38,12 @@ class UsageError(PosttrainError):
 
 class NonFiniteLossError(PosttrainError):
     """A loss became NaN or infinite; no checkpoint of that state is committed."""
+
+
+class GateRefusedError(PosttrainError):
+    """A model failed its gate, and what depends on it was not started."""
+
+    exit_code = EXIT_GATE
 
 
 class LeaseHeldError(PosttrainError):

@@ -29,6 +29,7 @@ _SCHEMA = pa.schema(
         *((name, pa.float64()) for name in ("correct", "preference", "score", "kl", "k3", "reference_logprob")),
         ("answer", pa.string()),
         ("reasoning_tokens", pa.int64()),
+        ("group", pa.string()),
     ]
 )
 
@@ -64,6 +65,8 @@ class SampledResponse(NamedTuple):
     answer: str | None = None
     """What was scored: the response behind its reasoning; None in artifacts of before it was told apart."""
     reasoning_tokens: int = 0
+    group: str | None = None
+    """The question behind the item, which its translations share."""
 
     @property
     def scored(self) -> str:

@@ -26,7 +26,7 @@ _ENUMERATED = 14
 """Changed clusters of which all patterns of signs are tried."""
 _DRAWN = 500
 """Changed clusters of which patterns are drawn; more are as good as normal."""
-_PATTERNS = 1 << 14
+_PATTERNS = 1 << 13
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Change:
     """Two-sided, of the sign-flip test over clusters."""
     fall_p_value: float
     """One-sided: how likely so low a mean is where nothing changed."""
+    rise_p_value: float
+    """One-sided: how likely so high a mean is where nothing changed."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -87,10 +89,10 @@ def paired_change(
         half = float(stats.t.ppf(0.5 + confidence / 2, max(1, sums_G.size - 1))) * error
         centre = value * sums_G.size / (sums_G.size + 2)
         low, high = centre - half, centre + half
-    p_value, fall = sign_flip(sums_G[sums_G != 0], seed)
+    p_value, fall, rise = sign_flip(sums_G[sums_G != 0], seed)
     most = max(1.0, float(np.abs(differences_N).max()))
     low, high = max(-most, min(low, value)), min(most, max(high, value))
-    return Change(value, low, high, before_N.size, sums_G.size, error, p_value, fall)
+    return Change(value, low, high, before_N.size, sums_G.size, error, p_value, fall, rise)
 
 
 def _cluster_sums(
@@ -138,19 +140,19 @@ def bca_interval(
     return float(low), float(high)
 
 
-def sign_flip(sums_M: ArrayLike, seed: int = 0) -> tuple[float, float]:
-    """Return the two-sided p-value, and that of a fall, where each cluster's sum might as well have the other sign.
+def sign_flip(sums_M: ArrayLike, seed: int = 0) -> tuple[float, float, float]:
+    """Return p-values, two-sided, of a fall and of a rise, where each sum might as well have had the other sign.
 
     Exact up to 14 sums, where all patterns are tried: of sums ±1 it is then McNemar's exact test. Of up to 500 sums
-    2¹⁴ patterns are drawn; the total of more is taken as normal.
+    2¹³ patterns are drawn; the total of more is taken as normal.
     """
     values_M = np.asarray(sums_M, dtype=np.float64)
     if not values_M.size:
-        return 1.0, 1.0
+        return 1.0, 1.0, 1.0
     total = float(values_M.sum())
     if values_M.size > _DRAWN:
         z = total / math.sqrt(float((values_M**2).sum()))
-        return float(2 * stats.norm.sf(abs(z))), float(stats.norm.cdf(z))
+        return float(2 * stats.norm.sf(abs(z))), float(stats.norm.cdf(z)), float(stats.norm.sf(z))
     exact = values_M.size <= _ENUMERATED
     if exact:
         flips = (np.arange(1 << values_M.size)[:, None] >> np.arange(values_M.size)) & 1
@@ -158,10 +160,10 @@ def sign_flip(sums_M: ArrayLike, seed: int = 0) -> tuple[float, float]:
         flips = np.random.default_rng(seed).integers(0, 2, size=(_PATTERNS, values_M.size), dtype=np.int8)
     totals_R = (1 - 2 * flips) @ values_M
     slack = 1e-9 * float(np.abs(values_M).sum())
-    extreme, low = (np.abs(totals_R) >= abs(total) - slack).sum(), (totals_R <= total + slack).sum()
+    tails = (np.abs(totals_R) >= abs(total) - slack, totals_R <= total + slack, totals_R >= total - slack)
     seen = 0 if exact else 1  # the pattern that was seen is one of those drawn
-    count = totals_R.size + seen
-    return float((extreme + seen) / count), float((low + seen) / count)
+    both, fall, rise = ((int(tail.sum()) + seen) / (totals_R.size + seen) for tail in tails)
+    return both, fall, rise
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

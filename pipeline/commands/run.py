@@ -28,7 +28,7 @@ from posttrain.pipeline.slurm.queue import read_queue
 from posttrain.pipeline.watch.progress import Display, console_for_tables, stage_table, version_warnings
 from posttrain.pipeline.watch.stopping import StopRequests
 from posttrain.stage.artifact import Manifest
-from posttrain.stage.errors import EXIT_DONE, EXIT_REQUEUE, LeaseHeldError
+from posttrain.stage.errors import EXIT_DONE, EXIT_GATE, EXIT_REQUEUE, LeaseHeldError
 from posttrain.stage.lease import Lease
 
 
@@ -122,7 +122,8 @@ def dry_run(point: Point) -> int:
     made: dict[str, Made] = {}
     print("\n".join([f"run {point.run.name} → {point.run.path}", *told_curation(point.stages)]))
     for stage in point.stages:
-        missing = [parent for parent in dict.fromkeys(stage.inputs.values()) if parent not in made]
+        needed = dict.fromkeys((*stage.inputs.values(), *stage.gates))
+        missing = [parent for parent in needed if parent not in made]
         if missing:
             status = f"waits for {', '.join(missing)}"
         else:
@@ -151,8 +152,11 @@ def _report_errors(scheduler: Scheduler, run: RunDirectory) -> int:
     ended.sort(key=lambda task: task.state is State.STOPPED)
     for task in ended:
         _print_error(task, run)
-    if ended:
-        return ended[0].code
+    refused = [task for task in scheduler.tasks.values() if task.refusal is not None]
+    for task in refused:
+        print(f"error: gate {task.stage.name}: {task.refusal}", file=sys.stderr, flush=True)
+    if ended or refused:
+        return ended[0].code if ended else EXIT_GATE
     unfinished = any(task.made is None for task in scheduler.tasks.values())
     return EXIT_REQUEUE if unfinished else EXIT_DONE
 
@@ -187,7 +191,7 @@ def _print_table(scheduler: Scheduler, run: RunDirectory, console: Console) -> N
     made = {name: task.made for name, task in scheduler.tasks.items() if task.made is not None}
     states = {name: str(task.state) for name, task in scheduler.tasks.items()}
     console.print(stage_table(states, {name: artifact.manifest for name, artifact in made.items()}, f"run {run.name}"))
-    if any(task.made is None for task in scheduler.tasks.values()):
+    if any(task.made is None and task.state is not State.BLOCKED for task in scheduler.tasks.values()):
         console.print("the same command goes on from here")
     for line in _model_lines(made, scheduler.tasks.values()):
         console.print(line, soft_wrap=True, highlight=False, markup=False)

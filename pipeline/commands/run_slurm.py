@@ -8,8 +8,8 @@ import time
 
 from rich.table import Table
 
-from posttrain.pipeline.runs.launched import Launch, note_launch
 from posttrain.pipeline.commands.seeds import print_over_seeds
+from posttrain.pipeline.runs.launched import Launch, note_launch
 from posttrain.pipeline.runs.rundir import read_jobs
 from posttrain.pipeline.runs.state import run_status
 from posttrain.pipeline.runs.variants import Point

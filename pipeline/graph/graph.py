@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
@@ -11,6 +12,9 @@ from posttrain.pipeline.config.slurm import SlurmConfig, SlurmResources
 from posttrain.pipeline.graph.registry import STAGE_TYPES, Input, StageType
 from posttrain.stage.errors import UsageError, did_you_mean
 from posttrain.stage.schema import build, check_given, to_dict
+
+GATE = "evaluate.gate"
+"""The stage type whose verdict others wait for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +35,8 @@ class Stage:
     """What its job asks for on a cluster."""
     seed: int
     """Of what is drawn in it."""
+    gates: tuple[str, ...] = ()
+    """Gates of the models that it builds upon: it starts when all of them have passed."""
 
     def label(self, key: str) -> str:
         """Return where the user gave a knob: ``train.dpo.beta``, or ``stages.dpo.with.beta`` if the graph does."""
@@ -44,6 +50,10 @@ def build_graph(config: PipelineConfig) -> list[Stage]:
     Raises UsageError for an unknown stage type, input or knob, a missing input, an input of the wrong kind and a cycle.
     """
     nodes = {name: node for name, node in config.stages.items() if node is not None and node.if_given is not None}
+    for name in [
+        name for name, node in nodes.items() if node.run == GATE and not _judges(node, {*config.stages} - {*nodes})
+    ]:
+        del nodes[name]
     types = {name: _stage_type(name, node) for name, node in nodes.items()}
     left_out = {None, *config.stages} - {*nodes}
     inputs = {
@@ -52,7 +62,8 @@ def build_graph(config: PipelineConfig) -> list[Stage]:
     }
     for name in nodes:
         _check_inputs(name, inputs[name], types)
-    order = _topological_order(inputs)
+    gates = waits_of(inputs, types, lambda name: {**config.node(types[name].run), **nodes[name].overrides}.get("mode"))
+    order = _topological_order({name: [*made.values(), *gates[name]] for name, made in inputs.items()})
     problems = _misspelt({stage_type.run for stage_type in types.values()}, config)
     stages = []
     for name in order:
@@ -61,7 +72,9 @@ def build_graph(config: PipelineConfig) -> list[Stage]:
             distributed = _distributed(name, nodes[name], config.distributed)
             slurm = _slurm_resources(name, nodes[name], config.launcher.slurm)
             own, seed = nodes[name].overrides, _seed(nodes[name], config.seed)
-            stages.append(Stage(name, types[name], inputs[name], stage_config, own, distributed, slurm, seed))
+            stages.append(
+                Stage(name, types[name], inputs[name], stage_config, own, distributed, slurm, seed, gates[name])
+            )
         except UsageError as error:
             problems += str(error).splitlines()
     if problems:
@@ -108,9 +121,43 @@ def _check_inputs(name: str, inputs: dict[str, str], types: dict[str, StageType]
             raise UsageError(f"stages.{name}.inputs.{key}: missing; name the stage that makes the {wanted.kinds[0]}")
 
 
-def _topological_order(inputs: dict[str, dict[str, str]]) -> list[str]:
+def _judges(gate: StageNode, left_out: set[str]) -> bool:
+    """Return whether what a gate compares is in the graph; without it, the gate is left out as well."""
+    return not left_out & {made for made in gate.inputs.values() if made is not None}
+
+
+def waits_of(
+    inputs: dict[str, dict[str, str]], types: dict[str, StageType], mode: Callable[[str], Any]
+) -> dict[str, tuple[str, ...]]:
+    """Return the gates that each stage waits for: those of the models among its inputs, unless ``mode`` is to report.
+
+    Evaluation waits for none, since it is what gates judge by; nor does what a gate itself needs.
+    """
+    waits: dict[str, tuple[str, ...]] = dict.fromkeys(inputs, ())
+    for gate, own in inputs.items():
+        if types[gate].run != GATE or mode(gate) == "report":
+            continue
+        model, needed = inputs[own["after"]].get("model"), _ancestors(gate, inputs)
+        for name, made in inputs.items():
+            if model in made.values() and name not in needed and not types[name].run.startswith("evaluate."):
+                waits[name] += (gate,)
+    return waits
+
+
+def _ancestors(name: str, inputs: dict[str, dict[str, str]]) -> set[str]:
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        for parent in inputs[waiting.pop()].values():
+            if parent not in found:
+                found.add(parent)
+                waiting.append(parent)
+    return found
+
+
+def _topological_order(needed: dict[str, list[str]]) -> list[str]:
     try:
-        return list(TopologicalSorter({name: made.values() for name, made in inputs.items()}).static_order())
+        return list(TopologicalSorter(needed).static_order())
     except CycleError as error:
         raise UsageError(
             f"stages: {' → '.join(reversed(error.args[1]))} is a cycle; break one of these inputs"

@@ -110,10 +110,20 @@ _TYPES = (
         device=True,
     ),
     StageType(
+        "evaluate.gate",
+        "GateConfig",
+        "verdict",
+        {
+            "before": Input(("scores", "drift")),
+            "after": Input(("scores", "drift")),
+            "drift": Input(("drift",), required=False),
+        },
+    ),
+    StageType(
         "evaluate.report",
         "ReportConfig",
         "report",
-        any_inputs=("scores", "drift", "selection", "model", "reward_model", "dataset", "tokens"),
+        any_inputs=("scores", "drift", "selection", "verdict", "model", "reward_model", "dataset", "tokens"),
     ),
 )
 

@@ -8,15 +8,17 @@ import time
 from pathlib import Path
 
 from posttrain.pipeline.config.pipeline import LauncherConfig
-from posttrain.pipeline.graph.graph import Stage
+from posttrain.pipeline.graph.graph import GATE, Stage
 from posttrain.pipeline.local.launch import LocalLauncher
 from posttrain.pipeline.local.process import StageProcess
+from posttrain.pipeline.runs.promotion import refusal
 from posttrain.pipeline.runs.resolve import Made, Resolver, committed
 from posttrain.pipeline.runs.rundir import RunDirectory, signs_of_life
 from posttrain.pipeline.watch.progress import Display
 from posttrain.pipeline.watch.stopping import StopRequests, Wanted
-from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
+from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, EXIT_GATE, EXIT_REQUEUE, GateRefusedError
 from posttrain.stage.lease import clear_unheld_work, holder
+from posttrain.stage.outcome import Outcome
 from posttrain.stage.spec import StageSpec
 from posttrain.stage.wording import duration
 
@@ -31,6 +33,7 @@ class State(enum.StrEnum):
     WAITING = "waiting"
     RUNNING = "running"
     DONE = "done"
+    BLOCKED = "blocked"
     FAILED = "failed"
     STOPPED = "stopped"
 
@@ -49,6 +52,8 @@ class Task:
     waiting_since: float = 0.0
     code: int = EXIT_DONE
     message: str = ""
+    refusal: str | None = None
+    """Of a gate: why nothing may build upon the model that it judged."""
 
     @property
     def open(self) -> bool:
@@ -116,14 +121,15 @@ class Scheduler:
             for task in self.tasks.values():
                 task.state = State.PENDING if task.open else task.state
             return bool(self._running())
-        left = [task for task in self.tasks.values() if task.open and not self._needs_what_failed(task.stage)]
+        still_open = [task for task in self.tasks.values() if task.open and not self._block(task)]
+        left = [task for task in still_open if not self._needs_what_failed(task.stage)]
         for task in left:
             if self._resolve(task):
                 self._start_if_possible(task)
         return bool(left or self._running())
 
     def _needs_what_failed(self, stage: Stage) -> bool:
-        above = [self.tasks[parent] for parent in stage.inputs.values()]
+        above = [self.tasks[name] for name in (*stage.inputs.values(), *stage.gates)]
         return any(task.code or (task.open and self._needs_what_failed(task.stage)) for task in above)
 
     def _obey_stop_requests(self) -> None:
@@ -159,6 +165,32 @@ class Scheduler:
     def _running(self) -> list[Task]:
         return [task for task in self.tasks.values() if task.state is State.RUNNING]
 
+    def _block(self, task: Task) -> bool:
+        """Mark a stage that builds upon a model that its gate refused, or upon such a stage; return whether it does."""
+        gates = [self.tasks[gate] for gate in task.stage.gates]
+        refused = next((gate for gate in gates if gate.refusal is not None), None)
+        needed = (*task.stage.inputs.values(), *task.stage.gates)
+        blocked = next((made for made in needed if self.tasks[made].state is State.BLOCKED), None)
+        if refused is None and blocked is None:
+            return False
+        task.state = State.BLOCKED
+        why = (
+            f"gate {refused.stage.name}: {refused.refusal}"
+            if refused is not None
+            else f"its input {blocked} is blocked"
+        )
+        self._display.say(task.stage.name, f"blocked  {why}")
+        self._run.leave_outcome(task.stage.name, Outcome(EXIT_GATE, why, GateRefusedError.__name__))
+        return True
+
+    def _judge(self, task: Task) -> None:
+        """Take up the verdict of a gate that is made."""
+        if task.stage.type.run == GATE and task.made is not None:
+            task.refusal = refusal(task.stage.name, task.made)
+
+    def _gates_passed(self, stage: Stage) -> bool:
+        return all(self.tasks[gate].made is not None and self.tasks[gate].refusal is None for gate in stage.gates)
+
     def _resolve(self, task: Task) -> bool:
         """Give a stage its work order once its inputs are made; return whether it has one."""
         made = {parent: self.tasks[parent].made for parent in task.stage.inputs.values()}
@@ -176,12 +208,15 @@ class Scheduler:
         if task.made is not None:
             self._take_as_made(task)
             self._announce_cached(task)
+        elif not self._gates_passed(task.stage):
+            return
         elif self._has_room(task.stage) and self._lease_is_free(task, task.spec) and self._is_current(task):
             self._start(task, task.spec)
 
     def _take_as_made(self, task: Task) -> None:
         assert task.spec is not None
         task.state = State.CACHED
+        self._judge(task)
         clear_unheld_work(Path(task.spec.work), self._run.name)
 
     def _announce_cached(self, task: Task) -> None:
@@ -242,6 +277,7 @@ class Scheduler:
             task.code, task.message = EXIT_FAILED, f"reported success, but {task.spec.output} is not an artifact"
         if task.code == EXIT_DONE and task.made is not None:
             task.state = State.DONE
+            self._judge(task)
             text = f"done     {duration(task.process.seconds)}  {task.made.manifest.headline}"
         elif task.code == EXIT_REQUEUE:
             task.state = State.STOPPED

@@ -25,6 +25,7 @@ from posttrain.pipeline.graph.graph import Stage
 from posttrain.stage.errors import UsageError, did_you_mean
 from posttrain.stage.files import canonical_json, read_state, sha256_text, write_text_atomic
 from posttrain.stage.lease import last_holder
+from posttrain.stage.outcome import Outcome
 from posttrain.stage.schema import build, key_values, to_dict
 from posttrain.stage.spec import StageSpec
 from posttrain.stage.wording import differences
@@ -79,6 +80,11 @@ class RunDirectory:
     def outcome(self, stage: str) -> Path:
         """What the last attempt of a stage left: exit code and error line."""
         return self.path / "stages" / stage / "outcome.json"
+
+    def leave_outcome(self, stage: str, outcome: Outcome) -> None:
+        """Leave how a stage ended that no process was started for."""
+        self.outcome(stage).parent.mkdir(parents=True, exist_ok=True)
+        outcome.write(self.outcome(stage))
 
     @property
     def jobs(self) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from posttrain.pipeline.runs.progress import latest_metrics, speed_and_end
 from posttrain.pipeline.runs.resolve import committed
 from posttrain.pipeline.runs.rundir import RunDirectory, own_outcome, read_stages, signs_of_life
-from posttrain.stage.errors import EXIT_DONE, EXIT_REQUEUE, UsageError
+from posttrain.stage.errors import EXIT_DONE, EXIT_GATE, EXIT_REQUEUE, UsageError
 from posttrain.stage.heartbeat import read_beats
 from posttrain.stage.lease import holder
 from posttrain.stage.outcome import Outcome, read_outcome
@@ -146,6 +146,8 @@ def _left(outcome: Outcome) -> tuple[str, str]:
     """Return the state that an attempt left, of a stage that is not made."""
     if outcome.code == EXIT_REQUEUE:
         return "stopped", outcome.message
+    if outcome.code == EXIT_GATE:
+        return "blocked", outcome.message
     if outcome.code == EXIT_DONE:
         return "pending", "its artifact was removed"
     return "failed", outcome.message.splitlines()[0] if outcome.message else f"exit code {outcome.code}"

@@ -48,7 +48,7 @@ def variants_of(points: list[Point]) -> dict[str, list[Variant]]:
             if identity in found:
                 found[identity].points.append(point)
                 continue
-            parents = [found[own[parent]] for parent in dict.fromkeys(stage.inputs.values())]
+            parents = [found[own[parent]] for parent in dict.fromkeys((*stage.inputs.values(), *stage.gates))]
             found[identity] = Variant(stage, [point], parents)
             by_name.setdefault(stage.name, []).append(found[identity])
     return by_name
@@ -61,5 +61,6 @@ def _identity(stage: Stage, known: dict[str, str]) -> str:
         "config": key_values(stage.config, str),
         "seed": stage.seed,
         "parents": {name: known[parent] for name, parent in stage.inputs.items()},
+        "gates": [known[gate] for gate in stage.gates],
     }
     return sha256_text(canonical_json(values))

@@ -28,13 +28,22 @@ from typing import Any, TypeVar
 from posttrain.pipeline.config.pipeline import PipelineConfig
 from posttrain.pipeline.graph.environment import inherited_environment
 from posttrain.pipeline.graph.graph import Stage, build_graph
+from posttrain.pipeline.runs.promotion import refusal
 from posttrain.pipeline.runs.resolve import Made, Resolver, committed
 from posttrain.pipeline.runs.rundir import RunDirectory, own_outcome, own_spec, signs_of_life
 from posttrain.pipeline.slurm import queue
 from posttrain.pipeline.slurm.attempts import Cause, Ledger, cause_of, newest_step, own_failure, why_not_again
 from posttrain.pipeline.slurm.script import SlurmLauncher
 from posttrain.pipeline.watch.watchdog import Watchdog
-from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE, EXIT_USAGE, PosttrainError, UsageError
+from posttrain.stage.errors import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_REQUEUE,
+    EXIT_USAGE,
+    GateRefusedError,
+    PosttrainError,
+    UsageError,
+)
 from posttrain.stage.heartbeat import VARIABLE as HEARTBEAT
 from posttrain.stage.outcome import Outcome, read_outcome
 from posttrain.stage.schema import build
@@ -67,6 +76,8 @@ class Driver:
         try:
             spec = self._work_order()
             made = committed(spec)
+            if made is None:
+                self._require_gates()
         except PosttrainError as error:
             ledger.begin(number, queue.own_id(), 0)
             return self._give_up(ledger, Outcome(error.exit_code, str(error), type(error).__name__), Cause.USAGE)
@@ -102,6 +113,12 @@ class Driver:
         for run in (self.run, *self.shared_by):
             run.write_spec(spec)
         return spec
+
+    def _require_gates(self) -> None:
+        """Raise GateRefusedError where a gate refused a model that the stage builds upon."""
+        for gate in self.stage.gates:
+            if (why := refusal(gate, self._made(gate))) is not None:
+                raise GateRefusedError(f"gate {gate}: {why}")
 
     def _made(self, parent: str) -> Made:
         path = self.run.spec(parent)

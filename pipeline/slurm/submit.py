@@ -19,12 +19,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from posttrain.pipeline.runs.promotion import refusal
 from posttrain.pipeline.runs.resolve import Made, Resolver, committed
 from posttrain.pipeline.runs.rundir import link_stage, read_jobs
 from posttrain.pipeline.runs.variants import Point, Variant, variants_of
 from posttrain.pipeline.slurm import queue
 from posttrain.pipeline.slurm.script import SlurmLauncher, batch_script
 from posttrain.pipeline.watch.stopping import StopRequests
+from posttrain.stage.errors import GateRefusedError
 from posttrain.stage.files import canonical_json, sha256_text, write_json_atomic, write_text_atomic
 from posttrain.stage.lease import Lease
 from posttrain.stage.schema import to_dict
@@ -111,7 +113,17 @@ class Submission:
         """Find what is made of every variant already, parents first."""
         for variants in self._variants.values():
             for variant in variants:
-                self._planned[id(variant)] = self._found(variant)
+                self._planned[id(variant)] = planned = self._found(variant)
+                if planned.made is None:
+                    self._refuse(variant)
+
+    def _refuse(self, variant: Variant) -> None:
+        """Raise GateRefusedError where a stage that is not made builds upon a model whose gate has refused it."""
+        for parent in variant.parents:
+            made = self._planned[id(parent)].made
+            judged = parent.stage.name in variant.stage.gates and made is not None and self._writes
+            if judged and made is not None and (why := refusal(parent.stage.name, made)) is not None:
+                raise GateRefusedError(f"stages.{variant.stage.name}: gate {parent.stage.name}: {why}")
 
     def _groups(self, queued: dict[tuple[str, str], str], job_of: Callable[[Group], str]) -> list[Group]:
         """Give every variant that is not made its job, stage by stage; ``job_of`` names the job of new ones."""

@@ -73,7 +73,7 @@ def test_a_sweep_shares_what_it_can_and_a_failing_point_hurts_no_other(smoke: Pi
     good, bad = (Pipeline(smoke.cluster, smoke.root, name, ()) for name in names)
     array = good.jobs()["dpo"].partition("_")[0]
     assert (good.jobs()["dpo"], bad.jobs()["dpo"]) == (f"{array}_0", f"{array}_1")
-    after = ("evaluate_dpo", "drift_dpo", "report")
+    after = ("evaluate_dpo", "drift_dpo", "gate_dpo", "report")
     assert set(good.jobs()) == set(bad.jobs()) == {"dpo", *after}
     assert good.states() == {"dpo": "COMPLETED", **dict.fromkeys(after, "COMPLETED")}
     assert bad.states() == {"dpo": "FAILED", **dict.fromkeys(after, "CANCELLED")}

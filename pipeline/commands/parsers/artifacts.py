@@ -1,4 +1,4 @@
-"""The commands that are about artifacts: `posttrain show`, `verify`, `accept` and `export`."""
+"""The commands that are about artifacts: `posttrain show`, `verify`, `accept`, `promote` and `export`."""
 
 from __future__ import annotations
 
@@ -27,12 +27,18 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
     accept.add_argument("--run", default="latest", metavar="RUN", help="name of the run; the latest by default")
     accept.add_argument("--because", required=True, metavar="TEXT", help="why the change does not matter; recorded")
     accept.set_defaults(action=_accept)
+    promote = commands.add_parser("promote", help="what the gate of a stage says, or let its model stand against it")
+    promote.add_argument("stage", metavar="STAGE", help="stage of the run, or its gate")
+    promote.add_argument("--run", default="latest", metavar="RUN", help="name of the run; the latest by default")
+    promote.add_argument("--override", action="store_true", help="build upon the model all the same; recorded")
+    promote.add_argument("--why", metavar="TEXT", help="why, with --override")
+    promote.set_defaults(action=_promote)
     export = commands.add_parser("export", help="copy a model out of the store, adapters merged on demand")
     export.add_argument("artifact", metavar="ARTIFACT", help="a model")
     export.add_argument("directory", type=Path, metavar="DIR", help="new folder")
     export.add_argument("--merge", action="store_true", help="merge a low-rank adapter into its base")
     export.set_defaults(action=_export)
-    for parser in (show, verify, accept, export):
+    for parser in (show, verify, accept, promote, export):
         add_root(parser)
     for parser in (show, verify):
         add_json(parser)
@@ -57,6 +63,12 @@ def _accept(options: argparse.Namespace) -> int:
     from posttrain.pipeline.commands.accept import accept_stage
 
     return accept_stage(options.root, options.run, options.stage, options.because)
+
+
+def _promote(options: argparse.Namespace) -> int:
+    from posttrain.pipeline.commands.promote import promote_stage
+
+    return promote_stage(options.root, options.run, options.stage, options.override, options.why)
 
 
 def _export(options: argparse.Namespace) -> int:

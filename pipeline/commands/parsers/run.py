@@ -18,7 +18,8 @@ EXAMPLES = """examples:
   posttrain run recipe=demo train.dpo.beta=0.05,0.1,0.3        a sweep; what its points share is made once
   posttrain run recipe=demo launcher=slurm                     the whole graph as jobs of a cluster
 
-exit codes: 0 done, 1 failed, 2 the configuration or data must be mended, 75 stopped: the same command goes on"""
+exit codes: 0 done, 1 failed, 2 the configuration or data must be mended, 3 a model failed its gate, 75 stopped: the
+same command goes on"""
 
 
 def register(commands: Commands[argparse.ArgumentParser]) -> None:

@@ -39,9 +39,9 @@ def coverage(runs: int, seed: int) -> tuple[float, float]:
 
 
 def test_intervals_of_translated_questions_cover_as_often_as_they_say() -> None:
-    covered, called = coverage(runs=300, seed=1)
-    assert 0.92 <= covered <= 0.98
-    assert called <= 0.08
+    covered, called = coverage(runs=120, seed=1)
+    assert 0.9 <= covered <= 0.99
+    assert called <= 0.1
 
 
 @pytest.mark.slow

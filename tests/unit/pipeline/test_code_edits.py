@@ -8,8 +8,8 @@ import pytest
 from cloned_package import ClonedPackage
 
 SMOKE = "recipe=smoke"
-AFTER_PPO = {"ppo", "evaluate_ppo", "drift_ppo", "report"}
-AFTER_DPO = {"dpo", "evaluate_dpo", "drift_dpo", "report"}
+AFTER_PPO = {"ppo", "evaluate_ppo", "drift_ppo", "gate_ppo", "report"}
+AFTER_DPO = {"dpo", "evaluate_dpo", "drift_dpo", "gate_dpo", "report"}
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from posttrain.pipeline.slurm.submit import Planned, grouped
 from posttrain.stage.errors import UsageError
 
 SBATCH = re.compile(r"^# sbatch (.*?)\S+/slurm/(\w+)\.sbatch$", re.MULTILINE)
-DPO_ON = {"dpo", "evaluate_dpo", "drift_dpo", "report"}
+DPO_ON = {"dpo", "evaluate_dpo", "drift_dpo", "gate_dpo", "report"}
 
 
 def points_of(root: Path, *overrides: str) -> dict[str, Point]:
@@ -76,7 +76,7 @@ def test_a_sweep_shares_all_that_its_knob_does_not_touch(tmp_path: Path) -> None
 def test_points_that_differ_upstream_share_only_what_stands_before(tmp_path: Path) -> None:
     variants = variants_of(list(points_of(tmp_path, "train.reward.epochs=1,2", "train.dpo.beta=0.1,0.2").values()))
     counts = {name: len(found) for name, found in variants.items()}
-    twice = [f"{what}{model}" for model in ("dpo", "ppo") for what in ("", "evaluate_", "drift_")]
+    twice = [f"{what}{model}" for model in ("dpo", "ppo") for what in ("", "evaluate_", "drift_", "gate_")]
     expected = {"reward": 2, "evaluate_reward": 2, **dict.fromkeys(twice, 2), "report": 4}
     assert counts == {name: expected.get(name, 1) for name in counts}
     assert all(len(variant.points) == 2 for name in ("reward", "dpo") for variant in variants[name])
@@ -110,7 +110,7 @@ def test_a_dry_run_of_a_sweep_prints_each_job_once_and_writes_nothing(
     printed = capsys.readouterr().out
     commands = SBATCH.findall(printed)
     by_stage = {stage: options for options, stage in commands}
-    assert len(commands) == len(by_stage) == 27
+    assert len(commands) == len(by_stage) == 30
     arrays = re.findall(
         r"^#SBATCH --job-name=r-beta-0\.1/(\w+)\n(?:#SBATCH .*\n)*?#SBATCH --array=0-1$", printed, re.MULTILINE
     )
