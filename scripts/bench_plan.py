@@ -4,8 +4,8 @@
     python scripts/bench_plan.py --shapes wide --stages sft dpo
 
 Each stage runs in a process of its own, from a work order. What is measured is how far the resident memory of that
-process rises between the first step and the last, and the weights that stood there before. glibc is told to give freed
-blocks back at once, so that what is resident is what is in use.
+process rises in its second step, over what stood there before: weights and the optimizer's states, which are counted.
+glibc is told to give freed blocks back at once, so that what is resident is what is in use.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import runpy
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -31,6 +30,14 @@ SHAPES = {
 }
 STAGES = ("sft", "reward", "dpo", "ppo")
 MIB = 1 << 20
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+    "HF_HUB_OFFLINE": "1",
+    "WANDB_MODE": "disabled",
+}
 
 
 def knobs_of(stage: str) -> dict[str, Any]:
@@ -76,7 +83,7 @@ def measured(stage: str, work: Path, shape: str) -> tuple[float, float]:
     spec = work_order(stage, bench.path(f"{stage}-0001"), inputs, distributed("single", 1), **knobs_of(stage))
     rise = run(spec, stage)
     plan = planned(stage, read_shape(inputs["model"]))
-    return rise + plan.weights + plan.frozen, plan.total
+    return rise + plan.weights + plan.optimizer + plan.frozen, plan.total
 
 
 def planned(stage: str, shape: Any) -> Any:
@@ -90,37 +97,49 @@ def planned(stage: str, shape: Any) -> Any:
 
 
 def run(spec: Path, stage: str) -> float:
-    """Run a stage in a process of its own, and return by how many bytes it rose in training."""
+    """Run a stage in a process of its own, and return by how many bytes it rose in its second step."""
     told = spec.with_suffix(".memory")
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "MALLOC_ARENA_MAX": "1",
-        "MALLOC_MMAP_THRESHOLD_": "65536",
-        "MALLOC_TRIM_THRESHOLD_": "65536",
-        "HF_HUB_OFFLINE": "1",
-        "WANDB_MODE": "disabled",
-    }
-    command = [sys.executable, __file__, "--child", stage, "--spec", str(spec), "--told", str(told)]
-    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    sys.stdout.flush()
+    process = os.fork()
+    if process == 0:
+        code = 1
+        try:
+            code = child(stage, spec, told)
+        finally:
+            os._exit(code)
+    if os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]):
+        raise SystemExit(f"{stage} did not end well; its log is beside {spec}")
     return float(json.loads(told.read_text(encoding="utf-8"))) if told.exists() else 0.0
 
 
-def child(stage: str, spec: str, told: Path) -> None:
-    """Run a stage, and write by how many bytes the process rose while its trainer ran."""
+def child(stage: str, spec: Path, told: Path) -> int:
+    """Run a stage, write by how many bytes the process rose in its second step, and return the exit code."""
     from posttrain.train.engine.trainer import StageTrainer
 
-    train = StageTrainer.train
+    log = os.open(spec.with_suffix(".log"), os.O_CREAT | os.O_WRONLY)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    train, step = StageTrainer.train, StageTrainer.training_step
+    before: list[int] = []
+
+    def watched_step(self: Any, *args: Any, **theirs: Any) -> Any:
+        if self.state.global_step == 1:  # the first one also loads libraries
+            before.append(_status("VmRSS"))
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the high-water mark begins anew
+        return step(self, *args, **theirs)
 
     def watched(self: Any, *args: Any, **theirs: Any) -> Any:
-        before = _status("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the high-water mark begins anew
         done = train(self, *args, **theirs)
-        told.write_text(json.dumps((_status("VmHWM") - before) * 1024), encoding="utf-8")
+        told.write_text(json.dumps((_status("VmHWM") - before[0]) * 1024), encoding="utf-8")
         return done
 
-    StageTrainer.train = watched
-    sys.argv = [f"posttrain.train.{stage}", "--spec", spec]
-    runpy.run_module(f"posttrain.train.{stage}", run_name="__main__")
+    StageTrainer.train, StageTrainer.training_step = watched, watched_step
+    sys.argv = [f"posttrain.train.{stage}", "--spec", str(spec)]
+    try:
+        runpy.run_module(f"posttrain.train.{stage}", run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
 
 
 def _status(name: str) -> int:
@@ -134,13 +153,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=SHAPES)
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES)
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    parser.add_argument("--spec", help=argparse.SUPPRESS)
-    parser.add_argument("--told", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.child:
-        child(options.child, options.spec, options.told)
-        return 0
+    if any(os.environ.get(name) != value for name, value in ENVIRONMENT.items()):  # glibc reads them once
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ENVIRONMENT)
     print("| shape | stage | measured MiB | planned MiB | planned / measured |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as work:
         for shape in options.shapes:

@@ -10,6 +10,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
+from posttrain.models.adapters import parameter_counts
 from posttrain.models.load import BASE_FILE, is_adapter, read_base
 from posttrain.plan.memory import MemoryEstimate
 from posttrain.stage import heartbeat
@@ -24,7 +25,7 @@ from posttrain.train.checkpoints.whole_weights import save_whole_model
 from posttrain.train.config.common import TrainingConfig
 from posttrain.train.engine.batching import BatchPlan, plan_batches
 from posttrain.train.engine.trainer import GO_ON, StageTrainer
-from posttrain.train.engine.use import describe_use
+from posttrain.train.engine.use import Trained, describe_use
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +63,7 @@ def fit(trainer: StageTrainer, context: Context, memory: MemoryEstimate | None =
         raise StoppedError(f"stopped on request at step {step} of {last}; {GO_ON}")
     if step != last:
         raise PosttrainError(f"training ended at step {step} of {last}; this is a bug in the data order")
-    sequences = trainer.plan.global_batch_size * SEQUENCES.get(context.spec.run, 1) * max(step, 1)
-    row_tokens = trainer.tokens_seen / sequences
-    log.info(describe_use(context, trainer.step_tokens, trainer.step_seconds, row_tokens, memory))
+    log.info(describe_use(context, _trained(trainer, context.spec.run, step), memory))
     metrics = {"steps": step, "tokens": trainer.tokens_seen}
     if trainer.eval_dataset is not None:
         evaluation = trainer.evaluate()
@@ -72,6 +71,19 @@ def fit(trainer: StageTrainer, context: Context, memory: MemoryEstimate | None =
     metrics.pop("epoch", None)
     trainer.stop.release()
     return metrics
+
+
+def _trained(trainer: StageTrainer, run: str, steps: int) -> Trained:
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    sequences = trainer.plan.global_batch_size * SEQUENCES.get(run, 1) * max(steps, 1)
+    return Trained(
+        tokens=trainer.step_tokens,
+        seconds=trainer.step_seconds,
+        row_tokens=trainer.tokens_seen / sequences,
+        adapter=parameter_counts(model)[1] if isinstance(model, PeftModel) else None,
+        dtype="bfloat16" if trainer.args.bf16 else "float32",
+        tf32=bool(trainer.args.tf32),
+    )
 
 
 def _agree_on_checkpoint(context: Context) -> Path | None:
