@@ -49,7 +49,7 @@ CARDS = {
     name: Card(name, teraflops * 1e12, terabytes * 1e12, memory, watts, price)
     for name, (teraflops, terabytes, memory, watts, price) in _ROWS.items()
 }
-_CORE_FLOPS, _CPU_BANDWIDTH = 30e9, 20e9
+CPU_CORE_FLOPS, CPU_BANDWIDTH = 100e9, 20e9
 """Of one core in float32 and of a machine's memory: an assumption, which `--calibrate` replaces."""
 
 
@@ -61,7 +61,7 @@ def card_named(name: str, where: str) -> Card:
     if name == "cpu":
         cores = len(os.sched_getaffinity(0))
         memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-        return Card("cpu", cores * _CORE_FLOPS, _CPU_BANDWIDTH, memory, 15.0 * cores, 0.04 * cores)
+        return Card("cpu", cores * CPU_CORE_FLOPS, CPU_BANDWIDTH, memory, 15.0 * cores, 0.04 * cores)
     if name not in CARDS:
         raise UsageError(f"{where}: {name!r}: no such card{did_you_mean(name, CARDS)}; known: {', '.join(CARDS)}, cpu")
     return CARDS[name]

@@ -26,8 +26,6 @@ from posttrain.plan.model import (
 AdapterKind = Literal["full", "lora", "qlora"]
 Dtype = Literal["float32", "bfloat16"]
 
-Recomputation = Literal["none", "selective", "full"]
-
 _EXPERT_WIDTH = 16
 """Bytes that experts keep per feature inside: their grouped products stay outside autocast."""
 _FURTHER_NORM = 8
@@ -52,12 +50,17 @@ class MemoryEstimate:
     optimizer: int
     activations: int
     head: int
-    """Tiles and float32 gradients of the LM head's loss."""
+    """What the LM head's loss needs beside the activations."""
+    frozen: int = 0
+    """Weights of models that are not trained: reference, reward model, and a whole copy of the policy that samples."""
+    cache: int = 0
+    """Keys and values of the responses that are sampled at once."""
 
     @property
     def total(self) -> int:
-        """Bytes of everything."""
-        return self.weights + self.gradients + self.optimizer + self.activations + self.head
+        """Bytes of everything at its peak: what sampling needs is gone when the updates begin."""
+        states = self.weights + self.gradients + self.optimizer + self.frozen
+        return states + max(self.activations + self.head, self.cache)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,11 +99,13 @@ def estimate_memory(
     gradient_checkpointing: bool = False,
     num_processes: int = 1,
     zero_stage: int | None = None,
+    offload: bool = False,
 ) -> MemoryEstimate:
     """Return what one process needs at the peak of a step with AdamW.
 
     ``tokens`` is the size of one forward pass on one process, padding included: rows × sequence length, and twice that
-    for pairs. ``zero_stage`` is DeepSpeed's; None means one process, or DDP over ``num_processes``.
+    for pairs. ``zero_stage`` is DeepSpeed's; None means one process, or DDP over ``num_processes``. ``offload`` keeps
+    weights in parts and their states in the memory of the CPU: only what is gathered to compute stays.
     """
     trained_head = count_head(shape, head) if head == "score" else 0
     total = count_parameters(shape, head)
@@ -108,6 +113,8 @@ def estimate_memory(
     frozen = 0 if adapter == "full" else total
     weights, gradients, optimizer = state_bytes(trainable, dtype, num_processes, zero_stage)
     weights += _frozen_bytes(shape, frozen, adapter, dtype) // (num_processes if zero_stage == 3 else 1)
+    if offload:
+        weights, gradients, optimizer = (0 if zero_stage == 3 else weights), 0, 0
     if zero_stage == 3:
         weights += (4 if adapter == "full" else 2) * count_largest_layer(shape)  # gathered for its own computation
     return MemoryEstimate(
@@ -125,7 +132,7 @@ def estimate_memory(
             gradient_checkpointing=gradient_checkpointing,
             deepspeed=zero_stage is not None,
         ),
-        head=_head_bytes(shape, tokens, dtype, trained=adapter == "full") if head == "lm" else 0,
+        head=head_bytes(shape, tokens, dtype, trained=adapter == "full") if head == "lm" else 0,
     )
 
 
@@ -205,9 +212,14 @@ def _block_bytes(block: Block, regime: str, rank: int) -> int:
     return kept
 
 
-def _head_bytes(shape: ModelShape, tokens: int, dtype: Dtype, *, trained: bool) -> int:
-    tile = (
-        min(tokens, HEAD_TILE_TOKENS) * min(shape.vocab_size, HEAD_TILE_VOCABULARY) * (2 if dtype == "bfloat16" else 4)
-    )
-    gradients = 4 * shape.hidden_size * (tokens + (shape.vocab_size if trained else 0))
-    return tile + gradients
+def head_bytes(shape: ModelShape, tokens: int, dtype: Dtype, *, trained: bool, chosen: int | None = None) -> int:
+    """Return what the LM head's loss needs: a tile of logits, and float32 gradients of its inputs and its weights.
+
+    Methods that learn from their own responses pass ``chosen``, the response tokens of a micro-batch, whose logits are
+    kept whole until the backward pass.
+    """
+    size = 2 if dtype == "bfloat16" else 4
+    if chosen is not None:
+        return chosen * shape.vocab_size * size + 4 * shape.hidden_size * (shape.vocab_size if trained else 0)
+    tile = min(tokens, HEAD_TILE_TOKENS) * min(shape.vocab_size, HEAD_TILE_VOCABULARY) * size
+    return tile + 4 * shape.hidden_size * (tokens + (shape.vocab_size if trained else 0))

@@ -1,67 +1,107 @@
-"""What the training stages of a pipeline will need, as one table."""
+"""What the stages of a pipeline will need, as tables for people."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 
 from posttrain.plan.memory import MemoryEstimate
+from posttrain.plan.page import amount, duration, size, wide_console
+from posttrain.plan.work import StagePlan
 
-GIB = 1 << 30
-PARTS = ("weights", "gradients", "optimizer", "activations", "head")
-"""Fields of a memory estimate that add up to its total."""
-TABLE_WIDTH = 140
-"""Columns of the table in a file or pipe, which has no width of its own."""
-
-
-@dataclasses.dataclass(frozen=True)
-class StagePlan:
-    """One training stage in the table."""
-
-    stage: str
-    memory: MemoryEstimate
-    flops_per_token: float
+PARTS = ("weights", "gradients", "optimizer", "frozen", "activations", "head", "cache")
+"""Fields of a memory estimate; a cache is there before activations are, not beside them."""
 
 
 def describe_memory(memory: MemoryEstimate) -> str:
     """Return one line for a log: the estimate per process, and what it consists of."""
-    parts = ", ".join(f"{name} {_size(getattr(memory, name))}" for name in PARTS)
-    return f"memory estimate {_size(memory.total)} per process: {parts}"
+    parts = ", ".join(f"{name} {size(getattr(memory, name))}" for name in PARTS if getattr(memory, name))
+    return f"memory estimate {size(memory.total)} per process: {parts}"
 
 
-def print_plan(plans: Sequence[StagePlan], num_processes: int, console: Console | None = None) -> None:
-    """Print one row per training stage: parameters, memory of one process by part, and FLOPs per token."""
-    table = Table(title=f"training on {num_processes} processes, memory of each" if num_processes > 1 else None)
+def print_memory(plans: Sequence[StagePlan], console: Console | None = None) -> None:
+    """Print one row per training stage: memory of one process by part, rows at once, and how many of them would fit."""
+    table = Table(title="memory of one process at its peak")
     table.add_column("stage", no_wrap=True)
-    for header in ("parameters", "trainable", *PARTS, "total", "FLOPs/token"):
+    for header in (*PARTS, "total", "of", "rows", "fit"):
         table.add_column(header, justify="right", no_wrap=True)
     for plan in plans:
-        memory = plan.memory
+        memory, setting = plan.memory, plan.work.setting
+        if memory is None or setting is None:
+            continue
         table.add_row(
-            plan.stage,
-            _count(memory.parameters),
-            _count(memory.trainable),
-            *(_size(getattr(memory, name)) for name in PARTS),
-            _size(memory.total),
-            _count(plan.flops_per_token),
+            plan.work.name,
+            *(size(getattr(memory, name)) if getattr(memory, name) else "" for name in PARTS),
+            size(memory.total),
+            size(plan.limit),
+            str(setting.micro_batch),
+            str(plan.largest) if plan.largest else "none",
         )
-    console = console or Console()
-    if not console.is_terminal:
-        console.width = max(console.width, TABLE_WIDTH)
-    console.print(table)
+    (console or wide_console()).print(table)
 
 
-def _count(number: float) -> str:
-    """Return a number with three digits and its unit: ``135 M``, ``8.03 G``."""
-    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
-            return f"{number / size:#.3g} {unit}".replace(". ", " ")
-    return str(round(number))
+def print_costs(plans: Sequence[StagePlan], console: Console | None = None) -> None:
+    """Print one row per stage that moves a model: work, time with its interval, money."""
+    table = Table(title="work, time and money")
+    table.add_column("stage", no_wrap=True)
+    for header in (
+        "parameters",
+        "trained",
+        "on",
+        "steps",
+        "tokens",
+        "FLOPs",
+        "time",
+        "between",
+        "cost",
+        "energy",
+        "disk",
+    ):
+        table.add_column(header, justify="right", no_wrap=True)
+    for plan in plans:
+        seconds = plan.seconds
+        between = f"{duration(seconds.low)} – {duration(seconds.high)}" if seconds is not None else "rows unknown"
+        table.add_row(
+            plan.work.name,
+            _cell(plan, "parameters"),
+            _cell(plan, "trainable parameters"),
+            f"{plan.work.distributed.num_processes}",
+            f"{plan.work.steps:,}" if plan.work.steps is not None else "",
+            *(_cell(plan, name).removesuffix(" FLOP") for name in ("tokens", "FLOPs", "time")),
+            between,
+            *(_cell(plan, name) for name in ("cost", "energy", "disk")),
+        )
+    (console or wide_console()).print(table)
 
 
-def _size(num_bytes: int) -> str:
-    """Return a size with its binary unit, such as ``1.5 GiB``."""
-    return f"{num_bytes / GIB:.1f} GiB" if num_bytes >= GIB / 10 else f"{num_bytes / (1 << 20):.1f} MiB"
+def describe_ways(plan: StagePlan, shown: int = 4) -> list[str]:
+    """Return what to set where a stage does not fit, best first; or the cheapest setting where another is cheaper."""
+    name = plan.work.name
+    if plan.memory is None:
+        return []
+    if not plan.fits:
+        opening = f"{name}: {size(plan.memory.total)} of {size(plan.limit)}, does not fit"
+        if not plan.ways:
+            return [f"{opening}, nor does any setting: take more processes, a smaller model, or a larger card"]
+        lines = [
+            f"  {' '.join(way.changes)}: {size(way.total)}, time × {way.slowdown:.2f}"
+            f"{'' if way.same_results else ', trains another model'}"
+            for way in plan.ways[:shown]
+        ]
+        return [f"{opening}; ways out, the best first:", *lines]
+    best = plan.ways[0] if plan.ways else None
+    if best is None or not best.changes or not best.same_results or best.slowdown >= _own(plan):
+        return []
+    return [f"{name}: fits, and faster with {' '.join(best.changes)} ({size(best.total)})"]
+
+
+def _own(plan: StagePlan) -> float:
+    same = [way.slowdown for way in plan.ways if not way.changes]
+    return same[0] if same else float("inf")
+
+
+def _cell(plan: StagePlan, name: str) -> str:
+    found = plan.figure(name)
+    return amount(found) if found is not None else ""

@@ -73,7 +73,7 @@ def run(config: DpoConfig, context: Context) -> StageResult:
     )
     memory = estimated_memory(config, context, plan, 2 * max(rows["length"]), "lm")
     announce(plan, "pairs", describe_rows(plan, sum(rows["length"])), policy, memory)
-    metrics = fit(trainer, context)
+    metrics = fit(trainer, context, memory)
     save_model(trainer.accelerator.unwrap_model(trainer.model), context, tokenizer)
     accuracy = metrics.get("eval_rewards/accuracies")
     return StageResult(metrics, f"eval accuracy {accuracy:.3f}" if accuracy is not None else "", int(metrics["tokens"]))

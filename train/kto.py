@@ -72,7 +72,7 @@ def run(config: KtoConfig, context: Context) -> StageResult:
     )
     memory = estimated_memory(config, context, plan, max(rows["length"]), "lm")
     announce(plan, "rows", describe_rows(plan, sum(rows["length"])), policy, memory)
-    metrics = fit(trainer, context)
+    metrics = fit(trainer, context, memory)
     save_model(trainer.accelerator.unwrap_model(trainer.model), context, tokenizer)
     margin = metrics.get("eval_rewards/margins")
     said = [f"eval margin {margin:.3f}"] if margin is not None else []

@@ -113,7 +113,7 @@ def run(config: RewardConfig, context: Context) -> StageResult:
     longest_row = max(rows["length"]) * (1 if shared else max(map(len, rows["ranks"])))
     memory = estimated_memory(config, context, plan, longest_row, "score")
     announce(plan, "groups", describe_rows(plan, sum(rows["length"])), model, memory)
-    metrics = fit(trainer, context)
+    metrics = fit(trainer, context, memory)
     mean, std = reward_statistics(trainer)
     trainer.model.config.reward_mean, trainer.model.config.reward_std = mean, std
     facts = {"reward_mean": mean, "reward_std": std, "pad_token_id": pad}

@@ -89,7 +89,7 @@ def run(config: SftConfig, context: Context) -> StageResult:
     )
     memory = estimated_memory(config, context, plan, max(rows["length"]), "lm")
     announce(plan, "packs" if config.packing else "rows", describe_rows(plan, sum(rows["length"])), policy, memory)
-    metrics = fit(trainer, context)
+    metrics = fit(trainer, context, memory)
     save_model(trainer.accelerator.unwrap_model(trainer.model), context, tokenizer)
     headline = f"eval loss {metrics['eval_loss']:.3f}" if "eval_loss" in metrics else ""
     return StageResult(metrics, headline, int(metrics["tokens"]))

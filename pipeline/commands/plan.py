@@ -1,95 +1,191 @@
-"""`posttrain plan`: what each training stage of a pipeline needs, from its configuration alone."""
+"""`posttrain plan recipe=…`: what every stage of a pipeline needs and costs, from its configuration alone."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from posttrain.data.config.tokenize import DEFAULT_LENGTH
+from posttrain.pipeline.commands.plan_calibration import print_seen
+from posttrain.pipeline.commands.plan_rows import Given
+from posttrain.pipeline.commands.plan_stages import SEQUENCES_PER_ROW, work_of
 from posttrain.pipeline.config.pipeline import PipelineConfig
 from posttrain.pipeline.graph.graph import Stage, build_graph
-from posttrain.pipeline.local.launch import local_launcher
-from posttrain.plan.families import read_shape
-from posttrain.plan.known import KNOWN_SHAPES
-from posttrain.plan.memory import estimate_memory
-from posttrain.plan.model import Head, ModelShape, count_adapter, training_flops_per_token
-from posttrain.plan.table import StagePlan, print_plan
-from posttrain.stage.engine import shards_like_zero
-from posttrain.stage.errors import EXIT_DONE, UsageError, did_you_mean
+from posttrain.pipeline.local.launch import LocalLauncher, local_launcher
+from posttrain.pipeline.slurm.script import SlurmLauncher, resources_of
+from posttrain.plan.calibration import Seen, fitted
+from posttrain.plan.cards import CARDS, card_named
+from posttrain.plan.figure import Figure, figure
+from posttrain.plan.graph import critical_path
+from posttrain.plan.page import amount, print_explanations, wide_console
+from posttrain.plan.passes import ON_CPU, ON_GPU, Range, Utilisation
+from posttrain.plan.table import describe_ways, print_costs, print_memory
+from posttrain.plan.work import Machine, StagePlan, plan_work
+from posttrain.stage.errors import EXIT_DONE, UsageError
 
-SEQUENCES_PER_ROW = {"train.sft": 1, "train.reward": 2, "train.dpo": 2, "train.kto": 1}
-"""Sequences that one row puts through the model; a reward model's group is taken as a pair."""
+__all__ = ["SEQUENCES_PER_ROW", "PlanOptions", "print_pipeline_plan"]
+
+ASSUMED_CARD = "h100"
+"""Where a pipeline is for GPUs and nobody says which."""
 
 
-def print_pipeline_plan(config: PipelineConfig) -> int:
-    """Print the plan of a pipeline's training stages and return the exit code."""
+@dataclasses.dataclass(frozen=True)
+class PlanOptions:
+    """What the user says beside the configuration."""
+
+    card: str | None = None
+    """``h100``, or ``h100x8`` for eight of them in this machine."""
+    price: float | None = None
+    mfu: float | None = None
+    given: Given = dataclasses.field(default_factory=Given)
+    seen: Sequence[Seen] = ()
+    """What runs made of machines, in place of assumptions."""
+    explain: bool = False
+    as_json: bool = False
+
+
+def print_pipeline_plan(config: PipelineConfig, options: PlanOptions | None = None) -> int:
+    """Print the plan of a pipeline's stages and return the exit code."""
+    options = options or PlanOptions()
     stages = {stage.name: stage for stage in build_graph(config)}
-    launcher = local_launcher(config, list(stages.values()))
-    trained = [stage for stage in stages.values() if stage.type.run in SEQUENCES_PER_ROW]
-    spread = {stage.name: launcher.distributed(stage) for stage in trained}
-    plans = [
-        plan_stage(stage, stages, spread[stage.name].num_processes, shards_like_zero(spread[stage.name]))
-        for stage in trained
-    ]
-    print_plan(plans, max((distributed.num_processes for distributed in spread.values()), default=1))
+    options.given.require_stages(stages)
+    if options.mfu is not None and not 0 < options.mfu <= 1:
+        raise UsageError(f"--mfu {options.mfu}: a share between 0 and 1 is meant, such as 0.4")
+    machines, notes = _machines(config, stages, options)
+    launcher = _launcher(config, list(stages.values()), options)
+    works = {name: work_of(stage, stages, launcher.distributed(stage), options.given) for name, stage in stages.items()}
+    plans = [plan_work(work, machines[name]) for name, work in works.items() if work is not None]
+    totals = _totals(plans, {name: list(stage.inputs.values()) for name, stage in stages.items()})
+    unknown = [plan.work.name for plan in plans if plan.seconds is None]
+    if unknown:
+        notes.append(f"{', '.join(unknown)}: nothing here tells how many rows there are; give --rows DATASET=N")
+    _print(plans, totals, notes, options)
     return EXIT_DONE
 
 
-def plan_stage(stage: Stage, stages: dict[str, Stage], num_processes: int, zero: int | None) -> StagePlan:
-    """Return the plan of one training stage; every sequence is taken as long as its tokens may be."""
-    config = stage.config
-    shape = base_shape(stage, stages)
-    head: Head = "score" if stage.type.run == "train.reward" else "lm"
-    packed = stage.type.run == "train.sft" and config.packing
-    length = config.pack_length if packed else _token_stage(stage, stages).config.max_length or DEFAULT_LENGTH
-    rows = min(config.micro_batch_size, max(1, config.global_batch_size // num_processes))
-    adapter = config.adapter
-    memory = estimate_memory(
-        shape,
-        tokens=rows * SEQUENCES_PER_ROW[stage.type.run] * length,
-        head=head,
-        adapter=adapter.kind,
-        rank=adapter.rank,
-        target_modules=adapter.target_modules,
-        dtype=config.dtype,
-        gradient_checkpointing=config.gradient_checkpointing,
-        num_processes=num_processes,
-        zero_stage=zero,
-    )
-    low_rank = None if adapter.kind == "full" else count_adapter(shape, adapter.rank, adapter.target_modules)
-    flops = training_flops_per_token(shape, length, head=head, adapter_parameters=low_rank)
-    return StagePlan(stage.name, memory, flops)
+def _print(plans: Sequence[StagePlan], totals: Sequence[Figure], notes: Sequence[str], options: PlanOptions) -> None:
+    if options.as_json:
+        print(json.dumps(_plain(plans, totals, notes), ensure_ascii=False, indent=2))
+        return
+    console = wide_console()
+    if options.seen:
+        print_seen(options.seen, console)
+    if options.explain:
+        for plan in plans:
+            console.print(f"[bold]{plan.work.name}[/bold] {plan.work.run}")
+            print_explanations(plan.figures, console)
+    print_memory([plan for plan in plans if plan.memory is not None], console)
+    print_costs(plans, console)
+    if options.explain:
+        print_explanations(totals, console)
+    else:
+        console.print(", ".join(f"{item.name} {amount(item)}" for item in totals), highlight=False)
+    for line in (*(line for plan in plans for line in describe_ways(plan)), *notes):
+        console.print(line, markup=False, highlight=False)
 
 
-def base_shape(stage: Stage, stages: dict[str, Stage]) -> ModelShape:
-    """Return the shape of the base model that a stage's model descends from.
+def _plain(plans: Sequence[StagePlan], totals: Sequence[Figure], notes: Sequence[str]) -> dict[str, Any]:
+    return {
+        "stages": {
+            plan.work.name: {
+                "run": plan.work.run,
+                "processes": plan.work.distributed.num_processes,
+                "steps": plan.work.steps,
+                "memory": dataclasses.asdict(plan.memory) | {"total": plan.memory.total} if plan.memory else None,
+                "limit": plan.limit,
+                "fits": plan.fits,
+                "largest_micro_batch": plan.largest if plan.memory else None,
+                "ways": [dataclasses.asdict(way) for way in plan.ways],
+                "figures": [item.as_json() for item in plan.figures],
+            }
+            for plan in plans
+        },
+        "totals": [item.as_json() for item in totals],
+        "notes": list(notes),
+    }
 
-    Raises UsageError when nothing here states it.
-    """
-    while stage.type.run != "train.base":
-        stage = stages[stage.inputs["model"]]
-    config: Any = stage.config
-    if config.path is not None:
-        return read_shape(Path(config.path))
-    if config.hub_name is not None:
-        if config.hub_name in KNOWN_SHAPES:
-            return KNOWN_SHAPES[config.hub_name]
-        hint = did_you_mean(config.hub_name, KNOWN_SHAPES)
-        raise UsageError(
-            f"train.base.hub_name: {config.hub_name!r} has no known shape; give train.base.path=FOLDER{hint}"
+
+def _totals(plans: Sequence[StagePlan], needs: Mapping[str, Sequence[str]]) -> list[Figure]:
+    made: list[Figure] = []
+    known = [plan for plan in plans if plan.seconds is not None]
+    ways = {"longest way": "expected", "longest way, at least": "low", "longest way, at most": "high"}
+    for name, which in ways.items() if known else ():
+        seconds = {plan.work.name: getattr(plan.seconds, which) for plan in known}
+        path, total = critical_path(seconds, needs)
+        made.append(figure(name, "s", "seconds", f"stages that wait for each other: {' → '.join(path)}", seconds=total))
+    every = sum(plan.seconds.expected for plan in known if plan.seconds is not None)
+    if known:
+        made.append(figure("one after the other", "s", "seconds", "stages that move a model", seconds=every))
+    for name, unit in (("cost", "$"), ("energy", "kWh"), ("disk", "B")):
+        found = [item.value for plan in plans if (item := plan.figure(name)) is not None]
+        if found:
+            scope = "all stages" if len(known) == len(plans) else f"the {len(found)} stages that are known"
+            made.append(figure(f"{name} of {scope}", unit, "total", "sum over the stages", total=sum(found)))
+    return made
+
+
+def _launcher(config: PipelineConfig, stages: list[Stage], options: PlanOptions) -> LocalLauncher | SlurmLauncher:
+    """Return who starts the stages; a card with a number stands for a machine with so many, wherever it is."""
+    if config.launcher.kind == "slurm":
+        return SlurmLauncher(config)
+    _, count = _card_and_count(options.card)
+    if count is None:
+        return local_launcher(config, stages)
+    limits = config.launcher
+    on_device = limits.max_parallel_on_device or 1
+    return LocalLauncher(count, limits.max_parallel, min(limits.max_parallel, on_device), limits.threads_per_process)
+
+
+def _card_and_count(text: str | None) -> tuple[str | None, int | None]:
+    name, times, count = (text or "").rpartition("x")
+    if times and count.isdigit() and int(count) and name in CARDS:
+        return name, int(count)
+    return text, None
+
+
+def _machines(
+    config: PipelineConfig, stages: Mapping[str, Stage], options: PlanOptions
+) -> tuple[dict[str, Machine], list[str]]:
+    """Return what each stage runs on, and what of it was assumed."""
+    name = _card_and_count(options.card)[0] or (config.hardware.card if config.hardware is not None else None)
+    machines, notes = {}, list[str]()
+    for stage in stages.values():
+        on_gpu = name not in (None, "cpu") or _uses_gpus(config, stage)
+        card = card_named(name or (ASSUMED_CARD if on_gpu else "cpu"), "--card")
+        if on_gpu and name is None and not notes:
+            notes.append(f"nobody says which card: {ASSUMED_CARD} is assumed; give --card NAME, or --card NAMExCOUNT")
+        machines[stage.name] = Machine(
+            card, card.price if options.price is None else options.price, _utilisation(card.name, options)
         )
-    made = config.architecture
-    return ModelShape(
-        vocab_size=made.vocab_size,
-        hidden_size=made.hidden_size,
-        intermediate_size=made.intermediate_size,
-        num_layers=made.num_layers,
-        num_heads=made.num_heads,
-        num_kv_heads=made.num_kv_heads,
-        head_dim=made.hidden_size // made.num_heads,
-        tied_embeddings=True,
-    )
+    return machines, notes
 
 
-def _token_stage(stage: Stage, stages: dict[str, Stage]) -> Stage:
-    return stages[stage.inputs["data"]]
+def _uses_gpus(config: PipelineConfig, stage: Stage) -> bool:
+    """Return whether a stage computes on GPUs as the configuration has it: none on this machine is no sign of none."""
+    if config.distributed.device == "cpu":
+        return False
+    if config.launcher.kind == "slurm":
+        return resources_of(stage).gpus > 0
+    return config.hardware is not None or config.distributed.kind in ("deepspeed", "fsdp")
+
+
+def _utilisation(card: str, options: PlanOptions) -> Utilisation:
+    usual = fitted(options.seen, card, ON_CPU if card == "cpu" else ON_GPU)
+    if options.mfu is None:
+        return usual
+    return dataclasses.replace(usual, mfu=Range(options.mfu, options.mfu, options.mfu), source="MFU as given")
+
+
+def numbers_of(words: Sequence[str], option: str) -> dict[str, float]:
+    """Return the values of ``NAME=NUMBER`` words of an option; raise UsageError for one that is not."""
+    numbers = {}
+    for word in words:
+        name, _, text = word.partition("=")
+        try:
+            numbers[name] = float(text)
+        except ValueError:
+            raise UsageError(f"{option} {word}: not NAME=NUMBER, such as demonstrations=20000") from None
+        if numbers[name] <= 0:
+            raise UsageError(f"{option} {word}: must be more than 0")
+    return numbers

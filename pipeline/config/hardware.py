@@ -13,6 +13,8 @@ from posttrain.stage.schema import schema
 class HardwareConfig:
     """Values of ``hardware=NAME``; a recipe's own knob for a stage wins over them, and the command line over both."""
 
+    card: str | None = None
+    """What the GPUs are to `posttrain plan`, such as ``h100``; None leaves that to its ``--card``."""
     dtype: Literal["float32", "bfloat16"]
     """Precision in which stages compute; it is part of what they make, and so of their keys."""
     attention: str

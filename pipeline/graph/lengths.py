@@ -29,7 +29,7 @@ def _beyond_the_model(stage: Stage, by_name: Mapping[str, Stage]) -> Iterator[st
     max_length, max_new_tokens = (getattr(stage.config, name, None) for name in ("max_length", "max_new_tokens"))
     if max_length is None and max_new_tokens is None:
         return
-    positions = _positions(stage, by_name)
+    positions = positions_of(stage, by_name)
     if positions is None:
         return
     takes = f"the model takes at most {positions} tokens"
@@ -51,7 +51,7 @@ def _beyond_a_pack(stage: Stage, by_name: Mapping[str, Stage]) -> Iterator[str]:
         )
 
 
-def _positions(stage: Stage, by_name: Mapping[str, Stage]) -> int | None:
+def positions_of(stage: Stage, by_name: Mapping[str, Stage]) -> int | None:
     """Return how many tokens the base model takes that a stage's model descends from, where that can be known."""
     while stage.type.run != "train.base":
         if "model" not in stage.inputs:

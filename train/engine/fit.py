@@ -10,7 +10,9 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
+from posttrain.models.adapters import parameter_counts
 from posttrain.models.load import BASE_FILE, is_adapter, read_base
+from posttrain.plan.memory import MemoryEstimate
 from posttrain.stage import heartbeat
 from posttrain.stage.artifact import read_manifest
 from posttrain.stage.engine import engine_asked_for
@@ -23,8 +25,12 @@ from posttrain.train.checkpoints.whole_weights import save_whole_model
 from posttrain.train.config.common import TrainingConfig
 from posttrain.train.engine.batching import BatchPlan, plan_batches
 from posttrain.train.engine.trainer import GO_ON, StageTrainer
+from posttrain.train.engine.use import Trained, describe_use
 
 log = logging.getLogger(__name__)
+
+SEQUENCES = {"train.dpo": 2, "train.reward": 2}
+"""Sequences of a row where there are several; a reward model's group is taken as a pair."""
 
 
 def plan_steps(config: TrainingConfig, num_rows: int, num_processes: int) -> BatchPlan:
@@ -39,9 +45,10 @@ def plan_steps(config: TrainingConfig, num_rows: int, num_processes: int) -> Bat
     )
 
 
-def fit(trainer: StageTrainer, context: Context) -> dict[str, float]:
+def fit(trainer: StageTrainer, context: Context, memory: MemoryEstimate | None = None) -> dict[str, float]:
     """Train from the newest valid checkpoint, or from the start, to the last step; returns the final metrics.
 
+    What the steps made of the machine is logged, beside the estimate ``memory``.
     Raises StoppedError when a signal ended the training early; its state is saved.
     """
     checkpoint = _agree_on_checkpoint(context)
@@ -56,6 +63,7 @@ def fit(trainer: StageTrainer, context: Context) -> dict[str, float]:
         raise StoppedError(f"stopped on request at step {step} of {last}; {GO_ON}")
     if step != last:
         raise PosttrainError(f"training ended at step {step} of {last}; this is a bug in the data order")
+    log.info(describe_use(context, _trained(trainer, context.spec.run, step), memory))
     metrics = {"steps": step, "tokens": trainer.tokens_seen}
     if trainer.eval_dataset is not None:
         evaluation = trainer.evaluate()
@@ -63,6 +71,19 @@ def fit(trainer: StageTrainer, context: Context) -> dict[str, float]:
     metrics.pop("epoch", None)
     trainer.stop.release()
     return metrics
+
+
+def _trained(trainer: StageTrainer, run: str, steps: int) -> Trained:
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    sequences = trainer.plan.global_batch_size * SEQUENCES.get(run, 1) * max(steps, 1)
+    return Trained(
+        tokens=trainer.step_tokens,
+        seconds=trainer.step_seconds,
+        row_tokens=trainer.tokens_seen / sequences,
+        adapter=parameter_counts(model)[1] if isinstance(model, PeftModel) else None,
+        dtype="bfloat16" if trainer.args.bf16 else "float32",
+        tf32=bool(trainer.args.tf32),
+    )
 
 
 def _agree_on_checkpoint(context: Context) -> Path | None:

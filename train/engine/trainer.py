@@ -60,6 +60,10 @@ class StageTrainer(Trainer):
         self._run_tokens = 0
         self._logged_tokens = 0
         self._run_seconds = 0.0
+        self.step_seconds = 0.0
+        """Of all micro-batches since this process began."""
+        self.step_tokens = 0
+        """Tokens of all ranks in them."""
         self._losses: list[Tensor] = []
         self._rows: list[Tensor] = []
         self._tried = False
@@ -140,7 +144,9 @@ class StageTrainer(Trainer):
         started = time.monotonic()
         loss: Tensor = super().training_step(model, inputs, *args, **kwargs)
         self._losses.append(loss)
-        self._run_seconds += time.monotonic() - started
+        elapsed = time.monotonic() - started
+        self._run_seconds += elapsed
+        self.step_seconds += elapsed
         heartbeat.beat("training", self.state.global_step, self.plan.max_steps)
         return loss
 
@@ -285,6 +291,7 @@ class StageTrainer(Trainer):
         total = int(self.accelerator.reduce(tokens, reduction="sum"))
         self.tokens_seen += total
         self._logged_tokens += total
+        self.step_tokens += total
         self._run_tokens = 0
 
     def _throughput(self) -> dict[str, float]:

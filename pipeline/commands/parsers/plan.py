@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from posttrain.pipeline.commands.parsers.shared import Commands, add_examples, add_overrides
 
 EXAMPLES = """examples:
   posttrain plan recipe=demo                                   every stage of a pipeline
+  posttrain plan recipe=llama3_1_8b_zero3/sft_dpo hardware=h100x8 --card h100x8 --rows demonstrations=939000
   posttrain plan model model=Qwen/Qwen3-8B card=h100 context=8192 batch=16
   posttrain plan model model=Mixtral-8x7B-v0.1,Llama-2-70b-hf  side by side
   posttrain plan pretrain budget=5.76e23 --explain             what a budget buys, and every formula
@@ -19,6 +21,18 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
     plan = commands.add_parser("plan", help="what a pipeline, a model or a pretraining run costs before it runs")
     add_examples(plan, EXAMPLES)
     add_overrides(plan)
+    plan.add_argument("--card", metavar="NAME", help="of a pipeline: h100, h100x8 for a machine of eight, or cpu")
+    plan.add_argument("--price", type=float, metavar="USD", help="of a card and hour; an assumption by default")
+    plan.add_argument("--mfu", type=float, metavar="SHARE", help="of a card's peak FLOP/s; an assumption by default")
+    plan.add_argument(
+        "--rows", action="append", default=[], metavar="DATASET=N", help="rows to train on that nothing here tells"
+    )
+    plan.add_argument(
+        "--tokens", action="append", default=[], metavar="DATASET=N", help="mean tokens of a row, where they are known"
+    )
+    plan.add_argument(
+        "--calibrate", type=Path, metavar="DIR", help="take utilisation from the finished stages below a root"
+    )
     plan.add_argument("--explain", action="store_true", help="each figure's formula, its numbers, and its source")
     plan.add_argument("--json", action="store_true", dest="as_json", help="for programs")
     plan.set_defaults(action=_plan)
@@ -31,7 +45,17 @@ def _plan(options: argparse.Namespace) -> int:
 
         answer = {"model": plan_questions.print_model_plan, "pretrain": plan_questions.print_pretraining_plan}
         return answer[question](words, explain=options.explain, as_json=options.as_json)
-    from posttrain.pipeline.commands.plan import print_pipeline_plan
+    from posttrain.pipeline.commands.plan import PlanOptions, numbers_of, print_pipeline_plan
+    from posttrain.pipeline.commands.plan_calibration import print_seen, seen_below
+    from posttrain.pipeline.commands.plan_rows import Given
     from posttrain.pipeline.config.compose import compose_config
+    from posttrain.plan.page import wide_console
+    from posttrain.stage.errors import EXIT_DONE
 
-    return print_pipeline_plan(compose_config(options.overrides, options.config_dir))
+    given = Given(numbers_of(options.rows, "--rows"), numbers_of(options.tokens, "--tokens"))
+    seen = seen_below(options.calibrate) if options.calibrate is not None else []
+    if seen and not options.overrides:
+        print_seen(seen, wide_console())
+        return EXIT_DONE
+    said = PlanOptions(options.card, options.price, options.mfu, given, seen, options.explain, options.as_json)
+    return print_pipeline_plan(compose_config(options.overrides, options.config_dir), said)

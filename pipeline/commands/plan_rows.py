@@ -1,0 +1,156 @@
+"""How many rows a dataset will have and how long they are, as far as its configuration and local files tell."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from posttrain.data.config.tokenize import DEFAULT_LENGTH
+from posttrain.pipeline.graph.graph import Stage
+from posttrain.pipeline.graph.lengths import positions_of
+from posttrain.stage.errors import UsageError, did_you_mean
+
+READ_BYTES = 4 << 20
+"""Of a file; a longer one's rows are estimated from as much."""
+CHARACTERS_PER_TOKEN = 4.0
+"""Of rows of JSON, names of columns included: an assumption."""
+DEMO_TOKENS = 48
+"""Mean tokens of a row that `data.demo` makes, under the tokenizer that is trained on it."""
+_DEMO_FILES = {
+    "text.jsonl": "num_texts",
+    "demonstrations.jsonl": "num_demonstrations",
+    "comparisons.jsonl": "num_comparisons",
+    "gold_comparisons.jsonl": "num_gold_comparisons",
+    "evaluation.jsonl": "num_evaluation_items",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Rows of a dataset before anything is dropped."""
+
+    train: float
+    held_out: float
+    mean_tokens: float | None = None
+    """Of a row; None where nothing tells."""
+    responses: int = 2
+    """To a prompt, in comparisons."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """What the user says of data that is not here: dataset or token stage → rows to train (or evaluate) on, tokens."""
+
+    rows: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    tokens: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def require_stages(self, stages: Mapping[str, Stage]) -> None:
+        """Raise UsageError for a name that is no dataset's or token stage's."""
+        known = [name for name, stage in stages.items() if stage.type.kind in ("dataset", "tokens")]
+        for option, named in (("--rows", self.rows), ("--tokens", self.tokens)):
+            for name in named:
+                if name not in known:
+                    hint = did_you_mean(name, known) or f"; there are {', '.join(known)}"
+                    raise UsageError(f"{option} {name}: no dataset of this pipeline{hint}")
+
+
+def rows_of(stage: Stage, stages: Mapping[str, Stage], given: Given) -> Rows | None:
+    """Return the rows of a dataset or token stage; None where neither configuration, file nor user tells."""
+    if stage.type.kind == "tokens":
+        inner = rows_of(stages[stage.inputs["data"]], stages, given)
+    else:
+        inner = _curated(stage, stages, given)
+    rows, tokens = given.rows.get(stage.name), given.tokens.get(stage.name)
+    if rows is not None:
+        train, held_out = _split(rows, stage, stages)
+        inner = dataclasses.replace(inner or Rows(0, 0), train=train, held_out=held_out)
+    if tokens is not None and inner is not None:
+        inner = dataclasses.replace(inner, mean_tokens=tokens)
+    return inner
+
+
+def _split(rows: float, stage: Stage, stages: Mapping[str, Stage]) -> tuple[float, float]:
+    """Return the rows of both sides, where the user gave those to train on, or to evaluate on."""
+    while stage.type.kind == "tokens":
+        stage = stages[stage.inputs["data"]]
+    if stage.config.record_type == "evaluation":
+        return 0.0, rows
+    held = stage.config.eval_fraction
+    return rows, rows * held / (1 - held)
+
+
+def longest_row(stage: Stage, stages: Mapping[str, Stage]) -> int:
+    """Return the most tokens that a token stage lets a row have, as the stage itself finds it."""
+    if stage.config.max_length is not None:
+        limit: int = stage.config.max_length
+        return limit
+    positions = positions_of(stages[stage.inputs["model"]], stages)
+    return min(positions or DEFAULT_LENGTH, DEFAULT_LENGTH)
+
+
+def _curated(stage: Stage, stages: Mapping[str, Stage], given: Given) -> Rows | None:
+    config, parent = stage.config, stages.get(stage.inputs.get("sources", ""))
+    train = held_out = weight = tokens = 0.0
+    responses = 2
+    for source in config.sources:
+        counted = _file_rows(source, parent, stages, given) if source.file is not None else _path_rows(source)
+        if counted is None:
+            return None
+        number, mean, responses = counted
+        number = min(number, source.limit or number)
+        held = {"eval": 1.0, "train": 0.0}.get(source.split, config.eval_fraction)
+        if config.record_type == "evaluation" and source.split == "auto":
+            held = 1.0
+        train, held_out = train + number * (1 - held), held_out + number * held
+        if mean is not None:
+            weight, tokens = weight + number, tokens + number * mean
+    return Rows(train, held_out, tokens / weight if weight else None, responses)
+
+
+def _file_rows(
+    source: Any, parent: Stage | None, stages: Mapping[str, Stage], given: Given
+) -> tuple[float, float | None, int] | None:
+    """Return rows, mean tokens and responses to a prompt of a file that a stage of this pipeline makes."""
+    if parent is None:
+        return None
+    config = parent.config
+    if parent.type.run == "data.demo" and source.file in _DEMO_FILES:
+        return getattr(config, _DEMO_FILES[source.file]), DEMO_TOKENS, config.responses_per_prompt
+    if parent.type.run == "data.openings":
+        return (config.num_items if source.file == "heldout.jsonl" else config.num_prompts), 16, 2
+    if parent.type.run == "sample.rank":
+        prompts = rows_of(stages[parent.inputs["prompts"]], stages, given)
+        if prompts is None:
+            return None
+        return prompts.train + prompts.held_out, (prompts.mean_tokens or 0) + config.max_new_tokens, config.num_samples
+    return None
+
+
+def _path_rows(source: Any) -> tuple[float, float | None, int] | None:
+    """Return rows and mean tokens of local files of one row a line; None where one is of another form."""
+    paths = [source.path] if isinstance(source.path, str) else source.path
+    counted = [_count_lines(Path(path)) for path in paths or []]
+    if not counted or None in counted:
+        return None
+    rows = sum(part[0] for part in counted if part is not None)
+    size = sum(part[1] for part in counted if part is not None)
+    return rows, size / max(rows, 1) / CHARACTERS_PER_TOKEN, 2
+
+
+def _count_lines(path: Path) -> tuple[float, float] | None:
+    """Return lines and characters of a .jsonl file, plain or gzipped; of a long one as its beginning suggests."""
+    name = path.name.removesuffix(".gz")
+    if not (path.is_file() and name.endswith((".jsonl", ".ndjson"))):
+        return None
+    size = path.stat().st_size
+    with path.open("rb") as raw:
+        file: Any = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
+        try:
+            text = file.read(READ_BYTES)
+        except (OSError, EOFError):
+            return None  # curation says what is wrong with it
+        whole = size / max(raw.tell(), 1) if len(text) == READ_BYTES else 1.0
+    return whole * max(1, text.count(b"\n")), whole * len(text)

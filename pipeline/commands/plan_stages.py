@@ -1,0 +1,262 @@
+"""From a stage of the graph to what its cost follows from: the models that it moves, how often, and beside what."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from posttrain.pipeline.commands.plan_rows import Given, Rows, longest_row, rows_of
+from posttrain.pipeline.graph.graph import Stage
+from posttrain.plan.families import read_shape
+from posttrain.plan.footprint import Rollouts, Setting, Training
+from posttrain.plan.known import KNOWN_SHAPES
+from posttrain.plan.model import Head, ModelShape
+from posttrain.plan.passes import Pass
+from posttrain.plan.work import Work
+from posttrain.stage.engine import shards_like_zero
+from posttrain.stage.errors import UsageError, did_you_mean
+from posttrain.stage.spec import Distributed
+
+SEQUENCES_PER_ROW = {"train.sft": 1, "train.reward": 2, "train.dpo": 2, "train.kto": 1}
+"""Sequences that one row puts through the model; a reward model's group is taken as a pair where nothing tells more."""
+WITH_ROLLOUTS = ("train.ppo", "train.rloo", "train.grpo")
+UNKNOWN_LENGTH = 0.5
+"""Mean tokens of a row over the most that it may have, where nothing tells: an assumption."""
+
+
+def offloads(distributed: Distributed) -> bool:
+    """Return whether an engine keeps weights and their states in the memory of the CPU."""
+    zero = (distributed.deepspeed or {}).get("zero_optimization", {})
+    by_zero = (zero.get("offload_optimizer") or {}).get("device", "none") != "none"
+    return by_zero or bool((distributed.fsdp or {}).get("cpu_offload"))
+
+
+def work_of(stage: Stage, stages: Mapping[str, Stage], distributed: Distributed, given: Given) -> Work | None:
+    """Return what a stage will do; None for one that moves no model. Rows that nobody tells of are no passes."""
+    run = stage.type.run
+    if run in SEQUENCES_PER_ROW:
+        return _trained(stage, stages, distributed, given)
+    if run in WITH_ROLLOUTS:
+        return _with_rollouts(stage, stages, distributed, given)
+    if run in ("train.reference", "evaluate.reward"):
+        return _scored(stage, stages, distributed, given)
+    if run in ("evaluate.policy", "evaluate.drift", "evaluate.best_of_n", "sample.rank"):
+        return _sampled(stage, stages, distributed, given)
+    return None
+
+
+def base_shape(stage: Stage, stages: Mapping[str, Stage]) -> ModelShape:
+    """Return the shape of the base model that a stage's model descends from.
+
+    Raises UsageError when nothing here states it.
+    """
+    while stage.type.run != "train.base":
+        stage = stages[stage.inputs["model"]]
+    config: Any = stage.config
+    if config.path is not None:
+        return read_shape(Path(config.path))
+    if config.hub_name is not None:
+        if config.hub_name in KNOWN_SHAPES:
+            return KNOWN_SHAPES[config.hub_name]
+        hint = did_you_mean(config.hub_name, KNOWN_SHAPES)
+        raise UsageError(
+            f"train.base.hub_name: {config.hub_name!r} has no known shape; give train.base.path=FOLDER{hint}"
+        )
+    made = config.architecture
+    return ModelShape(
+        vocab_size=made.vocab_size,
+        hidden_size=made.hidden_size,
+        intermediate_size=made.intermediate_size,
+        num_layers=made.num_layers,
+        num_heads=made.num_heads,
+        num_kv_heads=made.num_kv_heads,
+        head_dim=made.hidden_size // made.num_heads,
+        tied_embeddings=True,
+    )
+
+
+def _setting(config: Any, rows: int, distributed: Distributed) -> Setting:
+    return Setting(
+        micro_batch=rows,
+        checkpointing=config.gradient_checkpointing,
+        adapter=config.adapter.kind,
+        dtype=config.dtype,
+        zero=shards_like_zero(distributed),
+        offload=offloads(distributed),
+    )
+
+
+def _share(config: Any, distributed: Distributed) -> tuple[int, int]:
+    """Return the rows of a global batch that a process has, and those that it takes at once."""
+    share = max(1, config.global_batch_size // distributed.num_processes)
+    most = min(share, config.micro_batch_size)
+    return share, max(size for size in range(1, most + 1) if share % size == 0)
+
+
+def _keeps(config: Any, distributed: Distributed) -> tuple[int, int, int]:
+    """Return checkpoints at once, the newest not yet committed, and bytes of a trained parameter: with its states."""
+    low = config.dtype == "bfloat16" and distributed.kind == "deepspeed"
+    return config.keep_checkpoints + 1, 14 if low else 12, 2 if low else 4
+
+
+def _trained(stage: Stage, stages: Mapping[str, Stage], distributed: Distributed, given: Given) -> Work:
+    config, run = stage.config, stage.type.run
+    data = stages[stage.inputs["data"]]
+    rows = rows_of(data, stages, given)
+    packed = run == "train.sft" and config.packing
+    limit = config.pack_length if packed else longest_row(data, stages)
+    each = SEQUENCES_PER_ROW[run]
+    if run == "train.reward" and rows is not None:
+        each = rows.responses
+    head: Head = "score" if run == "train.reward" else "lm"
+    share, micro = _share(config, distributed)
+    training = Training(
+        base_shape(stage, stages),
+        head,
+        row_tokens=each * limit,
+        processes=distributed.num_processes,
+        rank=config.adapter.rank,
+        target_modules=config.adapter.target_modules,
+    )
+    mean = limit if packed else _mean(rows, limit)
+    steps = config.max_steps
+    if steps is None and rows is not None:
+        number = rows.train * _mean(rows, limit) / limit if packed else rows.train
+        steps = math.ceil(config.epochs * number / config.global_batch_size)
+    passes: tuple[Pass, ...] = ()
+    if steps is not None:
+        usual = Pass("training", "train", training.shape, 0.0, round(mean), head, config.dtype)
+        trained = dataclasses.replace(
+            usual,
+            tokens=steps * config.global_batch_size * each * mean,
+            adapter=training.adapter_parameters(config.adapter.kind),
+            recomputed=config.gradient_checkpointing,
+        )
+        times = 1 + (steps // config.eval_steps if config.eval_steps else 0)
+        tokens = times * (rows.held_out if rows else 0) * each * _mean(rows, limit)
+        passes = (trained, dataclasses.replace(usual, what="held out", kind="forward", tokens=tokens))
+    setting, keeps = _setting(config, micro, distributed), _keeps(config, distributed)
+    tf32 = config.tf32
+    return Work(stage.name, run, training.shape, distributed, passes, steps, training, setting, share, keeps, tf32)
+
+
+def _with_rollouts(stage: Stage, stages: Mapping[str, Stage], distributed: Distributed, given: Given) -> Work:
+    config, run = stage.config, stage.type.run
+    data = stages[stage.inputs["data"]]
+    rows, limit = rows_of(data, stages, given), longest_row(data, stages)
+    shape = base_shape(stage, stages)
+    reward = base_shape(stages[stage.inputs["reward"]], stages) if "reward" in stage.inputs else None
+    is_ppo = run == "train.ppo"
+    own_critic = is_ppo and config.critic.kind != "shared"
+    critic = (reward if config.critic.kind == "reward_model" else shape) if own_critic else None
+    with_reference = is_ppo or run == "train.rloo" or config.beta > 0
+    share, micro = _share(config, distributed)
+    training = Training(
+        shape,
+        "lm",
+        row_tokens=limit + config.max_new_tokens,
+        processes=distributed.num_processes,
+        rank=config.adapter.rank,
+        target_modules=config.adapter.target_modules,
+        rollouts=Rollouts(config.max_new_tokens, config.rollout_batch, with_reference, reward, critic),
+    )
+    passes_over = config.ppo_epochs if is_ppo else config.num_iterations
+    steps, phases = config.max_steps, None
+    if steps is not None:
+        phases = steps / (passes_over * config.mini_batches)
+    elif rows is not None:
+        phases = math.ceil(config.epochs * rows.train * config.samples_per_prompt / config.rollout_batch_size)
+        steps = round(phases * passes_over * config.mini_batches)
+    passes: tuple[Pass, ...] = ()
+    if phases is not None:
+        responses = phases * config.rollout_batch_size
+        length = round(_mean(rows, limit) + config.max_new_tokens)
+        whole = Pass("", "forward", shape, responses * length, length, "lm", config.dtype)
+        decoded = dataclasses.replace(
+            whole,
+            what="sampling",
+            kind="decode",
+            tokens=responses * config.max_new_tokens,
+            batch=min(config.rollout_batch, math.ceil(config.rollout_batch_size / distributed.num_processes)),
+        )
+        prompts = dataclasses.replace(whole, what="prompts", tokens=responses * (length - config.max_new_tokens))
+        update = {"kind": "train", "tokens": passes_over * whole.tokens, "recomputed": config.gradient_checkpointing}
+        low_rank = training.adapter_parameters(config.adapter.kind)
+        frozen = [dataclasses.replace(whole, what="reference")] if with_reference else []
+        if reward is not None:
+            frozen.append(dataclasses.replace(whole, what="reward", shape=reward, head="score"))
+        updates = [dataclasses.replace(whole, what="policy", adapter=low_rank, **update)]
+        if critic is not None:
+            of_critic = dataclasses.replace(whole, what="values", shape=critic, head="score")
+            frozen.append(of_critic)
+            updates.append(dataclasses.replace(of_critic, what="critic", **update))
+        passes = (prompts, decoded, *frozen, *updates)
+    setting, keeps = _setting(config, micro, distributed), _keeps(config, distributed)
+    return Work(stage.name, run, shape, distributed, passes, steps, training, setting, share, keeps, config.tf32)
+
+
+def _scored(stage: Stage, stages: Mapping[str, Stage], distributed: Distributed, given: Given) -> Work:
+    """Return the work of a stage that puts every response of its data through a model once."""
+    data = stages[stage.inputs["data"]]
+    rows, limit = rows_of(data, stages, given), longest_row(data, stages)
+    head: Head = "score" if stage.type.run == "evaluate.reward" else "lm"
+    shape = base_shape(stage, stages)
+    if rows is None:
+        return Work(stage.name, stage.type.run, shape, distributed, ())
+    number = rows.held_out if head == "score" else rows.train + rows.held_out
+    unpaired = stages[data.inputs["data"]].config.record_type == "unpaired"
+    tokens = number * (1 if unpaired else rows.responses) * _mean(rows, limit)
+    scored = Pass("scoring", "forward", shape, tokens, round(_mean(rows, limit)), head, stage.config.dtype)
+    return Work(stage.name, stage.type.run, shape, distributed, (scored,))
+
+
+def _sampled(stage: Stage, stages: Mapping[str, Stage], distributed: Distributed, given: Given) -> Work:
+    """Return the work of a stage that draws responses and perhaps scores them."""
+    config, run = stage.config, stage.type.run
+    shape = base_shape(stage, stages)
+    source = stage.inputs.get("items") or stage.inputs.get("prompts")
+    rows = rows_of(stages[source], stages, given) if source else None
+    passes: list[Pass] = []
+    if source and rows is None:
+        return Work(stage.name, run, shape, distributed, ())
+    if rows is not None:
+        number = rows.held_out if "items" in stage.inputs else rows.train + rows.held_out
+        number = min(number, getattr(config, "max_items", None) or number)
+        drawn = number * getattr(config, "num_samples", 1)
+        prompt = _mean(rows, longest_prompt(rows))
+        length = round(prompt + config.max_new_tokens)
+        whole = Pass("scoring", "forward", shape, drawn * length, length, "lm", config.dtype)
+        passes += [
+            dataclasses.replace(whole, what="prompts", tokens=number * prompt),
+            dataclasses.replace(
+                whole,
+                what="sampling",
+                kind="decode",
+                tokens=drawn * config.max_new_tokens,
+                batch=max(1, round(min(config.batch_size, drawn))),
+            ),
+        ]
+        models = {"evaluate.drift": ["policy", "reference"], "evaluate.best_of_n": ["reward"]}.get(run, [])
+        passes += [dataclasses.replace(whole, what=model) for model in models]
+    if "data" in stage.inputs:
+        data = stages[stage.inputs["data"]]
+        held, limit = rows_of(data, stages, given), longest_row(data, stages)
+        if held is not None:
+            mean = _mean(held, limit)
+            passes.append(Pass("held out", "forward", shape, held.held_out * mean, round(mean), "lm", config.dtype))
+    return Work(stage.name, run, shape, distributed, tuple(passes))
+
+
+def longest_prompt(rows: Rows) -> int:
+    """Return the tokens that a prompt is taken to have where nothing tells."""
+    return 512 if rows.mean_tokens is None else round(rows.mean_tokens)
+
+
+def _mean(rows: Rows | None, limit: int) -> float:
+    """Return the mean tokens of a row that may have at most so many."""
+    if rows is None or rows.mean_tokens is None:
+        return limit * UNKNOWN_LENGTH
+    return min(rows.mean_tokens, limit)
