@@ -43,7 +43,7 @@ def require_separate_rows(model: Any, input_ids_BT: Tensor, position_ids_BT: Ten
 
 @torch.no_grad()
 def require_fused_log_probs(model: Any, input_ids_BT: Tensor, where: str) -> None:
-    """Check that TRL's fused output layer gives what the model's own logits say.
+    """Check that the fused output layer gives what the model's own logits say.
 
     All ranks must call this. Raises UsageError that names the family.
     """
