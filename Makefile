@@ -14,7 +14,7 @@ PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 WANDB_MO
 	$(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slurm test-slurm-all faults distributed check chaos mutants format clean
+.PHONY: help setup demo test test-slurm test-slurm-all faults distributed check bench chaos mutants format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,6 +51,9 @@ check: $(READY)  ## lint, types, import layers, size ceilings
 	$(BIN)/mypy
 	PYTHONPATH=.typing $(BIN)/lint-imports --no-cache
 	$(BIN)/python scripts/check.py
+
+bench: $(READY)  ## training beside TRL's, in turns; what is worse than in scripts/baselines is shown (quiet machine)
+	$(BIN)/python scripts/bench_sft.py
 
 chaos: $(READY)  ## strike whole runs at random, 200 times (very long; goes on where it stopped)
 	$(BIN)/python scripts/chaos.py $(CHAOS)

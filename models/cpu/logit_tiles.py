@@ -23,6 +23,8 @@ TILE = 2**19
 """Logits that a tile has."""
 STORE = 2**26
 """Logits that are kept for the backward pass at most: 256 MiB in single precision."""
+_ALIGNED = 64
+"""Logits after which a tile may begin, so that a cache's line holds none of two."""
 _FREE: list[Tensor] = []
 """The store of the last backward pass: memory that is new at each would cost its page faults each time."""
 
@@ -86,7 +88,7 @@ class Tiles:
     def of(self, rows: slice) -> Iterator[tuple[slice, Tensor]]:
         """Yield the tiles ``RW`` of a block and what of the vocabulary they have; a tile is there until the next."""
         states_RE = self.states_NE[rows]
-        width = max(NARROWEST, TILE // max(1, len(states_RE)))
+        width = max(NARROWEST, TILE // max(1, len(states_RE)) // NARROWEST * NARROWEST)
         for start in range(0, len(self.weight_VE), width):
             span = slice(start, min(start + width, len(self.weight_VE)))
             shape = (len(states_RE), span.stop - span.start)
@@ -105,7 +107,7 @@ class Tiles:
         """Return memory for a tile, and whether the tile is there already."""
         start, size = self._used, shape[0] * shape[1]
         if self.store is not None and start + size <= len(self.store):
-            self._used += size
+            self._used += -(-size // _ALIGNED) * _ALIGNED
             return self.store[start : start + size].view(shape), self.stored
         if self._spare is None or len(self._spare) < size:
             self._spare = torch.empty(size, dtype=self.dtype)
@@ -128,13 +130,18 @@ class Tiles:
         return tile_RW.to(self.precise).tanh().mul_(self.layer.cap / self.layer.temperature)
 
 
-def store_for(logits: int, dtype: torch.dtype) -> Tensor | None:
-    """Return memory for so many logits, or for as many as are kept, that of an earlier backward pass if it will do."""
-    size = min(STORE, logits)
+def store_for(tokens: int, vocabulary: int, dtype: torch.dtype) -> Tensor | None:
+    """Return memory for all logits of tokens, or for as many as are kept; that of an earlier backward pass will do.
+
+    What fits does not depend on what there was before: products may be rounded otherwise at another alignment.
+    """
+    if not tokens:
+        return None
+    size = min(STORE, tokens * vocabulary + -(-tokens // ROWS) * _ALIGNED)
     if _FREE and _FREE[0].dtype == dtype and len(_FREE[0]) >= size:
         return _FREE.pop()
     _FREE.clear()
-    return torch.empty(size, dtype=dtype) if size else None
+    return torch.empty(size, dtype=dtype)
 
 
 def give_back(store: Tensor) -> None:

@@ -70,7 +70,7 @@ class _Scores(Function):
         mean_logits: bool,
     ) -> tuple[Tensor, ...]:
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else states_NE.dtype
-        store = store_for(len(states_NE) * len(weight_VE), dtype) if learns else None
+        store = store_for(len(states_NE), len(weight_VE), dtype) if learns else None
         tiles = Tiles(layer, dtype, states_NE, weight_VE, bias_V, rows_KE, store)
         parts = [_folded(tiles, rows, targets_N[rows], entropy, mean_logits) for rows in tiles.blocks()]
         *results, normalizers_N = (torch.cat(column) for column in zip(*parts, strict=True))

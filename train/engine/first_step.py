@@ -66,7 +66,7 @@ def require_shared_rewards(model: Any, ids_1T: Tensor, groups: Groups, where: st
 
 @torch.no_grad()
 def require_fused_log_probs(model: Any, input_ids_BT: Tensor, where: str) -> None:
-    """Check that TRL's fused output layer gives what the model's own logits say.
+    """Check that the fused output layer gives what the model's own logits say.
 
     All ranks must call this. Raises UsageError that names the family.
     """

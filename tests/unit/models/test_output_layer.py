@@ -114,19 +114,32 @@ def test_passes_that_overlap_do_not_share_what_is_kept() -> None:
     torch.testing.assert_close(both[1].grad, 2 * alone[1], atol=1e-12, rtol=1e-12)
 
 
+def test_bits_do_not_depend_on_the_memory_that_there_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that goes on from a checkpoint starts without a store; one that did not stop has a larger one."""
+    gradients = []
+    for before in ([], [torch.empty(4 * N * V)], [torch.empty(100)]):
+        monkeypatch.setattr(logit_tiles, "_FREE", list(before))
+        made = parts(torch.float32)
+        score_tokens(layer_of(made), made["states"], targets()).log_probs.sum().backward()
+        gradients.append((made["states"].grad, made["weight"].grad))
+    for other in gradients[1:]:
+        for one, expected in zip(other, gradients[0], strict=True):
+            assert one is not None and expected is not None and torch.equal(one, expected)
+
+
 def test_what_is_frozen_gets_no_gradient_and_what_needs_none_keeps_nothing() -> None:
     made = parts(own=True)
     made["weight"].requires_grad_(False)
     score_tokens(layer_of(made), made["states"], targets()).log_probs.sum().backward()
     assert made["weight"].grad is None and made["own_rows"].grad is not None and made["states"].grad is not None
-    free = torch.empty(N * V, dtype=torch.float64)
+    free = torch.empty(2 * N * V, dtype=torch.float64)
     logit_tiles.give_back(free)
     with torch.no_grad():
         scores = score_tokens(layer_of(made), made["states"], targets())
     assert scores.log_probs.grad_fn is None
     frozen = {name: part.detach() for name, part in made.items()}
     assert score_tokens(layer_of(frozen), frozen["states"], targets()).log_probs.grad_fn is None
-    assert logit_tiles.store_for(1, torch.float64) is free
+    assert logit_tiles.store_for(1, V, torch.float64) is free
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
