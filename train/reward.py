@@ -47,7 +47,7 @@ class RewardTrainer(StageTrainer, trl.RewardTrainer):
     def try_model(self, model: Any, inputs: dict[str, Any]) -> None:
         """Check that responses which share a prompt keep apart."""
         if "groups" in inputs:
-            require_shared_rewards(model, inputs["input_ids"], inputs["groups"], "train.reward")
+            require_shared_rewards(model, inputs["input_ids"], inputs["groups"], "train.reward", self.args.bf16)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Tensor | None = None

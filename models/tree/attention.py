@@ -136,15 +136,15 @@ class _AlongTree(Function):
         for span in groups.spans:
             prompt, rest = span.prompt, span.all_responses
             of_prompt = [part[:, :, prompt] for part in (query, key, value)]
-            read[:, :, prompt], total[:, :, prompt] = _forward(*of_prompt, 0.0, True, scale=scale)
-            if rest.start == rest.stop:
+            if _any(prompt):
+                read[:, :, prompt], total[:, :, prompt] = _forward(*of_prompt, 0.0, True, scale=scale)
+            for branch in span.responses:
+                own = [part[:, :, branch] for part in (query, key, value)]
+                if _any(branch):
+                    read[:, :, branch], total[:, :, branch] = _forward(*own, 0.0, True, scale=scale)
+            if not (_any(prompt) and _any(rest)):
                 continue
             above, above_total = _forward(query[:, :, rest], *of_prompt[1:], 0.0, False, scale=scale)
-            for branch in span.responses:
-                if branch.start == branch.stop:
-                    continue
-                own = [part[:, :, branch] for part in (query, key, value)]
-                read[:, :, branch], total[:, :, branch] = _forward(*own, 0.0, True, scale=scale)
             own_total = total[:, :, rest]
             both = torch.logaddexp(above_total, own_total)
             shares = [(part - both).exp().unsqueeze(-1) for part in (above_total, own_total)]
@@ -160,6 +160,8 @@ class _AlongTree(Function):
         of_query, of_key, of_value = (torch.zeros_like(part) for part in (query, key, value))
 
         def add(queries: slice, keys: slice, causal: bool) -> None:
+            if not (_any(queries) and _any(keys)):
+                return
             asking = [part[:, :, queries] for part in (gradient, query)]
             asked = [part[:, :, keys] for part in (key, value)]
             whole = [part[:, :, queries] for part in (read, total)]
@@ -169,9 +171,11 @@ class _AlongTree(Function):
 
         for span in ctx.groups.spans:
             add(span.prompt, span.prompt, True)
-            if span.all_responses.start < span.all_responses.stop:
-                add(span.all_responses, span.prompt, False)
+            add(span.all_responses, span.prompt, False)
             for branch in span.responses:
-                if branch.start < branch.stop:
-                    add(branch, branch, True)
+                add(branch, branch, True)
         return of_query, of_key, of_value, None, None
+
+
+def _any(part: slice) -> bool:
+    return bool(part.start < part.stop)

@@ -3,7 +3,7 @@
 A row is a prompt, its responses one behind the other, the next prompt, and so on. A token sees what comes before it in
 its own response, and the prompt of its group. Positions of every response go on where its prompt ends.
 
-Letters of array shapes: T tokens of the row, N of them in responses, R responses.
+Letters of array shapes: T tokens of the row, R responses.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from posttrain.data.records import IGNORED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,15 +34,10 @@ class Span:
 
 @dataclasses.dataclass(frozen=True)
 class Groups:
-    """Lengths of the prompts of a row, and of the responses to each; a response may be empty, a prompt may not."""
+    """Lengths of the prompts of a row, and of the responses to each."""
 
     prompts: tuple[int, ...]
     responses: tuple[tuple[int, ...], ...]
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for a prompt without tokens, from which no response could be predicted."""
-        if not all(self.prompts):
-            raise ValueError(f"prompt {self.prompts.index(0)} has no token; a shared prompt needs at least 1")
 
     @property
     def num_tokens(self) -> int:
@@ -97,19 +94,6 @@ class Groups:
             dtype=torch.int64,
         )
 
-    def response_tokens(self) -> tuple[Tensor, Tensor]:
-        """Return where the tokens of responses are ``N``, and the tokens before them ``N`` that predict them.
-
-        The first token of every response of a group is predicted by the last of the prompt.
-        """
-        tokens, before = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, dtype=torch.int64)]
-        for span in self.spans:
-            for branch in span.responses:
-                own = torch.arange(branch.start, branch.stop)
-                tokens.append(own)
-                before.append(torch.where(own == branch.start, span.prompt.stop - 1, own - 1))
-        return torch.cat(tokens), torch.cat(before)
-
 
 def lay_out(rows: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]) -> tuple[Tensor, Groups]:
     """Return the tokens ``1T`` of prompts with their responses as one row, and how they lie in it."""
@@ -119,6 +103,25 @@ def lay_out(rows: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]) -> tu
     )
     ids = [token for prompt, responses in rows for part in (prompt, *responses) for token in part]
     return torch.tensor([ids], dtype=torch.int64), groups
+
+
+def lay_out_to_predict(rows: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]) -> tuple[Tensor, Tensor, Groups]:
+    """Return a row as `lay_out` does, the labels of its tokens ``1T``, and how it lies.
+
+    Every response begins with a copy of its prompt's last token, so that the token before each label is what predicts
+    it, also that of a response's first. Only responses have labels. Raises ValueError for a prompt without tokens.
+    """
+    for number, (prompt, _) in enumerate(rows):
+        if not prompt:
+            raise ValueError(f"prompt {number} has no token; a response needs one to be predicted from")
+    begun = [(prompt[:-1], [[prompt[-1], *response] for response in responses]) for prompt, responses in rows]
+    ids_1T, groups = lay_out(begun)
+    labels_1T = torch.full_like(ids_1T, IGNORED)
+    for span in groups.spans:
+        for branch in span.responses:
+            own = slice(branch.start + 1, branch.stop)
+            labels_1T[:, own] = ids_1T[:, own]
+    return ids_1T, labels_1T, groups
 
 
 def visible(groups: Groups, window: int | None = None, span: slice = slice(None)) -> Tensor:

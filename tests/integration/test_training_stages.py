@@ -40,7 +40,7 @@ class Bench:
         output = self.root / "artifacts" / name
         knobs = {"global_batch_size": 8, "micro_batch_size": 4, "log_steps": 1, "seed": 3, **options.pop("knobs", {})}
         if stage == "reference":
-            knobs = {}
+            knobs = {name: value for name, value in knobs.items() if name == "share_prompts"}
         arguments = [f"inputs.{key}={path}" for key, path in inputs.items()]
         arguments += [f"output={output}", "tracking.wandb=disabled", *(f"{k}={v}" for k, v in knobs.items())]
         (self.root / "child.log").unlink(missing_ok=True)
@@ -257,6 +257,19 @@ def test_shared_prompts_train_what_responses_alone_train(bench: Bench) -> None:
             assert line.get(name, 0.0) == pytest.approx(other.get(name, 0.0), abs=1e-4, rel=1e-4), name
     facts = [read_manifest(runs[share]).facts["reward_std"] for share in ("always", "never")]
     assert facts[0] == pytest.approx(facts[1], abs=1e-4)
+
+
+def test_dpo_with_shared_prompts_and_a_shared_reference_trains_what_pairs_alone_train(bench: Bench) -> None:
+    runs = []
+    for share in ("always", "never"):
+        data = {"model": bench.model, "data": bench.comparisons}
+        reference = bench.run("reference", f"reference-{share}", data, knobs={"share_prompts": share})
+        knobs = {"max_steps": 24, "optimizer.learning_rate": 1e-3, "eval_steps": 8, "share_prompts": share}
+        runs.append(history(bench.run("dpo", f"dpo-{share}", {**data, "reference": reference}, knobs=knobs)))
+    assert runs[0][0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    for line, other in zip(*runs, strict=True):
+        for name in {"loss", "eval_loss", "rewards/margins", "logps/chosen", "eval_logps/rejected"} & line.keys():
+            assert line[name] == pytest.approx(other[name], abs=2e-4, rel=2e-4), name
 
 
 def test_a_stopped_reward_model_with_shared_prompts_goes_on_exactly(bench: Bench) -> None:

@@ -7,8 +7,8 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from posttrain.stage.errors import did_you_mean
-from posttrain.stage.schema import schema
-from posttrain.train.config.common import TrainingConfig
+from posttrain.stage.schema import schema, speed
+from posttrain.train.config.common import Sharing, TrainingConfig
 
 LOSS_OPTIONS = ("f_divergence_type", "f_alpha_divergence_coef", "discopop_tau", "use_weighting")
 """Fields of TRL's `DPOConfig` that mean the same where the reference's log-probabilities are sums computed before."""
@@ -38,6 +38,9 @@ class DpoConfig(TrainingConfig):
     """Pairs made of a K-ranked group."""
     loss_options: dict[str, Any] = Field(default_factory=dict)
     """TRL `DPOConfig` fields of some losses: those of `LOSS_OPTIONS`."""
+    share_prompts: Sharing = speed("auto")
+    """Compute a prompt once for both responses, and no padding: ``auto`` where the model's family can, ``always`` or
+    fail, or ``never``."""
 
     @model_validator(mode="after")
     def _options_fit_precomputed_references(self) -> DpoConfig:

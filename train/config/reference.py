@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from posttrain.stage.schema import schema, speed
-from posttrain.train.config.common import Dtype
+from posttrain.train.config.common import Dtype, Sharing
 
 
 @schema
@@ -18,3 +18,6 @@ class ReferenceConfig:
     """Quantise the backbone as QLoRA does, so that the policy and its reference start out equal."""
     attention: str = speed("auto")
     """Any implementation that transformers knows; ``auto`` is what it takes for the model."""
+    share_prompts: Sharing = speed("auto")
+    """Compute a prompt once for all its responses, and no padding: ``auto`` where the model's family can, ``always`` or
+    fail, or ``never``."""

@@ -5,11 +5,13 @@ Letters of array shapes: B rows of a batch, R rows of a pack, T positions, H hid
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from posttrain.data.records import IGNORED
 from posttrain.models.batching import pad_rows
 from posttrain.models.tree.layout import Groups
 from posttrain.stage.errors import UsageError
@@ -43,10 +45,11 @@ def require_separate_rows(model: Any, input_ids_BT: Tensor, position_ids_BT: Ten
 
 
 @torch.no_grad()
-def require_shared_rewards(model: Any, ids_1T: Tensor, groups: Groups, where: str) -> None:
+def require_shared_rewards(model: Any, ids_1T: Tensor, groups: Groups, where: str, rounded: bool = False) -> None:
     """Check that the responses of the first group that has two have the rewards which they have without the others.
 
-    All ranks must call this. Raises UsageError that names the family.
+    ``rounded`` says whether anything on the way has less than single precision. All ranks must call this. Raises
+    UsageError that names the family.
     """
     number = next((n for n, responses in enumerate(groups.responses) if len(responses) > 1), 0)
     span, first = groups.spans[number], sum(map(len, groups.responses[:number]))
@@ -57,11 +60,31 @@ def require_shared_rewards(model: Any, ids_1T: Tensor, groups: Groups, where: st
     shared_R = model(input_ids=ids_1T, groups=groups, use_cache=False).logits.flatten()
     gap_R = (shared_R[first : first + len(responses)].float() - alone_R).abs() / alone_R.abs().clamp(min=1)
     gap = float(gap_R.max())
-    if gap > _tolerance(shared_R, 0.1):
-        raise UsageError(
-            f"{where}.share_prompts: {_family(model)} does not keep apart the responses that share a prompt (their "
-            f"rewards differ by {gap:.2g} from those of the responses alone); set {where}.share_prompts=never"
-        )
+    _require_apart(gap, "rewards", model, where, rounded)
+
+
+@torch.no_grad()
+def require_shared_log_probs(
+    model: Any, row: tuple[Tensor, Tensor, Groups], scores: Callable[[], Any], where: str, rounded: bool = False
+) -> None:
+    """Check that the responses of a row's first group have the log-probabilities which they have without each other.
+
+    ``row`` is what `lay_out_to_predict` made, ``scores`` returns what the fused output layer gives for it;
+    ``rounded`` says whether anything on the way has less than single precision. All ranks must call this. Raises
+    UsageError that names the family.
+    """
+    ids_1T, labels_1T, groups = row
+    span = groups.spans[0]
+    prompt, *responses = (ids_1T[0, part].tolist() for part in (span.prompt, *span.responses[:ROWS]))
+    alone_RT, mask_RT = pad_rows([[*prompt, *response] for response in responses], 0)
+    trained_RT = (mask_RT == 1) & (torch.arange(alone_RT.shape[1]) > len(prompt))
+    told = alone_RT.masked_fill(~trained_RT, IGNORED).to(ids_1T.device)
+    alone = model(input_ids=alone_RT.to(ids_1T.device), labels=told, use_cache=False, fused_lm_head=True)
+    alone_N = alone.log_probs[told[:, 1:] != IGNORED].float()
+    shared_1T = scores().log_probs
+    first = (labels_1T[:, 1:] != IGNORED).nonzero()[: len(alone_N), 1]
+    gap = float((shared_1T[0, first].float() - alone_N).abs().mean())
+    _require_apart(gap, "log-probabilities", model, where, rounded)
 
 
 @torch.no_grad()
@@ -82,6 +105,14 @@ def require_fused_log_probs(model: Any, input_ids_BT: Tensor, where: str) -> Non
         )
 
 
+def _require_apart(gap: float, what: str, model: Any, where: str, rounded: bool) -> None:
+    if gap > (0.1 if rounded else 1e-4):
+        raise UsageError(
+            f"{where}.share_prompts: {_family(model)} does not keep apart the responses that share a prompt (their "
+            f"{what} differ by {gap:.2g} from those of the responses alone); set {where}.share_prompts=never"
+        )
+
+
 def _states(model: Any, ids_BT: Tensor, **more: Tensor) -> Tensor:
     states_BTH: Tensor = model(input_ids=ids_BT, use_cache=False, output_hidden_states=True, **more).hidden_states[-1]
     return states_BTH
@@ -94,9 +125,8 @@ def _difference(found_TH: Tensor, expected_TH: Tensor) -> float:
 
 
 def _tolerance(computed: Tensor, rounded: float) -> float:
-    """Return what passes for rounding: ``rounded`` where numbers have less than single precision, or had on the way."""
-    whole = computed.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(computed.device.type)
-    return 1e-4 if whole else rounded
+    """Return what passes for rounding: ``rounded`` where numbers have less than single precision."""
+    return 1e-4 if computed.dtype in (torch.float32, torch.float64) else rounded
 
 
 def _family(model: Any) -> str:

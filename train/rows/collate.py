@@ -14,7 +14,7 @@ import torch
 
 from posttrain.data.records import IGNORED, untied_pairs
 from posttrain.models.batching import pad_rows
-from posttrain.models.tree.layout import lay_out
+from posttrain.models.tree.layout import lay_out, lay_out_to_predict
 from posttrain.train.rows.dataset import FILLER, Row
 
 Batch = dict[str, Any]
@@ -115,6 +115,34 @@ def collate_pairs(rows: list[Row], collate: Callable[[list[Row]], Batch], with_m
     mask_BT = batch["attention_mask"]
     shown_BT = mask_BT if with_mask else torch.ones_like(mask_BT)
     return {**_bookkeeping(rows, int(mask_BT.sum())), **batch, "attention_mask": shown_BT}
+
+
+def collate_shared_pairs(rows: list[Row], pad_token_id: int) -> Batch:
+    """Return pairs of responses twice: as one row in which each prompt is once, and as what TRL's loss is computed of.
+
+    ``row_ids_1T``, ``row_labels_1T`` and ``groups`` are those of `lay_out_to_predict`. The other tensors are TRL's, of
+    the chosen and then the rejected responses, each behind the last token of its prompt alone; ``place_BT`` says where
+    in the row the scores of their tokens are.
+    """
+    ids_1T, labels_1T, groups = lay_out_to_predict(
+        [(row["prompt_ids"], [row["chosen_ids"], row["rejected_ids"]]) for row in rows]
+    )
+    branches = [span.responses[side] for side in (0, 1) for span in groups.spans]
+    input_ids_BT, mask_BT = pad_rows([ids_1T[0, branch].tolist() for branch in branches], pad_token_id)
+    places = [list(range(branch.start, branch.stop - 1)) for branch in branches]
+    tokens = sum(2 * len(row["prompt_ids"]) + len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in rows)
+    return {
+        **_bookkeeping(rows, tokens),
+        "row_ids": ids_1T,
+        "row_labels": labels_1T,
+        "groups": groups,
+        "place": pad_rows(places, 0)[0].long(),
+        "input_ids": input_ids_BT,
+        "attention_mask": mask_BT,
+        "completion_mask": torch.cat([torch.zeros_like(mask_BT[:, :1]), mask_BT[:, 1:]], 1),
+        "ref_chosen_logps": torch.tensor([row["ref_chosen_logps"] for row in rows]),
+        "ref_rejected_logps": torch.tensor([row["ref_rejected_logps"] for row in rows]),
+    }
 
 
 def collate_unpaired(rows: list[Row], pad_token_id: int, with_mask: bool = False) -> Batch:

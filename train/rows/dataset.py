@@ -122,6 +122,13 @@ def pair_dataset(groups: Dataset, reference: pa.Table, which: str) -> Dataset:
     return as_dataset(pa.Table.from_pylist(rows, schema=_PAIR_SCHEMA), pa.array(lengths, pa.int64()))
 
 
+def shared_pair_lengths(pairs: Dataset) -> Dataset:
+    """Return preference pairs whose length is that of their prompt and both responses."""
+    parts = (pairs["prompt_ids"], pairs["chosen_ids"], pairs["rejected_ids"])
+    lengths = [sum(map(len, pair)) for pair in zip(*parts, strict=True)]
+    return pairs.remove_columns("length").add_column("length", lengths)
+
+
 _IDS = pa.list_(pa.int32())
 _PAIR_SCHEMA = pa.schema(
     [

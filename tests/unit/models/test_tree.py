@@ -9,7 +9,7 @@ from torch.nn import functional
 from torch.nn.attention.flex_attention import flex_attention
 
 from posttrain.models.tree.attention import attend_along, block_mask
-from posttrain.models.tree.layout import Groups, lay_out, visible
+from posttrain.models.tree.layout import Groups, lay_out, lay_out_to_predict, visible
 
 ROWS = [([5, 6, 7], [[8, 9], [], [10]]), ([11], [[12, 13, 14]]), ([15, 16], [])]
 """An empty response, a prompt of one token with one response, and a prompt without any."""
@@ -22,9 +22,16 @@ def test_a_row_by_hand() -> None:
     assert groups.num_tokens == 12 and groups.longest == 5
     # the empty response ends with its prompt, at 7
     assert groups.last_tokens().tolist() == [4, 2, 5, 9]
-    tokens, before = groups.response_tokens()
-    assert tokens.tolist() == [3, 4, 5, 7, 8, 9]
-    assert before.tolist() == [2, 3, 2, 6, 7, 8]  # 8 and 10 both come after 7
+
+
+def test_a_row_to_predict_by_hand() -> None:
+    ids_1T, labels_1T, groups = lay_out_to_predict(ROWS)
+    # 7 begins each response of the first group, 11 the one of the second, whose shared part is empty
+    assert ids_1T.tolist() == [[5, 6, 7, 8, 9, 7, 7, 10, 11, 12, 13, 14, 15]]
+    assert labels_1T.tolist() == [[-100, -100, -100, 8, 9, -100, -100, 10, -100, 12, 13, 14, -100]]
+    assert groups.positions().tolist() == [0, 1, 2, 3, 4, 2, 2, 3, 0, 1, 2, 3, 0]
+    with pytest.raises(ValueError, match="prompt 1 has no token"):
+        lay_out_to_predict([([1], [[2]]), ([], [[3]])])
 
 
 def test_who_sees_whom_by_hand() -> None:
@@ -44,11 +51,6 @@ def test_who_sees_whom_by_hand() -> None:
     assert [narrow[3], narrow[4]] == [[0, 0, 1, 1, 0, 0, 0], [0, 1, 0, 0, 1, 0, 0]]
 
 
-def test_a_prompt_without_tokens_is_refused() -> None:
-    with pytest.raises(ValueError, match="prompt 1 has no token"):
-        Groups((2, 0), ((1,), (1,)))
-
-
 def random_states(groups: Groups, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     shape = (1, groups.num_tokens, 3, 8)
@@ -57,7 +59,7 @@ def random_states(groups: Groups, dtype: torch.dtype) -> tuple[Tensor, Tensor, T
     return query, key, value
 
 
-LONG = Groups((40, 1, 7, 33), ((30, 0, 41), (2,), (), (65, 1)))
+LONG = Groups((40, 1, 7, 33, 0), ((30, 0, 41), (2,), (), (65, 1), (6, 3)))
 
 
 @pytest.mark.parametrize(("window", "cap"), [(None, None), (9, None), (1000, None), (None, 0.7), (9, 0.7)])
