@@ -44,6 +44,7 @@ from posttrain.data.tokens.outcome import Outcome, Policies
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError
 from posttrain.stage.files import write_json_atomic
+from posttrain.stage.leash import end_with_parent
 from posttrain.stage.progress import track
 
 BATCH_ROWS = 256
@@ -170,6 +171,7 @@ _worker: Callable[[Sequence[Any]], list[Outcome]]
 
 def _start_worker(encode: Encode, model: Path) -> None:
     global _worker
+    end_with_parent()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _worker = partial(encode, load_tokenizer(model))
 

@@ -3,10 +3,12 @@
 A byte on it asks the stage to stop, which is SIGTERM to itself; its end, which the kernel makes when the launcher is
 gone for whatever reason, ends the stage at once. So a killed launcher never leaves a stage behind that still writes.
 Unlike signals to a process group, the pipe also reaches ranks that `accelerate launch` started in their own sessions.
+Workers that a stage spawned follow it in the same way.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import select
 import signal
@@ -24,6 +26,22 @@ def follow() -> None:
     if select.select([STDIN], [], [], 0)[0]:
         _obey_next_order()  # it came while this process was importing
     threading.Thread(target=_obey, name="leash", daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """End this process, a worker that `multiprocessing` spawned, as soon as the one that spawned it is gone.
+
+    A worker would else wait for work for ever: it holds both ends of the queue that it reads from, so it sees no end.
+    """
+    if multiprocessing.parent_process() is not None:
+        threading.Thread(target=_end_with_parent, name="leash", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)
 
 
 def _obey() -> None:

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from posttrain.stage import heartbeat
+from posttrain.stage.leash import end_with_parent
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -42,7 +43,8 @@ class Workers:
         if self._count == 1 or rows <= BATCH:
             return map
         # Spawned, since forking a process whose libraries have started threads can deadlock.
-        self._pool = self._pool or ProcessPoolExecutor(self._count, multiprocessing.get_context("spawn"))
+        spawn = multiprocessing.get_context("spawn")
+        self._pool = self._pool or ProcessPoolExecutor(self._count, spawn, initializer=end_with_parent)
         return self._pool.map
 
     def __enter__(self) -> Workers:

@@ -61,7 +61,7 @@ def init(data: Path | None, model: str | None, method: str | None, out: Path, as
         raise UsageError(f"--method {method}: {needs}")
     model = model or _ask("Model: a folder, or a name on the Hugging Face Hub", "", ask, "--model")
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(recipe_text(method, model, found, out.stem, visible_gpus()), encoding="utf-8")
+    out.write_text(recipe_text(method, model, found, out.stem, len(visible_gpus())), encoding="utf-8")
     print(f"wrote {out}\n\nnext:\n  posttrain plan recipe={out}\n  posttrain run recipe={out} --dry-run")
     print(f"  posttrain run recipe={out}")
     return EXIT_DONE

@@ -134,7 +134,8 @@ def _launcher(config: PipelineConfig, stages: list[Stage], options: PlanOptions)
         return local_launcher(config, stages)
     limits = config.launcher
     on_device = limits.max_parallel_on_device or 1
-    return LocalLauncher(count, limits.max_parallel, min(limits.max_parallel, on_device), limits.threads_per_process)
+    gpus = tuple(str(number) for number in range(count))
+    return LocalLauncher(gpus, limits.max_parallel, min(limits.max_parallel, on_device), limits.threads_per_process)
 
 
 def _card_and_count(text: str | None) -> tuple[str | None, int | None]:

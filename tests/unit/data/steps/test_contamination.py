@@ -20,6 +20,10 @@ LONG = (
     "Natalia sold clips to forty eight of her friends in April, and then she sold half as many clips in May. "
     "How many clips did Natalia sell altogether in April and May?"
 )
+PASSAGE = (
+    "On the first morning of the fair an old man from the hills left a box of letters at the gate of the town hall, "
+    "and nobody who passed by on the way to the market dared to open it before the mayor came back from her journey."
+)
 DECIDE = "Decide with care whether the statement below is true and say yes or no only. Statement"
 SHORT = "Which river flows through the city of Bamako?"
 
@@ -70,6 +74,9 @@ def test_a_long_answer_that_stands_in_a_row_drops_it_and_a_short_one_does_not(tm
     [
         (["What is it?"], qa("Look there! What is it? A bird.", "Yes, a bird.")),
         ([LONG.replace("forty eight", "48")], qa(LONG.replace("forty eight", "52"), "78")),
+        # Another question about the same text, and another part in its middle.
+        ([f"{PASSAGE} Who wrote it?"], qa(f"{PASSAGE} Name its colour.", "Red.")),
+        ([PASSAGE], qa(PASSAGE.replace("left a box of letters", "bought some bread and cheese"), "Well.")),
         ([SHORT], qa("Which river flows through the city of Paris?", "The Seine.")),
         (["What is 12 + 7 times 3 in all?"], qa("What is 12 - 7 times 3 in all?", "-9")),
         (
