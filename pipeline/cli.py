@@ -11,7 +11,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from posttrain.pipeline.commands.parsers import artifacts, config, generate, init, keeping, plan, run, runs
+from posttrain.pipeline.commands.parsers import artifacts, completion, config, generate, init, keeping, plan, run, runs
 from posttrain.stage.errors import EXIT_DONE, EXIT_REQUEUE, PosttrainError, from_system
 from posttrain.stage.foreign import foreign_hint
 from posttrain.stage.outlet import unhindered
@@ -25,6 +25,7 @@ PARSERS = (
     artifacts,
     keeping,
     generate,
+    completion,
 )
 """Modules that register commands, in the order of the help."""
 
@@ -86,7 +87,7 @@ def command_parser() -> argparse.ArgumentParser:
         prog="posttrain", description="Curate, finetune, model rewards, align, evaluate: one pipeline with lineage."
     )
     parser.add_argument("--version", action="version", version=f"posttrain {metadata.version('posttrain')}")
-    parser.set_defaults(goes_on=False, action=_welcome)
+    parser.set_defaults(goes_on=False, action=_welcome, parser=command_parser)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for module in PARSERS:
         module.register(commands)
