@@ -13,7 +13,9 @@ from posttrain.pipeline.commands.parsers.shared import Commands, add_json, add_r
 def register(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add the commands to those of the command line."""
     show = commands.add_parser("show", help="what an artifact is and where it comes from")
-    show.add_argument("artifact", metavar="ARTIFACT", help="directory, stage, or the start of a name, key or digest")
+    show.add_argument(
+        "artifact", metavar="ARTIFACT", help="directory, stage, RUN/STAGE, or start of a name, key or digest"
+    )
     show.set_defaults(action=_show)
     verify = commands.add_parser("verify", help="compare every file with its recorded hash")
     verify.add_argument("artifacts", nargs="*", metavar="ARTIFACT", help="all of them by default")
