@@ -13,6 +13,7 @@ from pathlib import Path
 
 from posttrain.pipeline.commands.parsers import (
     artifacts,
+    completion,
     config,
     generate,
     init,
@@ -38,6 +39,7 @@ PARSERS = (
     keeping,
     generate,
     tokens,
+    completion,
 )
 """Modules that register commands, in the order of the help."""
 
@@ -99,7 +101,7 @@ def command_parser() -> argparse.ArgumentParser:
         prog="posttrain", description="Curate, finetune, model rewards, align, evaluate: one pipeline with lineage."
     )
     parser.add_argument("--version", action="version", version=f"posttrain {metadata.version('posttrain')}")
-    parser.set_defaults(goes_on=False, action=_welcome)
+    parser.set_defaults(goes_on=False, action=_welcome, parser=command_parser)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for module in PARSERS:
         module.register(commands)

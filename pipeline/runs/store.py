@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from posttrain.pipeline.runs.resolve import committed
+from posttrain.pipeline.runs.rundir import RunDirectory, read_stages
 from posttrain.stage.artifact import MANIFEST, Manifest, read_manifest
 from posttrain.stage.errors import UsageError, did_you_mean
+from posttrain.stage.spec import StageSpec
 
 
 def artifact_directories(root: Path) -> list[Path]:
@@ -14,12 +17,15 @@ def artifact_directories(root: Path) -> list[Path]:
 
 
 def find_artifact(root: Path, text: str) -> Path:
-    """Return the artifact that ``text`` means: a directory, a stage, or the start of one name, key or digest.
+    """Return the artifact that ``text`` means: a directory, a stage, ``RUN/STAGE``, or a start of name, key or digest.
 
     Raises UsageError with the candidates or the nearest name when it is none, or more than one.
     """
     if text and (Path(text) / MANIFEST).is_file():
         return Path(text)
+    run, _, stage = text.partition("/")
+    if stage and (runs := root / "runs" / run).is_dir():
+        return _of_run(RunDirectory(root.resolve(), runs.resolve().name), stage)
     directories = artifact_directories(root)
     names = {path.name: path for path in directories}
     if text in names:
@@ -32,6 +38,17 @@ def find_artifact(root: Path, text: str) -> Path:
         raise UsageError(f"artifact {text!r}: could be {', '.join(path.name for path in found)}; give more of the name")
     hint = did_you_mean(text, [*names, *(name.rpartition("-")[0] for name in names)]) or _known(list(names))
     raise UsageError(f"artifact {text!r}: not in {root / 'artifacts'}{hint}")
+
+
+def _of_run(run: RunDirectory, stage: str) -> Path:
+    """Return the artifact that a run made or took as a stage; raise UsageError where it has none yet."""
+    stages = read_stages(run)
+    if stage not in stages:
+        raise UsageError(f"artifact {run.name}/{stage}: no such stage of that run{did_you_mean(stage, stages)}")
+    made = committed(StageSpec.read(run.spec(stage))) if run.spec(stage).exists() else None
+    if made is None:
+        raise UsageError(f"artifact {run.name}/{stage}: not made yet; posttrain status {run.name} says why")
+    return made.directory
 
 
 def _starts(directory: Path, text: str) -> bool:

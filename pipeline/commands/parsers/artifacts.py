@@ -13,7 +13,9 @@ from posttrain.pipeline.commands.parsers.shared import Commands, add_json, add_r
 def register(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add the commands to those of the command line."""
     show = commands.add_parser("show", help="what an artifact is and where it comes from")
-    show.add_argument("artifact", metavar="ARTIFACT", help="directory, stage, or the start of a name, key or digest")
+    show.add_argument(
+        "artifact", metavar="ARTIFACT", help="directory, stage, RUN/STAGE, or start of a name, key or digest"
+    )
     show.add_argument("--dropped", metavar="REASON", help="rows of a dataset that steps dropped or changed for it")
     show.add_argument("--limit", type=int, default=20, metavar="N", help="of them, at most; 20")
     show.set_defaults(action=_show)

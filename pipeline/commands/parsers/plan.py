@@ -5,7 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from posttrain.pipeline.commands.parsers.shared import Commands, add_examples, add_overrides
+from posttrain.pipeline.commands.parsers.shared import (
+    Commands,
+    add_examples,
+    add_overrides,
+    add_root_override,
+    overrides_of,
+)
 
 EXAMPLES = """examples:
   posttrain plan recipe=demo                                   every stage of a pipeline
@@ -21,6 +27,7 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
     plan = commands.add_parser("plan", help="what a pipeline, a model or a pretraining run costs before it runs")
     add_examples(plan, EXAMPLES)
     add_overrides(plan)
+    add_root_override(plan)
     plan.add_argument("--card", metavar="NAME", help="of a pipeline: h100, h100x8 for a machine of eight, or cpu")
     plan.add_argument("--price", type=float, metavar="USD", help="of a card and hour; an assumption by default")
     plan.add_argument("--mfu", type=float, metavar="SHARE", help="of a card's peak FLOP/s; an assumption by default")
@@ -58,4 +65,4 @@ def _plan(options: argparse.Namespace) -> int:
         print_seen(seen, wide_console())
         return EXIT_DONE
     said = PlanOptions(options.card, options.price, options.mfu, given, seen, options.explain, options.as_json)
-    return print_pipeline_plan(compose_config(options.overrides, options.config_dir), said)
+    return print_pipeline_plan(compose_config(overrides_of(options), options.config_dir), said)

@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from posttrain.pipeline.commands.parsers.shared import Commands, add_examples, add_overrides, add_root
+from posttrain.pipeline.commands.parsers.shared import (
+    Commands,
+    add_examples,
+    add_overrides,
+    add_root,
+    add_root_override,
+    overrides_of,
+)
 from posttrain.pipeline.watch.stopping import StopRequests
 
 EXAMPLES = """examples:
@@ -27,6 +34,7 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
     run = commands.add_parser("run", help="run a pipeline, or what is left of it")
     add_examples(run, EXAMPLES)
     add_overrides(run)
+    add_root_override(run)
     run.add_argument("--keep-going", action="store_true", help="after a failure, run what does not need what failed")
     run.set_defaults(action=_run, goes_on=True)
     resume = commands.add_parser("resume", help="say the command of a run again, from the folder it was said in")
@@ -44,7 +52,7 @@ def _run(options: argparse.Namespace) -> int:
         words = [text for text in options.overrides if "=" not in text]
         if not words:  # a lone word is told which recipe it may mean
             return print_recipes(options.config_dir)
-    return _launch(options.overrides, options.config_dir, options.keep_going, options.dry_run)
+    return _launch(overrides_of(options), options.config_dir, options.keep_going, options.dry_run)
 
 
 def _resume(options: argparse.Namespace) -> int:

@@ -15,6 +15,16 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config-dir", type=Path, metavar="DIR", help="folder with recipes of your own")
 
 
+def add_root_override(parser: argparse.ArgumentParser) -> None:
+    """Let a command that composes take ``--root DIR`` as the others do; it stands among the overrides."""
+    parser.add_argument("--root", metavar="DIR", help="folder of artifacts and runs, as root=DIR")
+
+
+def overrides_of(options: argparse.Namespace) -> list[str]:
+    """Return the overrides of a command line, with that of ``--root``."""
+    return [*options.overrides, *([f"root={options.root}"] if options.root is not None else [])]
+
+
 def add_root(parser: argparse.ArgumentParser) -> None:
     """Let a command be told where artifacts and runs are."""
     parser.add_argument(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -82,3 +83,12 @@ def test_the_recipe_fits_the_machine(tmp_path: Path, gpus: int, hardware: str) -
     stages = {stage.name: stage for stage in build_graph(compose_config([f"recipe={tmp_path}/r.yaml"]))}
     assert stages["kto"].config.dtype == hardware
     assert len(stages["demonstrations"].config.sources[0].path) == 2
+
+
+def test_questions_are_asked_where_somebody_can_answer(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{data}\n\na/model\n"))
+    assert init(None, None, None, tmp_path / "asked.yaml", ask=True) == 0
+    assert "sft_dpo         comparisons: the cheapest way to use them   ← proposed" in capsys.readouterr().out
+    assert compose_config([f"recipe={tmp_path}/asked.yaml"]).paths["model"] == "a/model"

@@ -15,6 +15,7 @@ from posttrain.pipeline.config.compose import compose_config
 from posttrain.pipeline.graph.graph import build_graph
 from posttrain.pipeline.runs.resolve import committed
 from posttrain.pipeline.runs.rundir import RunDirectory
+from posttrain.pipeline.runs.store import find_artifact
 from posttrain.stage.artifact import MANIFEST, Manifest, read_manifest
 from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, UsageError
 from posttrain.stage.lease import Lease
@@ -198,3 +199,12 @@ def test_a_run_is_not_called_latest() -> None:
 def test_a_number_that_is_none_names_its_knob(value: str) -> None:
     with pytest.raises(UsageError, match=r"weight_decay: .*finite"):
         build_graph(compose_config(["recipe=smoke", f"train.sft.optimizer.weight_decay={value}"]))
+
+
+def test_an_artifact_is_found_by_run_and_stage(root: Path) -> None:
+    assert find_artifact(root, "mine/sft") == artifact(root, "sft").resolve()
+    with pytest.raises(UsageError, match="mine/stf: no such stage of that run; did you mean 'sft'"):
+        find_artifact(root, "mine/stf")
+    shutil.rmtree(artifact(root, "sft"))
+    with pytest.raises(UsageError, match="mine/sft: not made yet; posttrain status mine says why"):
+        find_artifact(root, "mine/sft")

@@ -169,8 +169,9 @@ def test_a_user_mistake_is_one_line_and_exits_2(
 
 def test_options_may_stand_among_the_overrides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "out"
-    assert main(["run", "recipe=smoke", "--dry-run", f"root={root}", "seed=5"]) == 0
-    assert str(root) in capsys.readouterr().out
+    for given in ([f"root={root}"], ["--root", str(root)]):
+        assert main(["run", "recipe=smoke", "--dry-run", *given, "seed=5"]) == 0
+        assert str(root) in capsys.readouterr().out
     assert not root.exists()
 
 
