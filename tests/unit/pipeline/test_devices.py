@@ -21,6 +21,8 @@ from posttrain.pipeline.runs.resolve import Resolver
 from posttrain.pipeline.watch.progress import Display
 from posttrain.pipeline.watch.stopping import StopRequests
 
+pytestmark = pytest.mark.timeout(120)
+"""A scheduler whose GPUs never come back waits for ever."""
 STAND_IN = """
 import json, os, sys, time
 from pathlib import Path
