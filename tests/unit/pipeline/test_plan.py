@@ -130,7 +130,7 @@ def test_tables_for_people_and_formulas_on_demand(capsys: pytest.CaptureFixture[
     assert "…" not in table and all(len(line) <= 140 for line in table.splitlines())
     assert main(["plan", "recipe=demo", "--explain", "--mfu", "0.3"]) == 0
     explained = capsys.readouterr().out
-    assert "weights + gradients + optimizer + frozen + max(activations + head, cache) = " in explained
+    assert "weights + optimizer + frozen + max(activations + head, gradients, cache) = " in explained
     assert "MFU as given" in explained and "stages that wait for each other: base → sft" in explained
 
 
