@@ -50,6 +50,9 @@ class Training:
     rank: int = 16
     target_modules: str | Sequence[str] = "all-linear"
     rollouts: Rollouts | None = None
+    share: int | None = None
+    """Rows of a global batch that a process has; None is not known."""
+    on_cpu: bool = False
 
     def memory(self, setting: Setting) -> MemoryEstimate:
         """Return the peak of one process."""
@@ -91,6 +94,9 @@ class Training:
             num_processes=self.processes,
             zero_stage=setting.zero,
             offload=setting.offload,
+            kernels=not self.on_cpu,
+            own_trunk=self.on_cpu and self.rollouts is not None and not shape.blocks,
+            fresh=self.processes == 1 and setting.zero is None and setting.micro_batch == self.share,
         )
 
     def _frozen(self, setting: Setting, rollouts: Rollouts) -> int:

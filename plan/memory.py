@@ -36,6 +36,8 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 
 HEAD_TILE_TOKENS, HEAD_TILE_VOCABULARY = 4096, 32768
 """TRL computes log-probabilities tile by tile and never holds all logits."""
+TILE_COPIES = 7
+"""Float32 tensors of a tile's size that the backward pass of the head's loss holds at once where no kernel does it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +58,16 @@ class MemoryEstimate:
     cache: int = 0
     """Keys and values of the responses that are sampled at once."""
 
+    fresh: bool = False
+    """Whether gradients take the place of activations, layer by layer: one process, one micro-batch a step."""
+
     @property
     def total(self) -> int:
         """Bytes of everything at its peak: what sampling needs is gone when the updates begin."""
-        states = self.weights + self.gradients + self.optimizer + self.frozen
-        return states + max(self.activations + self.head, self.cache)
+        states = self.weights + self.optimizer + self.frozen
+        if self.fresh:
+            return states + max(self.activations + self.head, self.gradients, self.cache)
+        return states + self.gradients + max(self.activations + self.head, self.cache)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +88,12 @@ _SAVED: dict[str, _Saved] = {
     "float32": _Saved(24, 8, 8, 16, rank=0, norm_query=8, norm_kv=8),
     "autocast": _Saved(26, 4, 4, 8, rank=0, norm_query=6, norm_kv=6),
     "bfloat16": _Saved(16, 4, 4, 8, rank=0, norm_query=6, norm_kv=6),
+    "cpu trunk": _Saved(16, 8, 8, 12, rank=0, norm_query=4, norm_kv=4),
     "adapter float32": _Saved(16, 8, 8, 16, rank=28, norm_query=4, norm_kv=4),
     "adapter autocast": _Saved(18, 6, 4, 8, rank=14, norm_query=4, norm_kv=4),
 }
-"""By regime: float32 throughout, float32 weights under bfloat16 autocast, bfloat16 weights, frozen backbone."""
+"""By regime: float32 throughout, float32 weights under bfloat16 autocast, bfloat16 weights, the trunk of `models/cpu`
+that rollouts are learned from on CPUs, frozen backbone."""
 
 
 def estimate_memory(
@@ -100,12 +109,17 @@ def estimate_memory(
     num_processes: int = 1,
     zero_stage: int | None = None,
     offload: bool = False,
+    kernels: bool = True,
+    own_trunk: bool = False,
+    fresh: bool = False,
 ) -> MemoryEstimate:
     """Return what one process needs at the peak of a step with AdamW.
 
     ``tokens`` is the size of one forward pass on one process, padding included: rows × sequence length, and twice that
     for pairs. ``zero_stage`` is DeepSpeed's; None means one process, or DDP over ``num_processes``. ``offload`` keeps
-    weights in parts and their states in the memory of the CPU: only what is gathered to compute stays.
+    weights in parts and their states in the memory of the CPU: only what is gathered to compute stays. ``kernels``
+    says that the head's loss runs in one kernel, which is so on GPUs alone; ``own_trunk`` that the trunk of
+    `models/cpu` runs; ``fresh`` is as in `MemoryEstimate`.
     """
     trained_head = count_head(shape, head) if head == "score" else 0
     total = count_parameters(shape, head)
@@ -131,8 +145,10 @@ def estimate_memory(
             dtype=dtype,
             gradient_checkpointing=gradient_checkpointing,
             deepspeed=zero_stage is not None,
+            own_trunk=own_trunk,
         ),
-        head=head_bytes(shape, tokens, dtype, trained=adapter == "full") if head == "lm" else 0,
+        head=head_bytes(shape, tokens, dtype, trained=adapter == "full", kernels=kernels) if head == "lm" else 0,
+        fresh=fresh,
     )
 
 
@@ -164,12 +180,15 @@ def activation_bytes_per_token(
     dtype: Dtype = "float32",
     gradient_checkpointing: bool = False,
     deepspeed: bool = False,
+    own_trunk: bool = False,
 ) -> int:
     """Return what all blocks keep per token for the backward pass.
 
     With gradient checkpointing that is the input of each block, and everything of the one that is being recomputed.
     """
     regime = _regime(adapter, dtype, deepspeed)
+    if own_trunk and regime == "float32" and not gradient_checkpointing:
+        regime = "cpu trunk"
     kept = [_block_bytes(block, regime, rank) * count for block, count in Counter(shape.layers).items()]
     if not gradient_checkpointing:
         return sum(kept)
@@ -212,14 +231,23 @@ def _block_bytes(block: Block, regime: str, rank: int) -> int:
     return kept
 
 
-def head_bytes(shape: ModelShape, tokens: int, dtype: Dtype, *, trained: bool, chosen: int | None = None) -> int:
+def head_bytes(
+    shape: ModelShape,
+    tokens: int,
+    dtype: Dtype,
+    *,
+    trained: bool,
+    kernels: bool = True,
+    chosen: int | None = None,
+) -> int:
     """Return what the LM head's loss needs: a tile of logits, and float32 gradients of its inputs and its weights.
 
-    Methods that learn from their own responses pass ``chosen``, the response tokens of a micro-batch, whose logits are
-    kept whole until the backward pass.
+    Without ``kernels`` its backward pass makes `TILE_COPIES` of a tile. Methods that learn from their own responses
+    pass ``chosen``, the response tokens of a micro-batch, whose logits are kept whole until the backward pass.
     """
     size = 2 if dtype == "bfloat16" else 4
     if chosen is not None:
         return chosen * shape.vocab_size * size + 4 * shape.hidden_size * (shape.vocab_size if trained else 0)
-    tile = min(tokens, HEAD_TILE_TOKENS) * min(shape.vocab_size, HEAD_TILE_VOCABULARY) * size
-    return tile + 4 * shape.hidden_size * (tokens + (shape.vocab_size if trained else 0))
+    tile = min(tokens, HEAD_TILE_TOKENS) * min(shape.vocab_size, HEAD_TILE_VOCABULARY)
+    tiles = tile * size + (0 if kernels else TILE_COPIES * 4 * tile)
+    return tiles + 4 * shape.hidden_size * (tokens + (shape.vocab_size if trained else 0))

@@ -74,9 +74,10 @@ def plan_work(work: Work, machine: Machine) -> StagePlan:
     limit = machine.card.memory * HEADROOM
     memory, largest, found = None, 0, []
     if work.training is not None and work.setting is not None:
-        memory = work.training.memory(work.setting)
-        largest = largest_micro_batch(work.training, work.setting, limit, work.share)
-        found = ways(work.training, work.setting, limit, work.share, work.run)
+        training = dataclasses.replace(work.training, share=work.share, on_cpu=machine.card.name == "cpu")
+        memory = training.memory(work.setting)
+        largest = largest_micro_batch(training, work.setting, limit, work.share)
+        found = ways(training, work.setting, limit, work.share, work.run)
     seconds = _seconds(work, machine) if work.passes else None
     figures = [
         *_sizes(work, memory),
@@ -111,10 +112,13 @@ def _sizes(work: Work, memory: MemoryEstimate | None) -> list[Figure]:
         name: getattr(memory, name)
         for name in ("weights", "gradients", "optimizer", "frozen", "activations", "head", "cache")
     }
+    rest = "gradients + max(activations + head, cache)"
+    if memory.fresh:
+        rest = "max(activations + head, gradients, cache)"
     peak = figure(
         "memory of a process",
         "B",
-        "weights + gradients + optimizer + frozen + max(activations + head, cache)",
+        f"weights + optimizer + frozen + {rest}",
         "at the peak of a step, rows as long as they may be; AdamW; activations by precision, adapter and block",
         **parts,
     )

@@ -92,7 +92,9 @@ def planned(stage: str, shape: Any) -> Any:
 
     pairs = 2 if stage in ("reward", "dpo") else 1
     rollouts = Rollouts(LENGTH // 2, ROWS, True, shape, shape) if stage == "ppo" else None
-    training = Training(shape, "score" if stage == "reward" else "lm", pairs * LENGTH, 1, rollouts=rollouts)
+    training = Training(
+        shape, "score" if stage == "reward" else "lm", pairs * LENGTH, 1, rollouts=rollouts, share=ROWS, on_cpu=True
+    )
     return training.memory(Setting(ROWS, False, "full", "float32", None))
 
 

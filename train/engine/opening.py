@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.chat.tokenizer import load_tokenizer, require_tokens
@@ -77,6 +78,7 @@ def estimated_memory(
             gradient_checkpointing=config.gradient_checkpointing,
             num_processes=plan.world_size,
             zero_stage=shards_like_zero(context.spec.distributed),
+            kernels=torch.cuda.is_available(),
         )
     except UsageError as unknown_family:  # an estimate is a courtesy, not a condition
         log.info("no memory estimate: %s", unknown_family)

@@ -46,6 +46,8 @@ def test_every_stage_that_moves_a_model_is_planned(capsys: pytest.CaptureFixture
 
 def test_steps_are_those_that_the_stages_take(capsys: pytest.CaptureFixture[str]) -> None:
     plan = _plan(capsys, "recipe=demo")
+    reward = 297 * 16 * 4 * 48  # groups of four responses
+    assert _figures(plan["stages"]["reward"])["tokens"] == reward
     steps = {name: stage["steps"] for name, stage in plan["stages"].items() if stage["steps"] is not None}
     comparisons = 2500 * 0.95
     ppo = 2 * 4 * -(-comparisons // 256)  # two passes of four mini-batches over each rollout
@@ -100,6 +102,9 @@ def test_rows_of_local_files_are_counted(tmp_path: Path) -> None:
     rows = rows_of(made["demonstrations"], made, Given())
     assert rows is not None and rows.train + rows.held_out == pytest.approx(160)
     assert rows.mean_tokens == pytest.approx((len(line) + 1) / 4)
+    items = _stages(*recipe, f"paths.items={tmp_path}/a.jsonl")
+    held_out = rows_of(items["items"], items, Given())
+    assert held_out is not None and (held_out.train, held_out.held_out) == (0, 100)
     (tmp_path / "c.csv").write_text("prompt,completion\n", encoding="utf-8")
     other = _stages(*recipe[:2], f"paths.demonstrations={tmp_path}/c.csv")
     assert rows_of(other["demonstrations"], other, Given()) is None
@@ -130,7 +135,7 @@ def test_tables_for_people_and_formulas_on_demand(capsys: pytest.CaptureFixture[
     assert "…" not in table and all(len(line) <= 140 for line in table.splitlines())
     assert main(["plan", "recipe=demo", "--explain", "--mfu", "0.3"]) == 0
     explained = capsys.readouterr().out
-    assert "weights + gradients + optimizer + frozen + max(activations + head, cache) = " in explained
+    assert "weights + optimizer + frozen + max(activations + head, gradients, cache) = " in explained
     assert "MFU as given" in explained and "stages that wait for each other: base → sft" in explained
 
 

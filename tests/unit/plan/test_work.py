@@ -60,6 +60,29 @@ def test_sampling_and_updates_follow_each_other() -> None:
     assert crowded.total == states + crowded.cache
 
 
+def test_gradients_take_the_place_of_activations_in_the_only_micro_batch_of_a_step() -> None:
+    setting = dataclasses.replace(FULL, zero=None, micro_batch=16)
+    one, several = (dataclasses.replace(_sft(1), share=share).memory(setting) for share in (16, 32))
+    states = one.weights + one.optimizer
+    assert one.total == states + max(one.activations + one.head, one.gradients)
+    assert several.total == states + several.gradients + several.activations + several.head
+
+
+def test_rollouts_on_a_cpu_are_learned_from_by_a_trunk_that_keeps_less() -> None:
+    setting = dataclasses.replace(FULL, dtype="float32", zero=None, checkpointing=False)
+    there, here = (
+        Training(LLAMA, "lm", 1024, 1, rollouts=Rollouts(256, 64, True), on_cpu=on_cpu).memory(setting).activations
+        for on_cpu in (False, True)
+    )
+    assert there - here == 1024 * 32 * (8 * 4096 + 4 * 14336)
+
+
+def test_without_a_kernel_the_head_holds_copies_of_its_tile() -> None:
+    setting = dataclasses.replace(FULL, dtype="float32")
+    there, here = (dataclasses.replace(_sft(), on_cpu=on_cpu).memory(setting).head for on_cpu in (False, True))
+    assert here - there == 7 * 4 * 4096 * 32768
+
+
 def test_logits_of_rollouts_are_kept_for_every_chosen_token() -> None:
     made = _ppo(dataclasses.replace(FULL, micro_batch=2))
     assert made.head == 2 * 256 * 128_256 * 2 + 4 * 4096 * 128_256
