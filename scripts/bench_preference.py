@@ -131,11 +131,11 @@ class Turns(TrainerCallback):
         self.reports.write("{}\n")
         sys.stdin.readline()
         Path("/proc/self/clear_refs").write_text("5")
-        self.started = time.perf_counter()
+        self.started, self.worked = time.perf_counter(), time.process_time()
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        seconds = time.perf_counter() - self.started
-        self.reports.write(json.dumps({"seconds": seconds, "peak": _memory("VmHWM") - self.before}) + "\n")
+        told = {"seconds": time.perf_counter() - self.started, "cpu": time.process_time() - self.worked}
+        self.reports.write(json.dumps({**told, "peak": _memory("VmHWM") - self.before}) + "\n")
 
 
 def _memory(name: str) -> float:
@@ -315,6 +315,7 @@ def compare(stage: str, case: str, options: argparse.Namespace) -> None:
             side.process.wait()
         shutil.rmtree(root)
     seconds = {name: statistics.median(step["seconds"] for step in steps[1:]) for name, steps in told.items()}
+    cpu = {name: statistics.median(step["cpu"] for step in steps[1:]) for name, steps in told.items()}
     peaks = {name: max(step["peak"] for step in steps[1:]) for name, steps in told.items()}
     seconds["ours"] += before
     flops, rate = must_do(stage, groups), matmul_rate()
@@ -322,7 +323,8 @@ def compare(stage: str, case: str, options: argparse.Namespace) -> None:
     print(f"\n{name}: {len(groups)} groups, {pairs} pairs")
     print(f"  bound  {bound:7.2f} s: {flops / 1e9:.0f} GFLOP at {rate / 1e9:.0f} GFLOP/s")
     for side, took in seconds.items():
-        print(f"  {side:<7}{took:7.2f} s a step, {pairs / took:6.2f} pairs/s, {peaks[side]:6.0f} MB above the model")
+        rate_and_memory = f"{pairs / took:6.2f} pairs/s, {peaks[side]:6.0f} MB above the model"
+        print(f"  {side:<7}{took:7.2f} s a step, {rate_and_memory}; training took {cpu[side]:.2f} s of processors")
     print(f"RESULT {name}_speed {seconds['theirs'] / seconds['ours']:.2f} x")
     print(f"RESULT {name}_memory {peaks['ours'] / peaks['theirs']:.2f} x")
     print(f"RESULT {name}_share_of_bound {bound / seconds['ours']:.2f} of 1", flush=True)
