@@ -10,6 +10,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from posttrain.pipeline.commands.generate_options import add_constraints, constraint_in
 from posttrain.pipeline.watch.stopping import StopRequests
 from posttrain.stage.errors import EXIT_REQUEUE, PosttrainError, from_system
 from posttrain.stage.outlet import unhindered
@@ -30,6 +31,7 @@ GENERATE_EXAMPLES = """examples:
   posttrain generate dpo                                       talk to the model of stage dpo
   posttrain generate dpo --prompt "What is 3 + 4?" --preset factual
   posttrain generate dpo temperature=0.9 num_samples=4 --file prompts.jsonl --out responses.jsonl
+  posttrain generate dpo --prompt "Who wrote Emma?" --schema author.json    a document of a JSON Schema
 
 --file has one JSON object per line, whose "prompt" is a text or a list of messages; --out gets the same rows with
 "responses". Without --prompt and --file you talk to the model."""
@@ -172,6 +174,7 @@ def _add_generate(
     generate.add_argument("--system", default="", metavar="TEXT", help="system message")
     generate.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     generate.add_argument("--cache", type=Path, metavar="FILE", help="responses that need not be made again")
+    add_constraints(generate)
     generate.set_defaults(action=_generate)
 
 
@@ -273,6 +276,7 @@ def _generate(options: argparse.Namespace) -> int:
         options.system,
         options.dtype,
         options.cache,
+        constraint_in(options),
     )
     os.execv(command[0], command)  # which has the terminal, and its signals, to itself
 
