@@ -33,6 +33,8 @@ from posttrain.sample.choose.select import derived_seed
 from posttrain.sample.config.sampling import SamplingConfig, sampling_params
 from posttrain.sample.engine.sampler import Sampler
 from posttrain.sample.sampling import Generates, Sample, SamplingParams
+from posttrain.sample.structured.closing import Vocabulary
+from posttrain.sample.structured.named import Constrained, constraint_of, read_constraint
 from posttrain.stage.artifact import read_manifest
 from posttrain.stage.errors import PosttrainError, UsageError
 from posttrain.stage.progress import track
@@ -195,6 +197,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="JSONL file to write, with --file")
     parser.add_argument("--system", default="", help="system message")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--constraint", type=json.loads, help="kind and value, as JSON, of what responses must be")
     parser.add_argument("--cache", type=Path, help="file of responses that need not be made again")
     parser.add_argument("--cache-mb", type=int, default=1024, help="largest size of that file")
     try:
@@ -212,16 +215,19 @@ def _run(options: argparse.Namespace) -> None:
     manifest = read_manifest(options.model)
     talking = options.prompt is None and options.file is None
     _check(options, params, manifest.kind, talking)
+    kind, value = options.constraint or ("", "")
+    constraint = read_constraint(kind, value) if kind else None
     require_whole(options.model)
     rows = read_rows(options.file) if options.file is not None else []
     tokenizer = load_tokenizer(options.model)
     model = load_policy(options.model, options.dtype).eval().to("cuda" if torch.cuda.is_available() else "cpu")
     sampler = Sampler(model, tokenizer)
+    grammar = constraint_of(Vocabulary.of(tokenizer, sampler.ends), kind, constraint) if constraint else None
     if talking:
         chat(sampler, params, options.system)
         return
     with contextlib.ExitStack() as stack:
-        source: Generates = sampler
+        source: Generates = sampler if grammar is None else Constrained(sampler, grammar)
         if options.cache is not None:
             cache = stack.enter_context(ResponseCache(options.cache, options.cache_mb << 20))
             source = CachedSampler(sampler, cache, f"{manifest.digest} {options.dtype}")
@@ -245,6 +251,8 @@ def _check(options: argparse.Namespace, params: SamplingParams, kind: str, talki
         raise UsageError("a prompt and --file: give one of them")
     if talking and params.num_samples > 1:
         raise UsageError(f"num_samples={params.num_samples}: a chat has one answer; give a prompt or --file")
+    if options.constraint and (talking or options.cache is not None):
+        raise UsageError(f"--{options.constraint[0]}: neither a chat nor the cache takes it; give a prompt or --file")
     if talking and options.cache is not None:
         raise UsageError("--cache: a chat is not cached; give a prompt or --file")
 

@@ -25,9 +25,12 @@ def generate_command(
     system: str,
     dtype: str,
     cache: Path | None,
+    constraint: tuple[str, str] | None = None,
 ) -> list[str]:
     """Return the command that answers a prompt, a file, or without either a person at the terminal."""
     given = {"--prompt": prompt, "--file": file, "--out": out, "--cache": cache}
+    if constraint is not None:
+        given["--constraint"] = json.dumps(constraint)
     optional = [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
     command = [sys.executable, "-m", "posttrain.sample.respond", "--model", str(artifact)]
     return [*command, "--sampling", json.dumps(knobs), "--system", system, "--dtype", dtype, *optional]

@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import random
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +30,10 @@ from posttrain.sample.structured.constraint import ConstraintFactory
 from posttrain.stage.errors import PosttrainError, UsageError
 
 Dialect = Literal["vllm", "transformers"]
+BUSY = frozenset([408, 429, 500, 502, 503, 504])
+"""Answers after which a request is sent again."""
+FINISHED: Mapping[Any, FinishReason] = {"stop": "stop", "length": "length"}
+"""What servers say of an end; for anything else, such as ``content_filter``, the sample was aborted."""
 PROBE = "The weights of the server are those of"
 PROBE_TOKENS = 16
 EXACT_GAP, ROUNDED_GAP = 1e-3, 0.1
@@ -48,11 +54,22 @@ class ServerSampler:
         max_concurrent: int = 64,
         timeout_seconds: float = 600.0,
         processed_logprobs: bool = False,
+        api_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        max_retries: int = 5,
+        backoff_seconds: float = 0.5,
     ) -> None:
         """``url`` is the server's root, without ``/v1``, and ``model`` the name that it serves the model by.
 
         ``processed_logprobs`` says that the server gives the log-probabilities of what it draws from, after all knobs.
+        A request that finds the server busy, or loses its connection, is sent again up to ``max_retries`` times, after
+        a pause that begins at about ``backoff_seconds`` and doubles. ``api_key`` goes with every request as a bearer
+        token, and ``headers`` as they are.
         """
+        bearer = {"Authorization": f"Bearer {api_key}"} if api_key is not None else {}
+        self._headers = {**bearer, **(headers or {})}
+        self._max_retries, self._backoff = max_retries, backoff_seconds
+        self._answered = False
         self.url, self.model, self.tokenizer, self.dialect = url.rstrip("/"), model, tokenizer, dialect
         self._max_concurrent = max_concurrent if dialect == "vllm" else 1
         self._timeout = timeout_seconds
@@ -82,7 +99,7 @@ class ServerSampler:
             )
         bodies = [self._body(prompt, own) for prompt, own in zip(prompts, each, strict=True)]
         try:
-            return asyncio.run(self._generate(prompts, bodies, each, accept))
+            return _run(self._generate(prompts, bodies, each, accept))
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
 
@@ -102,12 +119,37 @@ class ServerSampler:
                         other.cancel()  # closes its connection, at which the server stops
             return sample
 
-        async with httpx2.AsyncClient(base_url=self.url, timeout=self._timeout) as client, asyncio.TaskGroup() as group:
+        async with self._client() as client, asyncio.TaskGroup() as group:
             for prompt, own in enumerate(params):
                 for number in range(own.num_samples):
                     tasks[prompt].append(group.create_task(one(client, prompt, number)))
         cancelled = Sample([], [], [], "aborted", "", time.perf_counter() - started)
         return [[cancelled if task.cancelled() else task.result() for task in own] for own in tasks]
+
+    def _client(self) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(base_url=self.url, timeout=self._timeout, headers=self._headers)
+
+    async def _post(self, client: httpx2.AsyncClient, body: dict[str, Any]) -> dict[str, Any]:
+        """Return the first choice of a completion, asking again while the server is busy or the connection breaks."""
+        for attempt in range(self._max_retries + 1):
+            last = attempt == self._max_retries
+            try:
+                response = await client.post("/v1/completions", json=body)
+            except httpx2.TimeoutException:
+                raise PosttrainError(f"{self.url}: no answer within {self._timeout:g} s") from None
+            except httpx2.TransportError as error:
+                if isinstance(error, httpx2.ConnectError) and not self._answered:
+                    raise UsageError(f"{self.url}: no server answers; start one as docs/serving.md says") from None
+                if last:
+                    raise PosttrainError(f"{self.url}: the connection broke {attempt + 1} times ({error})") from None
+            else:
+                self._answered = True
+                if response.status_code not in BUSY or last:
+                    return _choice(response)
+            await asyncio.sleep(
+                self._backoff * 2**attempt * random.uniform(0.5, 1.5)
+            )  # so that all do not come at once
+        raise AssertionError("the last attempt returns or raises")
 
     async def _sample(
         self,
@@ -118,26 +160,31 @@ class ServerSampler:
         number: int,
     ) -> Sample:
         started = time.perf_counter()
-        try:
-            response = await client.post("/v1/completions", json=body | {"seed": params.seed + number})
-        except httpx2.ConnectError:
-            raise UsageError(f"{self.url}: no server answers; start one as docs/serving.md says") from None
-        except httpx2.TimeoutException:
-            raise PosttrainError(f"{self.url}: no answer within {self._timeout:g} s") from None
-        choice = _checked(response)["choices"][0]
-        reason: FinishReason = "length" if choice["finish_reason"] == "length" else "stop"
+        choice = await self._post(client, body | {"seed": params.seed + number})
+        reason = FINISHED.get(choice.get("finish_reason"), "aborted")
         seconds = time.perf_counter() - started
         if self.dialect == "transformers":
             ids = self.tokenizer(choice["text"], add_special_tokens=False).input_ids
             own = said(self.tokenizer, prompt, choice["text"])
             return Sample(ids, [], [], reason, seconds=seconds, **own)
-        ids, logprobs = choice["token_ids"], choice["logprobs"]["token_logprobs"]
+        ids, logprobs = self._tokens(choice)
         if special_marks(self.tokenizer).isdisjoint(ids):
             own = said(self.tokenizer, prompt, choice["text"])
         else:  # the server's text is without special tokens
             ends = frozenset([self.tokenizer.eos_token_id, *params.stop_token_ids])
             own = Ending(self.tokenizer, ends, params.stop).said(prompt, ids)
         return Sample(ids, logprobs, self._sampling_logprobs(logprobs, params), reason, seconds=seconds, **own)
+
+    def _tokens(self, choice: dict[str, Any]) -> tuple[list[int], list[float]]:
+        """Return the token ids of a choice and their log-probabilities."""
+        ids, logprobs = choice.get("token_ids"), (choice.get("logprobs") or {}).get("token_logprobs")
+        if ids is None:
+            raise UsageError(f"{self.url}: gives no token_ids; use a newer vLLM, or dialect=transformers")
+        if logprobs is None or None in logprobs or len(logprobs) != len(ids):
+            raise PosttrainError(
+                f"{self.url}: {len(ids)} tokens with log-probabilities {str(logprobs)[:80]}; serve with them"
+            )
+        return ids, logprobs
 
     def _sampling_logprobs(self, logprobs: list[float], params: SamplingParams) -> list[float]:
         """Return the log-probabilities under the distribution that was drawn from, where they can be known."""
@@ -223,7 +270,7 @@ class ServerSampler:
         """
         if self.dialect != "vllm":
             raise UsageError("transformers serve cannot change a model's weights; restart it on the new folder")
-        with httpx2.Client(base_url=self.url, timeout=self._timeout) as client:
+        with httpx2.Client(base_url=self.url, timeout=self._timeout, headers=self._headers) as client:
             if client.post("/pause", params={"mode": "wait"}).status_code == httpx2.codes.NOT_FOUND:
                 raise UsageError(f"{self.url}: does not update weights; start vLLM with VLLM_SERVER_DEV_MODE=1")
             try:
@@ -251,10 +298,37 @@ class ServerSampler:
         return float((ours - torch.tensor(sample.logprobs)).abs().max())
 
 
+def _run(generating: Coroutine[Any, Any, list[list[Sample]]]) -> list[list[Sample]]:
+    """Run to the end, in a thread of its own where an event loop, such as a notebook's, runs already."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(generating)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, generating).result()
+
+
+def _choice(response: httpx2.Response) -> dict[str, Any]:
+    """Return the first choice of an answer. Raises PosttrainError where it is none, such as a page of a proxy."""
+    choices = _checked(response).get("choices")
+    if not choices or not isinstance(choices[0].get("text"), str):
+        raise PosttrainError(f"{response.url}: an answer without a text: {' '.join(response.text.split())[:200]}")
+    choice: dict[str, Any] = choices[0]
+    return choice
+
+
 def _checked(response: httpx2.Response) -> dict[str, Any]:
     if response.status_code != httpx2.codes.OK:
         raise PosttrainError(f"{response.url}: HTTP {response.status_code}: {' '.join(response.text.split())[:300]}")
-    body: dict[str, Any] = response.json()
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        kind = response.headers.get("content-type", "no type")
+        raise PosttrainError(
+            f"{response.url}: {kind} instead of a JSON object: {' '.join(response.text.split())[:200]}"
+        )
     return body
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.sample.sampling import Prompts, Sample, SamplingParams
+from posttrain.sample.sampling import Accept, Prompts, Sample, SamplingParams
 
 Bitmask = npt.NDArray[np.int32]
 
@@ -67,6 +67,7 @@ class GeneratesUnder(Protocol):
         params: SamplingParams | Sequence[SamplingParams],
         *,
         constraints: Sequence[ConstraintFactory | None] | None = None,
+        accept: Accept | None = None,
     ) -> list[list[Sample]]:
         """Return the samples of each prompt, held to the constraint of the prompt, if it has one."""
         ...

@@ -70,6 +70,18 @@ def test_a_file_keeps_its_rows_and_gets_the_samplers_responses(model: Path, samp
     assert [[response["text"] for response in row["responses"]] for row in found] == expected
 
 
+def test_responses_are_what_a_constraint_says(model: Path, tmp_path: Path) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 0}}, "required": ["n"]}
+    (tmp_path / "schema.json").write_text(json.dumps(schema | {"additionalProperties": False}), encoding="utf-8")
+    (tmp_path / "in.jsonl").write_text('{"prompt": "red"}\n{"prompt": "blue"}\n', encoding="utf-8")
+    files = ("--file", tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl")
+    generate(model, "max_tokens=40", "num_samples=2", *files, "--schema", tmp_path / "schema.json")
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    documents = [json.loads(response["text"]) for row in rows for response in row["responses"]]
+    assert len(documents) == 4 and all(document.keys() == {"n"} and document["n"] >= 0 for document in documents)
+    assert generate(model, "max_tokens=20", "--prompt", "red", "--choices", "yes, no").stdout.strip() in ("yes", "no")
+
+
 def test_one_prompt_is_answered_on_the_output(model: Path, sampler: Sampler) -> None:
     ((sample,),) = sampler.generate(encode_prompts(sampler.tokenizer, [Conversation([user("red blue")])]), GREEDY)
     done = generate(model, "--prompt", "red blue", "--preset", "eval", "max_tokens=6")
@@ -99,6 +111,9 @@ def test_a_mistaken_knob_is_one_line(
         (["--file", "rows.jsonl", "--out", "rows.jsonl"], "rows.jsonl: exists already"),
         (["--sampling", '{"num_samples": 2}'], "num_samples=2: a chat has one answer"),
         (["--cache", "cache"], "--cache: a chat is not cached"),
+        (["--constraint", '["regex", "a+"]'], "--regex: neither a chat nor the cache takes it"),
+        (["--prompt", "a", "--constraint", '["schema", "gone.json"]'], "--schema: gone.json: "),
+        (["--prompt", "a", "--constraint", '["schema", "rows.jsonl"]'], "--schema: rows.jsonl: not JSON"),
     ],
 )
 def test_other_mistakes_are_one_line_before_the_model_loads(

@@ -6,12 +6,14 @@ import argparse
 import os
 from pathlib import Path
 
+from posttrain.pipeline.commands.parsers.constraints import add_constraints, constraint_in
 from posttrain.pipeline.commands.parsers.shared import Commands, add_examples, add_root
 
 EXAMPLES = """examples:
   posttrain generate dpo                                       talk to the model of stage dpo
   posttrain generate dpo --prompt "What is 3 + 4?" --preset factual
   posttrain generate dpo temperature=0.9 num_samples=4 --file prompts.jsonl --out responses.jsonl
+  posttrain generate dpo --prompt "Who wrote Emma?" --schema author.json    a document of a JSON Schema
 
 --file has one JSON object per line, whose "prompt" is a text or a list of messages; --out gets the same rows with
 "responses". Without --prompt and --file you talk to the model."""
@@ -31,6 +33,7 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
     generate.add_argument("--system", default="", metavar="TEXT", help="system message")
     generate.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     generate.add_argument("--cache", type=Path, metavar="FILE", help="responses that need not be made again")
+    add_constraints(generate)
     generate.set_defaults(action=_generate)
 
 
@@ -47,5 +50,6 @@ def _generate(options: argparse.Namespace) -> int:
         options.system,
         options.dtype,
         options.cache,
+        constraint_in(options),
     )
     os.execv(command[0], command)  # which has the terminal, and its signals, to itself

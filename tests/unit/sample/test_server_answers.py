@@ -1,0 +1,121 @@
+"""A server that is busy, breaks off, or answers with something else: over real connections."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from structured_data import json_tokenizer
+
+from posttrain.sample.backends.server import ServerSampler
+from posttrain.sample.sampling import SamplingParams
+from posttrain.stage.errors import PosttrainError, UsageError
+
+GOOD: dict[str, Any] = {"text": "ab", "finish_reason": "stop", "token_ids": [5], "logprobs": {"token_logprobs": [-0.5]}}
+Answer = tuple[int, str]
+
+
+def whole(**changes: Any) -> Answer:
+    return 200, json.dumps({"choices": [GOOD | changes]})
+
+
+class Scripted:
+    """A server that gives its answers one after the other, the last one again and again; 0 breaks the connection."""
+
+    def __init__(self) -> None:
+        self.answers: list[Answer] = []
+        self.headers: list[dict[str, str]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["content-length"]))
+                outer.headers.append(dict(self.headers.items()))
+                status, body = outer.answers.pop(0) if len(outer.answers) > 1 else outer.answers[0]
+                if status:
+                    self.send_response(status)
+                    self.end_headers()
+                    self.wfile.write(body.encode())
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
+        self.thread.start()
+
+    def sampler(self, **knobs: Any) -> ServerSampler:
+        url = f"http://127.0.0.1:{self.server.server_port}"
+        return ServerSampler(url, "m", json_tokenizer(), backoff_seconds=0.001, **knobs)
+
+
+@pytest.fixture
+def scripted() -> Iterator[Scripted]:
+    scripted = Scripted()
+    yield scripted
+    scripted.server.shutdown()
+    scripted.thread.join()
+    scripted.server.server_close()
+
+
+@pytest.mark.parametrize("trouble", [429, 503, 502, 0])
+def test_a_busy_server_or_a_broken_connection_loses_nothing(trouble: int, scripted: Scripted) -> None:
+    scripted.answers = [whole(), (trouble, "busy"), (trouble, "busy"), whole()]
+    samples = scripted.sampler(max_concurrent=1).generate([[5], [6], [7]], SamplingParams(max_tokens=2))
+    assert [own[0].text for own in samples] == ["ab"] * 3
+    assert len(scripted.headers) == 5
+    scripted.answers = [(trouble, "busy")]
+    with pytest.raises(PosttrainError, match=str(trouble) if trouble else "the connection broke 3 times"):
+        scripted.sampler(max_retries=2).generate([[5]], SamplingParams(max_tokens=2))
+    assert len(scripted.headers) == 8
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ((200, "<html>Sign in</html>"), "instead of a JSON object: <html>Sign in"),
+        ((200, "[]"), "instead of a JSON object"),
+        ((200, "{}"), "an answer without a text"),
+        (whole(token_ids=None), "gives no token_ids"),
+        (whole(logprobs=None), "1 tokens with log-probabilities None"),
+        (whole(logprobs={"token_logprobs": [None]}), r"1 tokens with log-probabilities \[None\]"),
+        ((401, "no key"), "HTTP 401: no key"),
+    ],
+)
+def test_what_is_no_sample_is_said_in_one_line(answer: Answer, message: str, scripted: Scripted) -> None:
+    scripted.answers = [answer]
+    with pytest.raises(PosttrainError, match=message):
+        scripted.sampler().generate([[5]], SamplingParams(max_tokens=2))
+    assert len(scripted.headers) == 1
+
+
+@pytest.mark.parametrize(("said", "reason"), [("stop", "stop"), ("length", "length"), ("content_filter", "aborted")])
+def test_what_was_filtered_did_not_end(said: str, reason: str, scripted: Scripted) -> None:
+    scripted.answers = [whole(finish_reason=said)]
+    ((sample,),) = scripted.sampler().generate([[5]], SamplingParams(max_tokens=2))
+    assert (sample.finish_reason, sample.ended) == (reason, reason == "stop")
+
+
+def test_a_key_and_headers_go_with_every_request(scripted: Scripted) -> None:
+    scripted.answers = [whole()]
+    scripted.sampler(api_key="secret", headers={"X-Team": "blue"}).generate([[5]] * 2, SamplingParams(max_tokens=2))
+    assert [(own["Authorization"], own["X-Team"]) for own in scripted.headers] == [("Bearer secret", "blue")] * 2
+
+
+def test_a_running_event_loop_is_no_hindrance(scripted: Scripted) -> None:
+    scripted.answers = [whole()]
+
+    async def notebook() -> str:
+        return scripted.sampler().generate([[5]], SamplingParams(max_tokens=2))[0][0].text
+
+    assert asyncio.run(notebook()) == "ab"
+
+
+def test_no_server_at_all_is_said_at_once() -> None:
+    with pytest.raises(UsageError, match="no server answers"):
+        ServerSampler("http://127.0.0.1:9", "m", json_tokenizer()).generate([[5]], SamplingParams(max_tokens=2))
