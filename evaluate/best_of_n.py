@@ -22,6 +22,7 @@ from posttrain.data.checks.scorers import preference_score, score
 from posttrain.data.records import EvaluationItem, prompt_of
 from posttrain.evaluate.config.best_of_n import BestOfNConfig
 from posttrain.evaluate.inputs import read_evaluation_items, require_right_and_wrong, split_by_length, take_evenly
+from posttrain.evaluate.measure.answering import require_finite
 from posttrain.evaluate.measure.selection import SELECTORS, SampledItem, calibration_figures, curve_figures
 from posttrain.evaluate.page import selection_plots
 from posttrain.models.load import load_policy, load_reward_model
@@ -61,6 +62,8 @@ def run(config: BestOfNConfig, context: Context) -> StageResult:
         for item in items
     ]
     samples = Sampler(model, tokenizer, max_batch_size=config.batch_size).generate(prompts, params)
+    for item, own in zip(items, samples, strict=True):
+        require_finite(item, own)
     reward_model = load_reward_model(context.inputs["reward_model"], config.dtype).eval().to(device)
     rewards = by_reward(reward_model, tokenizer.pad_token_id, config.batch_size)(prompts, samples)
     sampled = [sampled_item(*row) for row in zip(items, prompts, samples, rewards, strict=True)]

@@ -17,6 +17,7 @@ from posttrain.data.chat.tokenizer import load_tokenizer, tokenizer_digest
 from posttrain.data.records import EvaluationItem, prompt_of
 from posttrain.evaluate.config.drift import DriftConfig
 from posttrain.evaluate.inputs import read_evaluation_items, split_by_length, take_evenly
+from posttrain.evaluate.measure.answering import require_finite
 from posttrain.evaluate.measure.drift_scores import (
     FIGURES,
     SampledResponse,
@@ -61,6 +62,8 @@ def run(config: DriftConfig, context: Context) -> StageResult:
     params = [dataclasses.replace(plain_params, seed=derived_seed(context.spec.seed, item.id)) for item in items]
     sampler = Sampler(model, tokenizer, max_batch_size=config.batch_size)
     samples = sample_prompts(sampler, prompts, params)  # an item's seed is its own: policies draw with the same luck
+    for item, own in zip(items, samples, strict=True):
+        require_finite(item, own)
     asked = [prompt for prompt, own in zip(prompts, samples, strict=True) for _ in own]
     said = [sample.token_ids for own in samples for sample in own]
     lengths = [len(prompt) + len(response) for prompt, response in zip(asked, said, strict=True)]

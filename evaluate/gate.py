@@ -118,8 +118,9 @@ def _judge_items(
     except ValueError as error:
         raise UsageError(f"evaluate.gate: {error}") from None
     fell = [one for one in findings if one.verdict == FELL]
-    worse = {one.metric.name: worst_items(one.metric, before, after, config.worst_items) for one in fell}
-    failures = [_fall(one, worse[one.metric.name]) for one in fell]
+    every = {one.metric.name: worst_items(one.metric, before, after) for one in fell}
+    failures = [_fall(one, every[one.metric.name]) for one in fell]
+    worse = {name: items[: config.worst_items] for name, items in every.items()}
     if config.target != "none":
         target = Metric(config.target.replace("_", " "), config.target, {}, config.target_rise)
         if not target.items(before) or not target.items(after):

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from posttrain.data.chat.pieces import encode_prompts
 from posttrain.data.chat.tokenizer import require_tokens
 from posttrain.data.checks.scorers import RATINGS, require_scorer
+from posttrain.data.messages import Conversation
 from posttrain.data.records import SPLITS, EvaluationItem, dataset_type, prompt_of, read_records
 from posttrain.models.declared import context_length
 from posttrain.stage.errors import UsageError
@@ -83,16 +84,22 @@ def take_evenly(items: Sequence[EvaluationItem], most: int | None) -> list[Evalu
 
 
 def split_by_length(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[EvaluationItem], max_new_tokens: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    items: Sequence[EvaluationItem],
+    max_new_tokens: int,
+    conversations: Sequence[Conversation] | None = None,
 ) -> tuple[list[EvaluationItem], list[str]]:
     """Return the items that the model's context holds together with a response, and the ids of the others.
+
+    ``conversations`` are what the items ask, where that is more than their own prompts.
 
     Raises UsageError when it holds none.
     """
     context = context_length(model.config)
     if context is None:
         return list(items), []
-    ids = encode_prompts(tokenizer, [prompt_of(item) for item in items])
+    ids = encode_prompts(tokenizer, conversations or [prompt_of(item) for item in items])
     fits = [len(prompt) + max_new_tokens <= context for prompt in ids]
     fitting = [item for item, fit in zip(items, fits, strict=True) if fit]
     if not fitting:

@@ -1,4 +1,4 @@
-"""Score one policy: held-out loss, and greedy responses to evaluation items.
+"""Score one policy: held-out loss, and responses to evaluation items.
 
 python -m posttrain.evaluate.policy inputs.model=DIR inputs.data=DIR inputs.items=DIR output=DIR max_new_tokens=64
 """
@@ -6,12 +6,17 @@ python -m posttrain.evaluate.policy inputs.model=DIR inputs.data=DIR inputs.item
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
+from statistics import fmean
 from typing import Any
 
 import torch
 
+from posttrain.data.chat.pieces import encode_prompts
 from posttrain.data.chat.tokenizer import load_tokenizer
-from posttrain.data.records import EvaluationItem, prompt_of
+from posttrain.data.checks.scorers import scoring_function
+from posttrain.data.messages import message_dicts
+from posttrain.data.records import EvaluationItem, read_records
 from posttrain.evaluate.config.policy import PolicyEvaluationConfig
 from posttrain.evaluate.inputs import (
     NONE,
@@ -21,14 +26,26 @@ from posttrain.evaluate.inputs import (
     split_by_length,
     take_evenly,
 )
+from posttrain.evaluate.measure.answering import answer_items, asked
 from posttrain.evaluate.measure.heldout import row_losses, summarise_losses
-from posttrain.evaluate.measure.item_scores import ScoredItem, prompt_text, scores_of, summarise_items, write_items
+from posttrain.evaluate.measure.item_scores import (
+    ScoredItem,
+    prompt_text,
+    scores_of,
+    summarise_items,
+    summarise_samples,
+    write_items,
+)
 from posttrain.models.load import load_policy
-from posttrain.sample.generate import generate
-from posttrain.sample.sampling import Sample
+from posttrain.sample.choose.answers import extractor
+from posttrain.sample.choose.select import derived_seed
+from posttrain.sample.engine.sampler import Sampler
+from posttrain.sample.sampling import Sample, SamplingParams
 from posttrain.stage.entry import Context, StageResult, stage_main
-from posttrain.stage.errors import UsageError
+from posttrain.stage.errors import PosttrainError, UsageError
 from posttrain.stage.files import write_json_atomic
+
+Judge = Callable[[EvaluationItem, Sample], tuple[float, float | None]]
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +59,11 @@ def run(config: PolicyEvaluationConfig, context: Context) -> StageResult:
     tokenizer = load_tokenizer(directory)
     rows = read_heldout_tokens(data, "demonstration", tokenizer) if data is not None else []
     items = take_evenly(read_evaluation_items(items_from), config.max_items) if items_from is not None else []
-    require_right_and_wrong(items, "evaluate.policy")
+    judge = judge_of(config.function, items)
+    examples = read_records(items_from / "train.parquet", EvaluationItem) if items_from is not None else []
+    conversations = dict(
+        zip((item.id for item in items), asked(items, examples, config.system, config.few_shot), strict=True)
+    )
     log.info("%d held-out rows, %d items, %d new tokens at most", len(rows), len(items), config.max_new_tokens)
 
     if not rows and not items:
@@ -54,35 +75,76 @@ def run(config: PolicyEvaluationConfig, context: Context) -> StageResult:
         losses = row_losses(model, [r["input_ids"] for r in rows], [r["labels"] for r in rows], config.batch_size)
         summary["loss"] = summarise_losses(losses, [r["task"] for r in rows], [r["language"] for r in rows])
     if items:
-        fitting, summary["too_long"] = split_by_length(model, tokenizer, items, config.max_new_tokens)
-        prompts = [prompt_of(item) for item in fitting]
-        responses = generate(model, tokenizer, prompts, config.max_new_tokens, config.batch_size)
-        scored = [score_item(item, response) for item, response in zip(fitting, responses, strict=True)]
+        fitting, summary["too_long"] = split_by_length(
+            model, tokenizer, items, config.max_new_tokens, list(conversations.values())
+        )
+        prompts = encode_prompts(tokenizer, [conversations[item.id] for item in fitting])
+        params = [_params(config, derived_seed(context.spec.seed, item.id)) for item in fitting]
+        sampler = Sampler(model, tokenizer, max_batch_size=config.batch_size)
+        responses = answer_items(sampler, fitting, prompts, params, context.work)
+        scored = [score_item(item, own, judge) for item, own in zip(fitting, responses, strict=True)]
         write_items(context.output, scored)
         summary["items"] = summarise_items(scored)
+        summary["samples"] = summarise_samples(scored) if config.num_samples > 1 else None
     write_json_atomic(context.output / "summary.json", summary)
     return _result(summary, sum(len(row["input_ids"]) for row in rows))
 
 
-def score_item(item: EvaluationItem, sample: Sample) -> ScoredItem:
-    """Return a response with the scores of its answer."""
-    correct, preference = scores_of(item, sample.text)
+def _params(config: PolicyEvaluationConfig, seed: int) -> SamplingParams:
+    return SamplingParams(
+        max_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        num_samples=config.num_samples,
+        seed=seed,
+    )
+
+
+def judge_of(function_name: str | None, items: Sequence[EvaluationItem]) -> Judge:
+    """Return what scores an answer to an item and its true preference: the items' scorers, or a user's function.
+
+    Raises UsageError for an item whose scorer calls nothing right.
+    """
+    if function_name is None:
+        require_right_and_wrong(items, "evaluate.policy")
+        return lambda item, sample: scores_of(item, sample.text)
+    function = scoring_function(function_name, "evaluate.policy.function")
+
+    def judge(item: EvaluationItem, sample: Sample) -> tuple[float, float | None]:
+        value = function(message_dicts(item.prompt), sample.text, item.reference, sample.reasoning)
+        if not 0 <= value <= 1:
+            raise PosttrainError(f"evaluate.policy.function: {value} for item {item.id}; return a number from 0 to 1")
+        return value, None
+
+    return judge
+
+
+def score_item(item: EvaluationItem, samples: Sequence[Sample], judge: Judge) -> ScoredItem:
+    """Return the responses to an item with the scores of their answers: their means, and the first one's text."""
+    scores = [judge(item, sample) for sample in samples]
+    correct = [value for value, _ in scores]
+    preferences = [value for _, value in scores if value is not None]
+    first, several = samples[0], len(samples) > 1
+    extract = extractor(item.scorer, sorted(item.reference.split("|")))
     return ScoredItem(
         id=item.id,
         task=item.task,
         language=item.language,
         prompt=prompt_text(item.prompt),
-        response=sample.response,
+        response=first.response,
         reference=item.reference,
         ideal=item.ideal,
         scorer=item.scorer,
-        correct=correct,
-        preference=preference,
-        ended=sample.ended,
-        answer=sample.text,
-        reasoning_tokens=sample.reasoning_tokens,
-        answered=sample.answered,
+        correct=fmean(correct),
+        preference=fmean(preferences) if preferences else None,
+        ended=first.ended,
+        answer=first.text,
+        reasoning_tokens=first.reasoning_tokens,
+        answered=first.answered,
         group=item.group,
+        samples=[sample.response for sample in samples] if several else None,
+        scores=correct if several else None,
+        answers=[extract(sample.text) if sample.answered else None for sample in samples] if several else None,
     )
 
 
@@ -101,6 +163,12 @@ def _result(summary: dict[str, Any], tokens: int) -> StageResult:
             metrics |= {f"reasoning_{name}": value for name, value in overall["reasoning"].items()}
         if overall["preference"] is not None:
             metrics["preference"] = overall["preference"]["value"]
+    if summary.get("samples") is not None:
+        last = summary["samples"]["curve"][-1]
+        metrics |= {
+            f"pass_at_{last['k']}": last["pass"]["value"],
+            f"majority_at_{last['k']}": last["majority"]["value"],
+        }
     return StageResult(metrics=metrics, headline=headline, tokens=tokens)
 
 

@@ -22,6 +22,7 @@ from posttrain.evaluate.page.compare import (
 from posttrain.evaluate.page.drift_rows import drifts_of
 from posttrain.evaluate.page.lineage import Lineage, Node, walk
 from posttrain.evaluate.page.render import headline_of, render_page
+from posttrain.evaluate.page.verdicts import verdict_line, verdicts_of
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError
 from posttrain.stage.files import write_json_atomic
@@ -42,9 +43,11 @@ def run(config: ReportConfig, context: Context) -> StageResult:
     }
     drifts = drifts_of(lineage, *settings)
     rewards = reward_models_of(lineage)
+    verdicts = verdicts_of(lineage)
     accounts = _accounts(lineage)
     summary = {
         "confidence": config.confidence,
+        "verdicts": {verdict.gate: verdict.as_dict() for verdict in verdicts},
         "policies": {policy.label: _policy_summary(policy) for policy in policies},
         "paired": paired,
         "paired_by_task": by_group["task"],
@@ -64,11 +67,13 @@ def run(config: ReportConfig, context: Context) -> StageResult:
         by_group=by_group,
         drifts=drifts,
         rewards=rewards,
+        verdicts=verdicts,
         accounts=accounts,
         samples=select_samples(policies, config.samples, context.spec.seed),
     )
     (context.output / "report.html").write_text(page, encoding="utf-8")
-    headline = headline_of(paired, policies, drifts, rewards)
+    gates = verdict_line(verdicts)
+    headline = f"{gates}; " * bool(gates) + headline_of(paired, policies, drifts, rewards)
     return StageResult(metrics={"policies": len(policies), "reward_models": len(rewards)}, headline=headline)
 
 

@@ -65,6 +65,7 @@ def _scored_group(row: dict[str, Any], rewards: list[float]) -> ScoredGroup:
 
 def _result(summary: dict[str, Any], tokens: int) -> StageResult:
     accuracy = summary["overall"]["accuracy"]
+    matched = summary["overall"]["length_matched"]
     half_width = (accuracy["high"] - accuracy["low"]) / 2
     return StageResult(
         metrics={
@@ -74,7 +75,8 @@ def _result(summary: dict[str, Any], tokens: int) -> StageResult:
             "pairs": accuracy["n"],
             "groups": summary["groups"],
             "calibration_error": summary["calibration_error"],
-        },
+        }
+        | ({"accuracy_length_matched": matched["value"]} if matched is not None else {}),
         headline=f"accuracy {accuracy['value']:.2f} ± {half_width:.2f}",
         tokens=tokens,
     )

@@ -35,7 +35,7 @@ class DemoConfig:
     """Prompts with `responses_per_prompt` ranked responses each."""
     num_gold_comparisons: int = Field(default=300, ge=15)
     """Held-out prompts ranked by the true preference."""
-    num_evaluation_items: int = Field(default=450, ge=15)
+    num_evaluation_items: int = Field(default=900, ge=15)
     """Held-out prompts with a reference and a scorer."""
     responses_per_prompt: int = Field(default=4, ge=2)
     """Ranked responses to each prompt of a comparison."""

@@ -167,13 +167,11 @@ def paired_items(
     return [(earlier[item.id], item) for item in metric.items(after) if item.id in earlier]
 
 
-def worst_items(
-    metric: Metric, before: Sequence[ScoredItem], after: Sequence[ScoredItem], count: int
-) -> list[dict[str, Any]]:
-    """Return the items whose figure fell most, at most ``count``."""
+def worst_items(metric: Metric, before: Sequence[ScoredItem], after: Sequence[ScoredItem]) -> list[dict[str, Any]]:
+    """Return the items whose figure fell, those that lost most first."""
     read = READS[metric.figure]
     losses = [((read(x) or 0.0) - (read(y) or 0.0), x, y) for x, y in paired_items(metric, before, after)]
-    worse = sorted((one for one in losses if one[0] > 0), key=lambda one: (-one[0], one[2].id))[:count]
+    worse = sorted((one for one in losses if one[0] > 0), key=lambda one: (-one[0], one[2].id))
     return [
         {"id": y.id, "task": y.task, "language": y.language, "lost": lost, "prompt": y.prompt}
         | {"before": x.shown, "after": y.shown, "reference": y.reference}

@@ -1,6 +1,6 @@
 """Held-out loss of a policy: the negative log-likelihood of each row's trained tokens.
 
-Letters of array shapes: B rows of the batch, T tokens (padded on the right), V vocabulary.
+Letters of array shapes: B rows of the batch, T tokens (padded on the right), N trained tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from transformers import PreTrainedModel
 
 from posttrain.data.records import IGNORED
 from posttrain.models.batching import by_length, pad_rows
+from posttrain.models.token_log_probs import backbone_and_head, head_gives_logits, head_log_probs, states_before
+from posttrain.stage.errors import NonFiniteLossError
 from posttrain.stage.progress import track
 
 
@@ -28,28 +30,43 @@ class RowLoss:
     tokens: int
 
 
+@torch.inference_mode()
 def row_losses(
     model: PreTrainedModel, input_ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], batch_size: int
 ) -> list[RowLoss]:
-    """Return the loss of each row, in the order given."""
+    """Return the loss of each row, in the order given.
+
+    Logits of no more than a few hundred tokens are held at once; a model whose logits are more than its output layer's
+    product is asked row by row. Raises NonFiniteLossError where a row has none.
+    """
     losses: dict[int, RowLoss] = {}
-    for rows in track(by_length(input_ids, batch_size), len(input_ids), "held-out loss"):
-        batch = _batch_losses(model, [input_ids[row] for row in rows], [labels[row] for row in rows])
+    by_head = head_gives_logits(model)
+    for rows in track(by_length(input_ids, batch_size if by_head else 1), len(input_ids), "held-out loss"):
+        batch = _batch_losses(model, [input_ids[row] for row in rows], [labels[row] for row in rows], by_head)
         losses.update(zip(rows, batch, strict=True))
+    for row, found in losses.items():
+        if not math.isfinite(found.loss):
+            raise NonFiniteLossError(
+                f"held-out row {row}: loss {found.loss}; the model's weights are damaged, or overflow in this dtype"
+            )
     return [losses[row] for row in range(len(input_ids))]
 
 
-@torch.inference_mode()
-def _batch_losses(model: PreTrainedModel, input_ids: list[Sequence[int]], labels: list[Sequence[int]]) -> list[RowLoss]:
-    ids_BT, mask_BT = (tensor.to(model.device) for tensor in pad_rows(input_ids, padding=0))
+def _batch_losses(
+    model: PreTrainedModel, input_ids: list[Sequence[int]], labels: list[Sequence[int]], by_head: bool
+) -> list[RowLoss]:
+    ids_BT = pad_rows(input_ids, padding=0)[0].to(model.device)
     labels_BT, _ = pad_rows(labels, padding=IGNORED)
-    logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
-    targets_BT = labels_BT[:, 1:].to(model.device)
-    trained_BT = targets_BT != IGNORED
-    nll_BT = torch.zeros(targets_BT.shape, dtype=torch.float64, device=model.device)
-    nll_BT[trained_BT] = functional.cross_entropy(
-        logits_BTV[:, :-1][trained_BT].float(), targets_BT[trained_BT], reduction="none"
-    ).double()
+    trained_BT = (labels_BT != IGNORED).to(model.device)
+    trained_BT[:, 0] = False  # nothing stands before the first token
+    if by_head:
+        trunk, head = backbone_and_head(model)
+        logps_N, _ = head_log_probs(model, head, states_before(trunk, ids_BT, trained_BT), ids_BT[trained_BT])
+    else:
+        logits_NV = model(input_ids=ids_BT, use_cache=False).logits[:, :-1][trained_BT[:, 1:]].float()
+        logps_N = -functional.cross_entropy(logits_NV, ids_BT[trained_BT], reduction="none")
+    nll_BT = torch.zeros(ids_BT.shape, dtype=torch.float64, device=model.device)
+    nll_BT[trained_BT] = -logps_N.double()
     losses_B, tokens_B = nll_BT.sum(1).tolist(), trained_BT.sum(1).tolist()
     return [RowLoss(loss, tokens) for loss, tokens in zip(losses_B, tokens_B, strict=True)]
 

@@ -15,6 +15,7 @@ from posttrain.data.checks.scorers import preference_score, score
 from posttrain.data.messages import Message
 from posttrain.data.records import EvaluationItem
 from posttrain.evaluate.measure.statistics import Interval, clustered_mean, clustered_proportion
+from posttrain.sample.choose.curves import majority_at_k, pass_at_k
 
 ITEMS_FILE = "items.parquet"
 
@@ -31,6 +32,9 @@ _SCHEMA = pa.schema(
         ("reasoning_tokens", pa.int64()),
         ("answered", pa.bool_()),
         ("group", pa.string()),
+        ("samples", pa.list_(pa.string())),
+        ("scores", pa.list_(pa.float64())),
+        ("answers", pa.list_(pa.string())),
     ]
 )
 
@@ -60,6 +64,13 @@ class ScoredItem(NamedTuple):
     """Whether the reasoning, where there is any, came to its end."""
     group: str | None = None
     """The question behind it, which its translations share; None where it is its own."""
+
+    samples: list[str] | None = None
+    """All responses, where there are several; `response` is the first, and the scores are means."""
+    scores: list[float] | None = None
+    """What the scorer says of each."""
+    answers: list[str | None] | None = None
+    """What each answers, as votes of a majority (`posttrain.sample.choose.answers`)."""
 
     @property
     def cluster(self) -> str:
@@ -106,6 +117,26 @@ def summarise_items(items: Sequence[ScoredItem], confidence: float = 0.95) -> di
         "by_language": {key: _figures(group, confidence) for key, group in _grouped(items, lambda item: item.language)},
         "by_task_and_language": dict(by_both),
     }
+
+
+def summarise_samples(items: Sequence[ScoredItem], confidence: float = 0.95) -> dict[str, Any]:
+    """Return pass@k and the majority's exact match over k samples, for k = 1, 2, 4 … and all, of items with several.
+
+    Both are unbiased over subsets of the samples; intervals are clustered by question.
+    """
+    sampled = [(item.scores, item.answers, item.cluster) for item in items if item.scores and item.answers]
+    most = min(len(scores) for scores, _, _ in sampled)
+    sizes = sorted({*(1 << power for power in range(most.bit_length())), most})
+    clusters = [cluster for _, _, cluster in sampled]
+    curve = []
+    for k in sizes:
+        passed = [pass_at_k(len(scores), sum(value >= 1 for value in scores), k) for scores, _, _ in sampled]
+        voted = [majority_at_k(answers, scores, k) for scores, answers, _ in sampled]
+        figures = {"pass": passed, "majority": voted}
+        curve.append(
+            {"k": k} | {name: clustered_proportion(v, clusters, confidence).as_dict() for name, v in figures.items()}
+        )
+    return {"n": len(sampled), "curve": curve}
 
 
 def _grouped(items: Sequence[ScoredItem], key: Callable[[ScoredItem], Any]) -> list[tuple[Any, list[ScoredItem]]]:

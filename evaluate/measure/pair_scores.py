@@ -97,14 +97,34 @@ def summarise_pairs(groups: Sequence[ScoredGroup], confidence: float = 0.95) -> 
     }
 
 
+LENGTH_MATCHED = 0.1
+"""Share of the longer response's tokens by which the lengths of a pair may differ that is matched in length."""
+
+
+def _matched(pair: ScoredPair) -> bool:
+    longer = max(pair.chosen_length, pair.rejected_length)
+    return abs(pair.chosen_length - pair.rejected_length) <= LENGTH_MATCHED * longer
+
+
 def _figures(pairs: Sequence[ScoredPair], confidence: float) -> dict[str, Any]:
     margins = [pair.chosen_score - pair.rejected_score for pair in pairs]
     length_margins = [pair.chosen_length - pair.rejected_length for pair in pairs]
     accuracy = clustered_proportion(pair_accuracy(margins), [pair.id for pair in pairs], confidence)
+    alike = [pair for pair in pairs if _matched(pair)]
+    matched = (
+        clustered_proportion(
+            pair_accuracy([pair.chosen_score - pair.rejected_score for pair in alike]),
+            [pair.id for pair in alike],
+            confidence,
+        )
+        if alike
+        else None
+    )
     return {
         "accuracy": accuracy.as_dict(),
         "groups": len({pair.id for pair in pairs}),
         "mean_margin": float(np.mean(margins)),
+        "length_matched": None if matched is None else matched.as_dict(),
         "longer_wins_accuracy": float(pair_accuracy(length_margins).mean()),
     }
 

@@ -16,6 +16,7 @@ from posttrain.evaluate.page.drift_rows import Drift, by_reference
 from posttrain.evaluate.page.lineage import MODEL_KINDS, PARENT_MODEL, Lineage
 from posttrain.evaluate.page.lineage_svg import lineage_svg
 from posttrain.evaluate.page.training_logs import read_curves, read_rollouts
+from posttrain.evaluate.page.verdicts import WORDS, Verdict, shades, verdict_line
 from posttrain.stage.wording import duration
 
 METRIC_NAMES = {"exact_match": "exact match", "preference": "preference"}
@@ -54,6 +55,7 @@ def render_page(
     by_group: dict[str, list[dict[str, Any]]],
     drifts: list[Drift],
     rewards: dict[str, dict[str, Any]],
+    verdicts: list[Verdict],
     accounts: list[Account],
     samples: list[list[Any]],
 ) -> str:
@@ -74,6 +76,10 @@ def render_page(
         confidence=confidence,
         percent=f"{confidence:.0%}" if confidence * 100 % 1 == 0 else f"{confidence:.1%}",
         headline=headline_of(paired, policies, drifts, rewards),
+        verdicts=verdicts,
+        verdict_line=verdict_line(verdicts),
+        verdict_words=WORDS,
+        shades=shades(policies),
         nodes=list(lineage.nodes.values()),
         labels=labels,
         anchors=anchors,
@@ -82,7 +88,7 @@ def render_page(
         answering=[policy for policy in policies if policy.figures is not None],
         bars=_bar_figures(policies),
         paired=paired,
-        by_group={group: _pivot(rows, group) for group, rows in by_group.items()},
+        by_group={group: _steps(rows, group) for group, rows in by_group.items()},
         metric_names=METRIC_NAMES,
         drifts=by_reference(drifts),
         drift_figures=_drift_figures(drifts),
@@ -101,16 +107,11 @@ def render_page(
     )
 
 
-def _pivot(rows: list[dict[str, Any]], group: str) -> dict[str, Any]:
-    """Return `compare_groups` rows as a table: a row for each group, a column for each step and metric."""
-    table: dict[str, Any] = {"steps": [], "metrics": [], "rows": {}}
+def _steps(rows: list[dict[str, Any]], group: str) -> dict[tuple[str, str], dict[str, dict[str, Any]]]:
+    """Return `compare_groups` rows by step, then by group, then by metric: as wide for many steps as for one."""
+    table: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for row in rows:
-        step = (row["before"], row["after"])
-        if step not in table["steps"]:
-            table["steps"].append(step)
-        if row["metric"] not in table["metrics"]:
-            table["metrics"].append(row["metric"])
-        table["rows"].setdefault(row[group], {})[*step, row["metric"]] = row
+        table.setdefault((row["before"], row["after"]), {}).setdefault(row[group], {})[row["metric"]] = row
     return table
 
 

@@ -123,8 +123,8 @@ def test_the_items_that_got_worse_are_those_of_the_metric() -> None:
     before = [item(n, 1.0) for n in range(4)]
     after = [item(0, 0.5), item(1, 0.0), item(2, 1.0), item(3, 0.0, "names")]
     metric = Metric("exact match in sums", "exact_match", {"task": "sums"}, 0.05)
-    assert [worse["id"] for worse in worst_items(metric, before, after, 5)] == ["1", "0"]
-    assert [worse["lost"] for worse in worst_items(metric, before, after, 1)] == [1.0]
+    assert [worse["id"] for worse in worst_items(metric, before, after)] == ["1", "0"]
+    assert [worse["lost"] for worse in worst_items(metric, before, after)] == [1.0, 0.5]
 
 
 def test_models_without_an_item_in_common_are_refused() -> None:

@@ -17,7 +17,7 @@ from posttrain.evaluate.drift import score_response
 from posttrain.evaluate.measure.drift_scores import distinct_n, read_responses, summarise_responses, write_responses
 from posttrain.evaluate.measure.item_scores import read_items, summarise_items, write_items
 from posttrain.evaluate.measure.selection import calibration_figures, curve_figures
-from posttrain.evaluate.policy import score_item
+from posttrain.evaluate.policy import judge_of, score_item
 from posttrain.sample.sampling import Sample
 from posttrain.stage.entry import Context, StageResult
 from posttrain.stage.spec import Distributed, StageSpec, Tracking
@@ -43,7 +43,10 @@ def run(stage: Any, config: Any, inputs: dict[str, Path], output: Path) -> Stage
 
 
 def test_the_answer_is_scored_and_the_whole_response_kept(tmp_path: Path) -> None:
-    scored = [score_item(item(number), sample) for number, sample in enumerate((RIGHT, WRONG, OPEN, PLAIN))]
+    scored = [
+        score_item(item(number), [sample], judge_of(None, []))
+        for number, sample in enumerate((RIGHT, WRONG, OPEN, PLAIN))
+    ]
     assert [(one.correct, one.ended, one.answer) for one in scored] == [
         (1.0, True, "4"),
         (0.0, True, "5"),
