@@ -56,19 +56,19 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from posttrain.pipeline.commands.verify import print_problems
+    from posttrain.pipeline.commands.keeping.verify import print_problems
 
     return print_problems(options.root, options.artifacts, options.json)
 
 
 def _accept(options: argparse.Namespace) -> int:
-    from posttrain.pipeline.commands.accept import accept_stage
+    from posttrain.pipeline.commands.keeping.accept import accept_stage
 
     return accept_stage(options.root, options.run, options.stage, options.because)
 
 
 def _promote(options: argparse.Namespace) -> int:
-    from posttrain.pipeline.commands.promote import promote_stage
+    from posttrain.pipeline.commands.keeping.promote import promote_stage
 
     return promote_stage(options.root, options.run, options.stage, options.override, options.why)
 

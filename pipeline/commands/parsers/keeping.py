@@ -21,12 +21,12 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _gc(options: argparse.Namespace) -> int:
-    from posttrain.pipeline.commands.gc import collect
+    from posttrain.pipeline.commands.keeping.gc import collect
 
     return collect(options.root, options.days, options.yes)
 
 
 def _rm(options: argparse.Namespace) -> int:
-    from posttrain.pipeline.commands.rm import remove_named
+    from posttrain.pipeline.commands.keeping.rm import remove_named
 
     return remove_named(options.root, options.names, options.yes)

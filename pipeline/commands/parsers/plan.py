@@ -48,13 +48,13 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
 def _plan(options: argparse.Namespace) -> int:
     question, *words = options.overrides or [""]
     if question in ("model", "pretrain"):
-        from posttrain.pipeline.commands import plan_questions
+        from posttrain.pipeline.commands.planning import questions
 
-        answer = {"model": plan_questions.print_model_plan, "pretrain": plan_questions.print_pretraining_plan}
+        answer = {"model": questions.print_model_plan, "pretrain": questions.print_pretraining_plan}
         return answer[question](words, explain=options.explain, as_json=options.as_json)
-    from posttrain.pipeline.commands.plan import PlanOptions, numbers_of, print_pipeline_plan
-    from posttrain.pipeline.commands.plan_calibration import print_seen, seen_below
-    from posttrain.pipeline.commands.plan_rows import Given
+    from posttrain.pipeline.commands.planning.calibration import print_seen, seen_below
+    from posttrain.pipeline.commands.planning.pipeline import PlanOptions, numbers_of, print_pipeline_plan
+    from posttrain.pipeline.commands.planning.rows import Given
     from posttrain.pipeline.config.compose import compose_config
     from posttrain.plan.page import wide_console
     from posttrain.stage.errors import EXIT_DONE

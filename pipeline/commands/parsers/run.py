@@ -64,10 +64,10 @@ def _resume(options: argparse.Namespace) -> int:
 
 
 def _launch(overrides: list[str], config_dir: Path | None, keep_going: bool, only_print: bool) -> int:
-    from posttrain.pipeline.commands.room import require_room
+    from posttrain.pipeline.commands.keeping.room import require_room
+    from posttrain.pipeline.commands.keeping.transfer import pull_made
     from posttrain.pipeline.commands.run import dry_run, note, prepare, run_pipelines
     from posttrain.pipeline.commands.run_slurm import print_submission, submit_pipelines
-    from posttrain.pipeline.commands.transfer import pull_made
     from posttrain.pipeline.config.overrides import outvoted
     from posttrain.pipeline.config.sweep import compose_sweep
     from posttrain.pipeline.runs.launched import this_launch

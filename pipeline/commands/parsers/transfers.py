@@ -21,12 +21,12 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _push(options: argparse.Namespace) -> int:
-    from posttrain.pipeline.commands.transfer import push
+    from posttrain.pipeline.commands.keeping.transfer import push
 
     return push(options.root, options.url, options.names, options.verify)
 
 
 def _pull(options: argparse.Namespace) -> int:
-    from posttrain.pipeline.commands.transfer import pull
+    from posttrain.pipeline.commands.keeping.transfer import pull
 
     return pull(options.root, options.url, options.names)

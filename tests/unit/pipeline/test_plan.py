@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from posttrain.pipeline.cli import main
-from posttrain.pipeline.commands.plan_calibration import seen_below
-from posttrain.pipeline.commands.plan_rows import Given, longest_row, rows_of
+from posttrain.pipeline.commands.planning.calibration import seen_below
+from posttrain.pipeline.commands.planning.rows import Given, longest_row, rows_of
 from posttrain.pipeline.config.compose import compose_config
 from posttrain.pipeline.graph.graph import Stage, build_graph
 from posttrain.plan.calibration import card_of

@@ -13,7 +13,7 @@ import yaml
 
 from posttrain.data.sources.adapters import ADAPTERS
 from posttrain.data.sources.row_values import Drop
-from posttrain.pipeline.commands.plan import SEQUENCES_PER_ROW, print_pipeline_plan
+from posttrain.pipeline.commands.planning.pipeline import SEQUENCES_PER_ROW, print_pipeline_plan
 from posttrain.pipeline.commands.run import dry_run, prepare
 from posttrain.pipeline.config.compose import compose_config
 from posttrain.pipeline.config.sweep import compose_sweep

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from posttrain.pipeline.commands import room
-from posttrain.pipeline.commands.room import estimate_of, require_room
+from posttrain.pipeline.commands.keeping import room
+from posttrain.pipeline.commands.keeping.room import estimate_of, require_room
 from posttrain.pipeline.commands.run import prepare
 from posttrain.pipeline.config.sweep import compose_sweep
 from posttrain.pipeline.graph.registry import STAGE_TYPES

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from posttrain.pipeline.commands.gc import print_needless, remove
+from posttrain.pipeline.commands.keeping.gc import print_needless, remove
 from posttrain.pipeline.runs.needs import Needless, descendants, in_use, needless, size_of
 from posttrain.pipeline.runs.rundir import LATEST, RunDirectory, runs_in
 from posttrain.pipeline.runs.store import find_artifact

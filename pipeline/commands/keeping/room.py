@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from posttrain.pipeline.commands.plan_stages import base_shape
+from posttrain.pipeline.commands.planning.stages import base_shape
 from posttrain.pipeline.graph.graph import Stage
 from posttrain.pipeline.local.launch import local_launcher
 from posttrain.pipeline.runs.needs import size_of

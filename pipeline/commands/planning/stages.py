@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from posttrain.pipeline.commands.plan_rows import Given, Rows, longest_row, rows_of
+from posttrain.pipeline.commands.planning.rows import Given, Rows, longest_row, rows_of
 from posttrain.pipeline.graph.graph import Stage
 from posttrain.plan.families import read_shape
 from posttrain.plan.footprint import Rollouts, Setting, Training

@@ -7,9 +7,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from posttrain.pipeline.commands.plan_calibration import print_seen
-from posttrain.pipeline.commands.plan_rows import Given
-from posttrain.pipeline.commands.plan_stages import SEQUENCES_PER_ROW, work_of
+from posttrain.pipeline.commands.planning.calibration import print_seen
+from posttrain.pipeline.commands.planning.rows import Given
+from posttrain.pipeline.commands.planning.stages import SEQUENCES_PER_ROW, work_of
 from posttrain.pipeline.config.pipeline import PipelineConfig
 from posttrain.pipeline.graph.graph import Stage, build_graph
 from posttrain.pipeline.local.launch import LocalLauncher, local_launcher

@@ -37,7 +37,7 @@ from posttrain.stage.tracking import NullTracker
 from posttrain.train import base
 from posttrain.train.config.base import BaseConfig
 
-STORIES = Path(__file__).resolve().parents[2].parent / "shared" / "models" / "stories260k"
+STORIES = Path(__file__).resolve().parents[3].parent / "shared" / "models" / "stories260k"
 KNOBS: dict[str, Any] = {"num_samples": 4, "max_new_tokens": 6, "batch_size": 16}
 
 

@@ -26,7 +26,7 @@ from posttrain.sample.sampling import Sample, SamplingParams
 from posttrain.sample.structured.constraint import Bitmask
 from posttrain.stage.errors import PosttrainError, UsageError
 
-STORIES = Path(__file__).resolve().parents[2].parent / "shared" / "models" / "stories260k"
+STORIES = Path(__file__).resolve().parents[3].parent / "shared" / "models" / "stories260k"
 
 
 @pytest.fixture(scope="module")
