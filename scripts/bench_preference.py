@@ -195,6 +195,7 @@ def run_theirs(stage: str, root: Path, steps: int) -> None:
     common = {"train_dataset": Dataset.from_list(pairs), "processing_class": tokenizer}
     if stage == "dpo":
         model = LlamaForCausalLM.from_pretrained(root / "policy", dtype=torch.float32)
+        trl.DPOTrainer._prepare_dataset = lambda _self, rows, *_args, **_more: rows  # they are tokens already
         trainer: Any = trl.DPOTrainer(model=model, args=trl.DPOConfig(**knobs), **common)
     else:
         model = AutoModelForSequenceClassification.from_pretrained(
