@@ -19,11 +19,13 @@ from posttrain.data.records import IGNORED
 from posttrain.models.adapters import without_adapter_wrapper
 from posttrain.models.cpu.llama_layers import states_at
 from posttrain.models.cpu.output_layer import score_tokens
+from posttrain.models.shared_prompts import shared_states
 from posttrain.models.token_log_probs import output_layer
+from posttrain.models.tree.layout import Groups
 from posttrain.stage.errors import UsageError
 
-_KNOWN = {"input_ids", "attention_mask", "position_ids", "use_cache", "labels"}
-"""Arguments that say all that there is about a batch of text."""
+_KNOWN = {"input_ids", "attention_mask", "position_ids", "use_cache", "labels", "groups"}
+"""Arguments that say all that there is about a batch of text; `groups` says it of a row of shared prompts."""
 
 
 def with_fused_head(model: Any, where: str) -> Any:
@@ -55,31 +57,42 @@ def fused_on_cpu(model: Any, mean_logits: bool = False) -> Any:
         ours = fused_lm_head and not args and not balanced and set(batch) <= _KNOWN
         if not ours or ids_BT is None or labels_BT is None or ids_BT.device.type != "cpu":
             return theirs(*args, fused_lm_head=fused_lm_head, **batch) if fused_lm_head else theirs(*args, **batch)
-        return _scored(self, ids_BT, labels_BT, batch.get("attention_mask"), batch.get("position_ids"), mean_logits)
+        labeled_BT = labels_BT[:, 1:] != IGNORED
+        states_NH = _states(self.base_model, ids_BT, labeled_BT, **batch)
+        return _scored(self, states_NH, labels_BT, labeled_BT, mean_logits)
 
     inner.forward = types.MethodType(forward, inner)
     return model
 
 
-def _scored(
-    model: Any,
+def _states(
+    trunk: Any,
     ids_BT: Tensor,
-    labels_BT: Tensor,
-    mask_BT: Tensor | None,
-    positions_BT: Tensor | None,
-    mean_logits: bool,
+    labeled_BT: Tensor,
+    *,
+    groups: Groups | None = None,
+    attention_mask: Tensor | None = None,
+    position_ids: Tensor | None = None,
+    **_: Any,
+) -> Tensor:
+    """Return the last hidden states ``NH`` before the tokens that have a label."""
+    if groups is not None:
+        return shared_states(trunk, ids_BT, groups, labeled_BT[0].nonzero().squeeze(1))
+    chosen_BT = functional.pad(labeled_BT, (0, 1))
+    if attention_mask is None or bool(attention_mask.all()):
+        attention_mask = None
+    if attention_mask is None and position_ids is None:
+        return states_at(trunk, ids_BT, chosen_BT)
+    given = {"attention_mask": attention_mask, "position_ids": position_ids}
+    states_BTH: Tensor = trunk(input_ids=ids_BT, use_cache=False, **given).last_hidden_state
+    return states_BTH[chosen_BT]
+
+
+def _scored(
+    model: Any, states_NH: Tensor, labels_BT: Tensor, labeled_BT: Tensor, mean_logits: bool
 ) -> FusedCausalLMOutput:
     """Return the scores of a batch's labels, each where the token before it stands; zero where there is none."""
-    trunk, head = model.base_model, model.get_output_embeddings()
-    labeled_BT = labels_BT[:, 1:] != IGNORED
-    chosen_BT = functional.pad(labeled_BT, (0, 1))
-    if mask_BT is None or bool(mask_BT.all()):
-        mask_BT = None
-    if mask_BT is None and positions_BT is None:
-        states_NH = states_at(trunk, ids_BT, chosen_BT)
-    else:
-        given = {"attention_mask": mask_BT, "position_ids": positions_BT}
-        states_NH = trunk(input_ids=ids_BT, use_cache=False, **given).last_hidden_state[chosen_BT]
+    head = model.get_output_embeddings()
     layer = dataclasses.replace(output_layer(model, head), gathered=maybe_gather_lm_head_ctx)
     found = score_tokens(layer, states_NH, labels_BT[:, 1:][labeled_BT], mean_logits=mean_logits)
     return FusedCausalLMOutput(

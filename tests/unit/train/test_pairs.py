@@ -15,6 +15,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from posttrain.models.shared_prompts import share_prompts
 from posttrain.train.dpo import scores_of_responses
+from posttrain.train.nets.fused_head import fused_on_cpu
 from posttrain.train.rows.collate import collate_pairs, collate_shared_pairs
 from posttrain.train.rows.dataset import Pair, as_dataset, make_pairs, pair_dataset
 
@@ -74,13 +75,23 @@ def loss_of(outputs: Any, batch: dict[str, Any]) -> Tensor:
     return -functional.logsigmoid(0.1 * ratios_B).mean()
 
 
+def not_called(*_: Any, **__: Any) -> None:
+    raise AssertionError("a row of shared prompts went to TRL's output layer")
+
+
+@pytest.mark.parametrize("in_tiles", [False, True])
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.model_type)
-def test_pairs_with_a_shared_prompt_have_the_loss_and_gradients_of_trls_batch(config: PreTrainedConfig) -> None:
+def test_pairs_with_a_shared_prompt_have_the_loss_and_gradients_of_trls_batch(
+    config: PreTrainedConfig, in_tiles: bool
+) -> None:
     torch.manual_seed(0)
     alone = AutoCausal.from_config(config)
     shared = copy.deepcopy(alone)
     for model in (alone, shared):
         add_fused_lm_head(model, outputs=("log_probs", "entropy", "mean_logits", "is_top1"))
+    if in_tiles:
+        shared.forward = not_called
+        fused_on_cpu(shared, mean_logits=True)
     padded = collate_pairs(rows_of_pairs(), DataCollatorForPreference(0))
     labels_BT = padded["input_ids"].masked_fill(padded["completion_mask"] == 0, -100)
     theirs = alone(input_ids=padded["input_ids"], labels=labels_BT, use_cache=False, fused_lm_head=True)
