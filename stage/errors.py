@@ -2,7 +2,7 @@
 
     PosttrainError          1  the stage failed for a reason that we can name
     ├── UsageError          2  a configuration, file or row that the user must mend
-    ├── NonFiniteLossError  1  a loss became NaN or infinite
+    ├── NonFiniteLossError  1  a loss, or a logit, became NaN or infinite
     ├── LeaseHeldError     75  someone else is writing this artifact: come again
     ├── GateRefusedError    3  a model failed its gate: nothing is built upon it
     └── StoppedError       75  asked to stop: run the same command to go on

@@ -20,6 +20,11 @@ _CHUNK_BYTES = 1 << 20
 _HASH_THREADS = 8
 
 
+def may_write(folder: Path) -> bool:
+    """Return whether a folder may be written to, or made."""
+    return os.access(next(place for place in (folder, *folder.parents) if place.exists()), os.W_OK | os.X_OK)
+
+
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hex."""
     digest = hashlib.sha256()

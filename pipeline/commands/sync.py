@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from posttrain.pipeline.runs.resolve import committed
 from posttrain.pipeline.runs.rundir import RunDirectory, find_run, read_stages
 from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED
+from posttrain.stage.files import may_write
 from posttrain.stage.spec import StageSpec
 from posttrain.stage.wandb.run import wandb_folder
 from posttrain.stage.wandb.upload import UploadError, is_uploaded, log_in, upload
@@ -30,7 +30,7 @@ def print_sync(root: Path, name: str) -> int:
     failed = []
     with tempfile.TemporaryDirectory() as scratch:
         for spec in missing:
-            work = spec.work if _may_write(wandb_folder(spec)) else str(Path(scratch) / spec.stage)
+            work = spec.work if may_write(wandb_folder(spec)) else str(Path(scratch) / spec.stage)
             try:
                 upload(dataclasses.replace(spec, work=work))
                 print(f"{spec.stage}: uploaded", flush=True)
@@ -49,8 +49,3 @@ def finished_stages(run: RunDirectory) -> list[StageSpec]:
     paths = [run.spec(stage) for stage in read_stages(run)]
     specs = [StageSpec.read(path) for path in paths if path.exists()]
     return [spec for spec in specs if committed(spec) is not None]
-
-
-def _may_write(folder: Path) -> bool:
-    """Return whether a folder may be written to, or made."""
-    return os.access(next(place for place in (folder, *folder.parents) if place.exists()), os.W_OK | os.X_OK)

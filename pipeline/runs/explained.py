@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.stage.errors import UsageError
-from posttrain.stage.files import canonical_json, read_state, write_json_atomic
+from posttrain.stage.files import canonical_json, may_write, read_state, write_json_atomic
 
 VERSION = 1
 """Of the form of these files."""
@@ -38,9 +38,9 @@ class Difference:
 
 
 def write_parts(root: Path, key: str, parts: dict[str, Any], modules: dict[str, str]) -> None:
-    """Keep what a key was made of, unless it is kept."""
+    """Keep what a key was made of, unless it is kept, or the store is one that we may only read."""
     path = _file(root, key)
-    if not path.exists():
+    if not path.exists() and may_write(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json_atomic(path, {"version": VERSION, "parts": parts, "modules": modules})
 

@@ -28,7 +28,7 @@ from posttrain.sample.engine.running import Running
 from posttrain.sample.sampling import Accept, OnToken, Prompts, Sample, SamplingParams
 from posttrain.sample.structured.constraint import ConstraintFactory, apply_bitmask, mask_words
 from posttrain.stage import heartbeat
-from posttrain.stage.errors import PosttrainError, UsageError
+from posttrain.stage.errors import NonFiniteLossError, PosttrainError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -206,11 +206,11 @@ class _Run:
             self.bitmask_BW = np.zeros((self.most, mask_words(width)), np.int32)
 
     def _require_numbers(self) -> None:
-        """Raise PosttrainError where the model gives what is no logit, of which no token can be drawn."""
+        """Raise NonFiniteLossError where the model gives what is no logit, of which no token can be drawn."""
         broken_B = ~self.logits_BV.amax(-1).isfinite()  # a maximum is NaN where any of its row is
         if bool(broken_B.any()):
             row = self.rows[int(broken_B.nonzero()[0])]
-            raise PosttrainError(
+            raise NonFiniteLossError(
                 f"prompt {row.number}: the model's logits are not finite after {len(row.tokens)} tokens; its weights "
                 "are broken, or overflow in their precision: try another dtype"
             )

@@ -129,10 +129,10 @@ def test_the_queue_is_asked_for_the_jobs_of_whoever_submitted_them(slurm: FakeSl
     (point,) = submit(tmp_path / "store", *TWO_NODES).values()
     slurm.end("102")
     queue = read_queue(point.run)
-    assert ("101" in queue.live, "102" in queue.live, len(queue.live)) == (True, False, 26)
+    assert ("101" in queue.live, "102" in queue.live, len(queue.live)) == (True, False, 29)
     (asked,) = slurm.calls("squeue")
     assert "--me" not in asked
-    assert f"--jobs={','.join(str(number) for number in range(101, 128))}" in asked.split()
+    assert f"--jobs={','.join(str(number) for number in range(101, 131))}" in asked.split()
     slurm.end()
     assert read_queue(point.run) == Queue(read_jobs(point.run), {})  # Slurm forgets jobs, and says so as an error
 
@@ -164,7 +164,7 @@ def test_a_run_whose_jobs_are_queued_is_not_run_here_too(slurm: FakeSlurm, tmp_p
     root = tmp_path / "store"
     submit(root, *TWO_NODES)
     before = contents(root)
-    with pytest.raises(LeaseHeldError, match=r"^run r: 27 of its jobs are in Slurm's queue \(101, .*\); `posttrain"):
+    with pytest.raises(LeaseHeldError, match=r"^run r: 30 of its jobs are in Slurm's queue \(101, .*\); `posttrain"):
         run_pipelines(points_of(root, "launcher=local"), StopRequests())
     assert contents(root) == before
 
@@ -236,7 +236,7 @@ def test_ctrl_c_while_waiting_leaves_the_jobs_and_says_so(
     monkeypatch.setattr("posttrain.pipeline.commands.run_slurm.time", interrupt)
     with stops.heeded():
         assert submit_pipelines(points_of(tmp_path / "store", *TWO_NODES, "launcher.slurm.wait=true"), stops) == 75
-    assert len(slurm.queue()) == 27
+    assert len(slurm.queue()) == 30
     assert capsys.readouterr().err.splitlines()[-1] == (
         "stopped waiting (SIGINT); the jobs go on: `posttrain status r` shows how far they are, "
         "`posttrain cancel r` ends them"
