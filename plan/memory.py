@@ -36,8 +36,8 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 
 HEAD_TILE_TOKENS, HEAD_TILE_VOCABULARY = 4096, 32768
 """TRL computes log-probabilities tile by tile and never holds all logits."""
-TILE_COPIES = 7
-"""Float32 tensors of a tile's size that the backward pass of the head's loss holds at once where no kernel does it."""
+STORED_LOGITS = 2**26
+"""Logits that the output layer on a CPU keeps for the backward pass at most (`models/cpu/logit_tiles.py`)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,12 +242,14 @@ def head_bytes(
 ) -> int:
     """Return what the LM head's loss needs: a tile of logits, and float32 gradients of its inputs and its weights.
 
-    Without ``kernels`` its backward pass makes `TILE_COPIES` of a tile. Methods that learn from their own responses
-    pass ``chosen``, the response tokens of a micro-batch, whose logits are kept whole until the backward pass.
+    Without ``kernels`` up to `STORED_LOGITS` are kept for the backward pass. Methods that learn from their own
+    responses pass ``chosen``, the response tokens of a micro-batch, whose logits are kept whole until then.
     """
     size = 2 if dtype == "bfloat16" else 4
     if chosen is not None:
         return chosen * shape.vocab_size * size + 4 * shape.hidden_size * (shape.vocab_size if trained else 0)
-    tile = min(tokens, HEAD_TILE_TOKENS) * min(shape.vocab_size, HEAD_TILE_VOCABULARY)
-    tiles = tile * size + (0 if kernels else TILE_COPIES * 4 * tile)
-    return tiles + 4 * shape.hidden_size * (tokens + (shape.vocab_size if trained else 0))
+    if kernels:
+        kept = min(tokens, HEAD_TILE_TOKENS) * min(shape.vocab_size, HEAD_TILE_VOCABULARY)
+    else:
+        kept = min(tokens * shape.vocab_size, STORED_LOGITS)
+    return kept * size + 4 * shape.hidden_size * (tokens + (shape.vocab_size if trained else 0))

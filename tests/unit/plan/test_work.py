@@ -77,10 +77,10 @@ def test_rollouts_on_a_cpu_are_learned_from_by_a_trunk_that_keeps_less() -> None
     assert there - here == 1024 * 32 * (8 * 4096 + 4 * 14336)
 
 
-def test_without_a_kernel_the_head_holds_copies_of_its_tile() -> None:
+def test_on_a_cpu_the_head_keeps_a_store_of_logits_in_place_of_a_tile() -> None:
     setting = dataclasses.replace(FULL, dtype="float32")
     there, here = (dataclasses.replace(_sft(), on_cpu=on_cpu).memory(setting).head for on_cpu in (False, True))
-    assert here - there == 7 * 4 * 4096 * 32768
+    assert here - there == 4 * (2**26 - 4096 * 32768)
 
 
 def test_logits_of_rollouts_are_kept_for_every_chosen_token() -> None:
