@@ -38,9 +38,8 @@ STATEMENTS_PER_TEXT = {
 """What each text states, by family: the harder a family is to learn, the more."""
 HABIT = 0.9
 """How often filler is the writer's habitual one."""
-RIGHT_PADDING, WRONG_PADDING = 0.9, 0.1
-"""Rate of filler around right and wrong responses that are ranked. Among right ones the shorter is better; short wrong
-and long right ones keep length from telling which response is right."""
+RIGHT_PADDING, WRONG_PADDING = 0.5, 0.8
+"""Rate of filler around right and wrong responses that are ranked: who does not know talks more."""
 MOST_DRAWS = 2000
 """Draws in a row without a new prompt after which a family counts as used up."""
 
