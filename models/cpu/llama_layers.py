@@ -122,6 +122,7 @@ class _RmsNorm(Function):
     def forward(ctx: Any, states: Tensor, weight_E: Tensor, epsilon: float) -> Tensor:
         norm = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
         inverse = norm.square_().div_(len(weight_E)).add_(epsilon).rsqrt_()
+        inverse.masked_fill_(inverse == 0, torch.nan)  # the square overflowed: a ruined model must not look like zeros
         unit: Tensor = states * inverse
         ctx.save_for_backward(unit, inverse, weight_E)
         return unit * weight_E

@@ -120,7 +120,7 @@ def dry_run(point: Point) -> int:
     launcher = local_launcher(point.config, point.stages)
     resolver = Resolver(point.config, point.run, launcher.distributed)
     made: dict[str, Made] = {}
-    print("\n# ".join([f"run {point.run.name} → {point.run.path}", *told_curation(point.stages)]))
+    print("\n## ".join([f"run {point.run.name} → {point.run.path}", *told_curation(point.stages)]))
     for stage in point.stages:
         needed = dict.fromkeys((*stage.inputs.values(), *stage.gates))
         missing = [parent for parent in needed if parent not in made]

@@ -148,7 +148,7 @@ def test_a_refused_job_takes_back_those_submitted_before_it(smoke: Pipeline, tmp
     overrides = ("recipe=long_sft", "distributed=ddp", "stages.evaluate_sft.slurm.partition=nowhere")
     pipeline = Pipeline(smoke.cluster, tmp_path, "refused", overrides)
     printed = pipeline.run(expect=1)
-    (line,) = printed.splitlines()
+    *_, line = printed.splitlines()
     assert line.startswith("error: sbatch: ")
     assert "invalid partition specified: nowhere" in line
     assert pipeline.jobs() == {}

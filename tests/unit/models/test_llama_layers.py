@@ -124,6 +124,15 @@ def test_in_single_precision_it_stands_in_for_the_modules(kind: str) -> None:
     assert torch.equal(states_before(model.model, ids_BT, chosen_BT), chosen_states(model.model, ids_BT, before_BT))
 
 
+def test_weights_that_have_diverged_give_no_numbers_and_not_zeros() -> None:
+    model = build(CONFIGS["llama"]())
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(1e22)  # whose squares overflow
+    ids_BT = torch.arange(10, 22)[None]
+    states_SE = chosen_states(model.base_model, ids_BT, torch.ones_like(ids_BT, dtype=torch.bool))
+    assert bool(states_SE.isnan().all())
+
+
 def test_frozen_weights_get_no_gradient_and_let_others_through() -> None:
     model = build(CONFIGS["biased"]()).double()
     for name, parameter in model.named_parameters():
