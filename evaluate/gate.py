@@ -39,6 +39,7 @@ from posttrain.stage.files import write_json_atomic
 log = logging.getLogger(__name__)
 
 PASSED, FAILED, UNDERPOWERED = "passed", "failed", "underpowered"
+NOTHING = "neither items nor held-out rows were scored of both models"
 NAMED_ITEMS = 5
 """Items that the reason names; the verdict's file has more."""
 
@@ -56,11 +57,12 @@ def run(config: GateConfig, context: Context) -> StageResult:
     if before and after:
         findings, failures, worse = _judge_items(config, before, after, context.spec.seed)
     failures += _loss_failures(config, context, needed=not findings)
+    told = bool(findings) or _losses(context) is not None
     failures += _drift_failures(config, context)
     unsure = [one for one in findings if one.verdict == UNCLEAR and one.power < config.power]
-    state = FAILED if failures else UNDERPOWERED if unsure else PASSED
+    state = FAILED if failures else UNDERPOWERED if unsure or not told else PASSED
     weak = [f"{one.metric.name} (power {one.power:.0%} at {one.metric.margin:.2g})" for one in unsure]
-    reasons = failures or ([f"too few items to tell of {', '.join(weak)}"] if unsure else [])
+    reasons = failures or ([f"too few items to tell of {', '.join(weak)}"] if unsure else [] if told else [NOTHING])
     blocks = config.mode == "block" and (state == FAILED or (state == UNDERPOWERED and config.strict))
     model = read_manifest(context.inputs["after"]).parents["model"].name
     verdict = {"state": state, "blocks": blocks, "reasons": reasons, "model": model, "confidence": config.confidence}
@@ -152,17 +154,20 @@ def _shift(finding: Finding) -> str:
 
 def _loss_failures(config: GateConfig, context: Context, needed: bool) -> list[str]:
     """Return why the held-out loss fails; without items, which is ``needed``, it is the target."""
-    before, after = (_summary(context.inputs[name]).get("loss") for name in ("before", "after"))
-    if before is None or after is None:
-        if needed:
-            raise UsageError("evaluate.gate: neither items nor held-out rows were scored of both models; score both")
+    if (losses := _losses(context)) is None:
         return []
-    was, now = before["overall"]["loss"], after["overall"]["loss"]
+    was, now = losses
     if needed and config.target != "none" and not now < was:
         return [f"held-out loss did not fall: {was:.3f} → {now:.3f}"]
     if config.max_loss_rise is not None and not now <= was + config.max_loss_rise:
         return [f"held-out loss rose: {was:.3f} → {now:.3f}, more than {config.max_loss_rise}"]
     return []
+
+
+def _losses(context: Context) -> tuple[float, float] | None:
+    """Return the held-out losses before and after, where both are known."""
+    before, after = (_summary(context.inputs[name]).get("loss") for name in ("before", "after"))
+    return (before["overall"]["loss"], after["overall"]["loss"]) if before and after else None
 
 
 def _drift_failures(config: GateConfig, context: Context) -> list[str]:

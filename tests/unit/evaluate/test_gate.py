@@ -141,9 +141,12 @@ def test_a_loss_that_is_no_number_is_no_gain(bench: Bench) -> None:
     assert bench.judge(inputs)[0]["state"] == "failed"
 
 
-def test_nothing_scored_is_an_error(bench: Bench) -> None:
-    with pytest.raises(UsageError, match="neither items nor held-out rows"):
-        bench.judge({"before": bench.scores("base", None), "after": bench.scores("sft", None)})
+def test_nothing_scored_tells_nothing_and_is_said(bench: Bench) -> None:
+    inputs = {"before": bench.scores("base", None), "after": bench.scores("sft", None)}
+    verdict, facts = bench.judge(inputs)
+    assert (verdict["state"], facts["blocks"]) == ("underpowered", False)
+    assert verdict["reasons"] == ["neither items nor held-out rows were scored of both models"]
+    assert bench.judge(inputs, strict=True)[1]["blocks"]
 
 
 def test_a_policy_may_not_lie_too_far_from_its_reference(bench: Bench) -> None:
