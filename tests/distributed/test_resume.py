@@ -56,7 +56,8 @@ def test_with_as_many_ranks_it_ends_bit_identical(dropout_bench: Bench, kind: st
     assert sha256_file(resumed / "model.safetensors") == sha256_file(undisturbed / "model.safetensors")
 
 
-ELSEWHERE = [pytest.param(kind, marks=[] if kind in ("ddp", "zero3") else pytest.mark.slow) for kind in (*KINDS, "zero1")]
+IN_CI = ("ddp", "zero3")
+ELSEWHERE = [pytest.param(kind, marks=[] if kind in IN_CI else pytest.mark.slow) for kind in (*KINDS, "zero1")]
 
 
 @pytest.mark.parametrize("kind", ELSEWHERE)
