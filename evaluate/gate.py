@@ -56,8 +56,9 @@ def run(config: GateConfig, context: Context) -> StageResult:
     worse: dict[str, list[dict[str, Any]]] = {}
     if before and after:
         findings, failures, worse = _judge_items(config, before, after, context.spec.seed)
-    failures += _loss_failures(config, context, needed=not findings)
-    told = bool(findings) or _losses(context) is not None
+    losses = _losses(context)
+    failures += _loss_failures(config, losses, needed=not findings)
+    told = bool(findings) or losses is not None
     failures += _drift_failures(config, context)
     unsure = [one for one in findings if one.verdict == UNCLEAR and one.power < config.power]
     state = FAILED if failures else UNDERPOWERED if unsure or not told else PASSED
@@ -152,9 +153,9 @@ def _shift(finding: Finding) -> str:
     return f"{change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}] on {change.n} items"
 
 
-def _loss_failures(config: GateConfig, context: Context, needed: bool) -> list[str]:
-    """Return why the held-out loss fails; without items, which is ``needed``, it is the target."""
-    if (losses := _losses(context)) is None:
+def _loss_failures(config: GateConfig, losses: tuple[float, float] | None, needed: bool) -> list[str]:
+    """Return why the held-out loss fails, if it is known; without items, which is ``needed``, it is the target."""
+    if losses is None:
         return []
     was, now = losses
     if needed and config.target != "none" and not now < was:

@@ -14,7 +14,7 @@ from posttrain.pipeline.runs.needs import Needless, lineage, needless
 from posttrain.pipeline.watch.progress import console_for_tables
 from posttrain.stage.artifact import MANIFEST, memory_file
 from posttrain.stage.errors import EXIT_DONE, UsageError
-from posttrain.stage.files import remove_directory
+from posttrain.stage.files import may_write, remove_directory
 from posttrain.stage.record import RECORDS
 from posttrain.stage.wording import size
 
@@ -80,7 +80,7 @@ def _require_rights(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         folders += [path, *(below for below in path.rglob("*") if below.is_dir() and not below.is_symlink())]
     for folder in folders:
-        if not os.access(folder, os.W_OK | os.X_OK):
+        if not may_write(folder):
             raise UsageError(f"{folder}: not ours to delete from, and nothing was deleted; ask its owner")
     above = path.parent.stat()
     if above.st_mode & stat.S_ISVTX and os.geteuid() not in (0, above.st_uid, path.lstat().st_uid):

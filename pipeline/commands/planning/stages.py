@@ -10,6 +10,7 @@ from typing import Any
 
 from posttrain.pipeline.commands.planning.rows import Given, Rows, longest_row, rows_of
 from posttrain.pipeline.graph.graph import Stage
+from posttrain.plan.disk import STATE_BYTES, WEIGHT_BYTES
 from posttrain.plan.families import read_shape
 from posttrain.plan.footprint import Rollouts, Setting, Training
 from posttrain.plan.known import KNOWN_SHAPES
@@ -99,7 +100,7 @@ def _share(config: Any, distributed: Distributed) -> tuple[int, int]:
 def _keeps(config: Any, distributed: Distributed) -> tuple[int, int, int]:
     """Return checkpoints at once, the newest not yet committed, and bytes of a trained parameter: with its states."""
     low = config.dtype == "bfloat16" and distributed.kind == "deepspeed"
-    return config.keep_checkpoints + 1, 14 if low else 12, 2 if low else 4
+    return config.keep_checkpoints + 1, 14 if low else STATE_BYTES, 2 if low else WEIGHT_BYTES
 
 
 def _trained(stage: Stage, stages: Mapping[str, Stage], distributed: Distributed, given: Given) -> Work:
