@@ -1,4 +1,4 @@
-"""The commands about runs: `posttrain ls`, `status`, `logs`, `diff`, `why`, `cancel` and `sync`."""
+"""The commands about runs: `posttrain ls`, `status`, `watch`, `logs`, `diff`, `why`, `cancel` and `sync`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     status.add_argument("--exit-code", action="store_true", help="exit with 0 done, 1 failed, 75 not finished")
     status.set_defaults(action=_status)
+    watch = commands.add_parser("watch", help="a page of a run in the browser: stages, curves, answers, logs")
+    watch.add_argument("--port", type=int, default=8765, metavar="N", help="port on 127.0.0.1; 0 takes a free one")
+    watch.set_defaults(action=_watch)
     logs = commands.add_parser("logs", help="the log of a stage; of the one that failed or runs by default")
     logs.add_argument("stage", nargs="?", metavar="STAGE", help="stage of the run")
     logs.add_argument("--run", default="latest", metavar="RUN", help="name of the run; the latest by default")
@@ -31,9 +34,9 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
     cancel.set_defaults(action=_cancel)
     sync = commands.add_parser("sync", help="bring the finished stages of a run to W&B")
     sync.set_defaults(action=_sync)
-    for parser in (cancel, sync):
+    for parser in (watch, cancel, sync):
         add_run(parser)
-    for parser in (ls, status, logs, diff, cancel, sync):
+    for parser in (ls, status, watch, logs, diff, cancel, sync):
         add_root(parser)
     for parser in (ls, status, diff):
         add_json(parser)
@@ -50,6 +53,12 @@ def _ls(options: argparse.Namespace) -> int:
     from posttrain.pipeline.commands.ls import print_store
 
     return print_store(options.root, options.artifacts, options.json)
+
+
+def _watch(options: argparse.Namespace) -> int:
+    from posttrain.pipeline.commands.watch import serve_run
+
+    return serve_run(options.root, options.run, options.port)
 
 
 def _logs(options: argparse.Namespace) -> int:
