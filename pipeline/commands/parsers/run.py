@@ -13,7 +13,6 @@ from posttrain.pipeline.commands.parsers.shared import (
     add_root_override,
     overrides_of,
 )
-from posttrain.pipeline.watch.stopping import StopRequests
 
 EXAMPLES = """examples:
   posttrain run recipe=demo                                    the whole pipeline on generated data
@@ -52,37 +51,15 @@ def _run(options: argparse.Namespace) -> int:
         words = [text for text in options.overrides if "=" not in text]
         if not words:  # a lone word is told which recipe it may mean
             return print_recipes(options.config_dir)
-    return _launch(overrides_of(options), options.config_dir, options.keep_going, options.dry_run)
+    from posttrain.pipeline.commands.launch import launch
+
+    return launch(overrides_of(options), options.config_dir, options.keep_going, options.dry_run)
 
 
 def _resume(options: argparse.Namespace) -> int:
+    from posttrain.pipeline.commands.launch import launch
     from posttrain.pipeline.commands.resume import last_launch
 
-    launch = last_launch(options.root, options.run)
-    config_dir = None if launch.config_dir is None else Path(launch.config_dir)
-    return _launch(launch.overrides, config_dir, launch.keep_going, options.dry_run)
-
-
-def _launch(overrides: list[str], config_dir: Path | None, keep_going: bool, only_print: bool) -> int:
-    from posttrain.pipeline.commands.keeping.room import require_room
-    from posttrain.pipeline.commands.keeping.transfer import pull_made
-    from posttrain.pipeline.commands.run import dry_run, note, prepare, run_pipelines
-    from posttrain.pipeline.commands.run_slurm import print_submission, submit_pipelines
-    from posttrain.pipeline.config.overrides import outvoted
-    from posttrain.pipeline.config.sweep import compose_sweep
-    from posttrain.pipeline.runs.launched import this_launch
-
-    stops = StopRequests()
-    with stops.heeded():
-        configs = compose_sweep(overrides, config_dir)
-        points = {label: prepare(config) for label, config in configs.items()}
-        for line in (line for point in points.values() for line in outvoted(overrides, point.config.stages)):
-            note(line)
-        on_slurm = next(iter(points.values())).config.launcher.kind == "slurm"
-        if only_print:
-            return print_submission(points) if on_slurm else max(dry_run(point) for point in points.values())
-        for point in points.values():
-            pull_made(point)
-        require_room(list(points.values()))
-        start = submit_pipelines if on_slurm else run_pipelines
-        return start(points, stops, this_launch(overrides, config_dir, keep_going))
+    last = last_launch(options.root, options.run)
+    config_dir = None if last.config_dir is None else Path(last.config_dir)
+    return launch(last.overrides, config_dir, last.keep_going, options.dry_run)
