@@ -14,7 +14,7 @@ PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 WANDB_MO
 	$(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slurm test-slurm-all faults distributed check bench chaos mutants format clean
+.PHONY: help setup demo test test-slurm test-slurm-all faults distributed check docs bench chaos mutants format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,6 +51,9 @@ check: $(READY)  ## lint, types, import layers, size ceilings
 	$(BIN)/mypy
 	PYTHONPATH=.typing $(BIN)/lint-imports --no-cache
 	$(BIN)/python scripts/check.py
+
+docs: $(READY)  ## build the site in build/site; a link that leads nowhere is an error
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/site
 
 bench: $(READY)  ## training beside TRL's, in turns; what is worse than in scripts/baselines is shown (quiet machine)
 	$(BIN)/python scripts/bench_sft.py
