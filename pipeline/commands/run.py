@@ -21,6 +21,7 @@ from posttrain.pipeline.local.by_hand import arguments_of
 from posttrain.pipeline.local.launch import local_launcher
 from posttrain.pipeline.local.scheduler import Scheduler, State, Task
 from posttrain.pipeline.runs.launched import Launch, note_launch
+from posttrain.pipeline.runs.notice import give_notice
 from posttrain.pipeline.runs.resolve import Made, Resolver, committed
 from posttrain.pipeline.runs.rundir import RunDirectory
 from posttrain.pipeline.runs.variants import Point
@@ -100,6 +101,8 @@ def run_pipeline(point: Point, stops: StopRequests, launch: Launch | None = None
         cached = {name: task.made.manifest for name, task in scheduler.tasks.items() if task.made and not task.process}
         print_version_warnings(cached)
         _print_table(scheduler, run, console)
+        if any(task.process for task in scheduler.tasks.values()):
+            give_notice(config.launcher.notify, run, code, _in_a_line(scheduler, run))
     return code
 
 
@@ -159,6 +162,16 @@ def _report_errors(scheduler: Scheduler, run: RunDirectory) -> int:
         return ended[0].code if ended else EXIT_GATE
     unfinished = any(task.made is None for task in scheduler.tasks.values())
     return EXIT_REQUEUE if unfinished else EXIT_DONE
+
+
+def _in_a_line(scheduler: Scheduler, run: RunDirectory) -> str:
+    """Return how a run ended, for a message: what went wrong first, or what the last stage says."""
+    tasks = list(scheduler.tasks.values())
+    wrong = [f"{task.stage.name}: {task.message}" for task in tasks if task.code != EXIT_DONE]
+    refused = [f"gate {task.stage.name}: {task.refusal}" for task in tasks if task.refusal is not None]
+    made = [task.made.manifest for task in tasks if task.made is not None]
+    last = [f"{len(made)} of {len(tasks)} stages are made; {made[-1].stage}: {made[-1].headline}"] if made else []
+    return f"{run.name}: {[*wrong, *refused, *last, 'nothing was made'][0]}".splitlines()[0]
 
 
 def _print_error(task: Task, run: RunDirectory) -> None:

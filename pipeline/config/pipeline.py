@@ -141,6 +141,9 @@ class LauncherConfig:
     takes."""
     disk: Literal["require", "warn"] = "require"
     """What to do where weights and checkpoints to come will not fit on the disk: refuse to start, or only say so."""
+    notify: str | None = None
+    """A shell command for the end of a run, with POSTTRAIN_RUN, POSTTRAIN_STATE (done, failed, refused, stopped),
+    POSTTRAIN_CODE and POSTTRAIN_MESSAGE in its environment. On a cluster, for a job that fails, and once all is made."""
     slurm: SlurmConfig = Field(default_factory=SlurmConfig)
     """How stages become jobs."""
 

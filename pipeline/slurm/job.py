@@ -28,9 +28,11 @@ from typing import Any, TypeVar
 from posttrain.pipeline.config.pipeline import PipelineConfig
 from posttrain.pipeline.graph.environment import inherited_environment
 from posttrain.pipeline.graph.graph import Stage, build_graph
+from posttrain.pipeline.runs.notice import give_notice
 from posttrain.pipeline.runs.promotion import refusal
 from posttrain.pipeline.runs.resolve import Made, Resolver, committed
 from posttrain.pipeline.runs.rundir import RunDirectory, own_outcome, own_spec, signs_of_life
+from posttrain.pipeline.runs.state import Queue, run_status
 from posttrain.pipeline.slurm import queue
 from posttrain.pipeline.slurm.attempts import Cause, Ledger, cause_of, newest_step, own_failure, why_not_again
 from posttrain.pipeline.slurm.script import SlurmLauncher
@@ -192,6 +194,7 @@ class Driver:
         if outcome is not None and outcome.code == EXIT_DONE:
             ledger.end(Cause.DONE, "")
             outcome.write(self.run.outcome(self.stage.name))
+            self._tell_if_all_is_made()
             return EXIT_DONE
         if hung is not None:
             cause, outcome = Cause.HUNG, Outcome(EXIT_REQUEUE, hung)
@@ -240,7 +243,17 @@ class Driver:
         ledger.end(cause, outcome.message)
         outcome.write(self.run.outcome(self.stage.name))
         print(f"error: {outcome.message}", file=sys.stderr, flush=True)
+        self._tell(outcome.code, f"{self.stage.name}: {outcome.message}")
         return outcome.code
+
+    def _tell_if_all_is_made(self) -> None:
+        states = [status.state for status in run_status(self.run, Queue({}, {}))]
+        if set(states) <= {"done", "cached"}:
+            self._tell(EXIT_DONE, f"{len(states)} of {len(states)} stages are made")
+
+    def _tell(self, code: int, message: str) -> None:
+        for run in (self.run, *self.shared_by):
+            give_notice(self.config.launcher.notify, run, code, f"{run.name}: {message}")
 
 
 def _requeue(cause: Cause, message: str) -> int:

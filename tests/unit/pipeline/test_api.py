@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 
 from posttrain.pipeline import api
+from posttrain.pipeline.runs import notice
+from posttrain.pipeline.runs.rundir import RunDirectory
 from posttrain.stage.errors import EXIT_USAGE, UsageError
 
 NOTEBOOK = Path(__file__).parents[3] / "docs" / "examples" / "notebook.ipynb"
@@ -89,3 +92,38 @@ def test_another_thread_is_told_that_it_cannot_heed_an_interrupt() -> None:
     thread.start()
     thread.join()
     assert "the main thread alone" in raised[0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "state", "message"),
+    [
+        ("rows.jsonl", "done 0", "told: 1 of 1 stages are made; rows: 40 rows kept"),
+        ("bad.jsonl", "failed 2", "told: rows: "),
+    ],
+)
+def test_the_end_of_a_run_is_told(
+    said: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch, rows: str, state: str, message: str
+) -> None:
+    monkeypatch.chdir(folder)
+    Path("bad.jsonl").write_text('{"prompt": 1}\n')
+    source = f"stages.rows.with.sources=[{{name: {state.split()[0]}, path: {rows}}}]"
+    told = (
+        f'launcher.notify=\'printf "%s %s\\n%s" $POSTTRAIN_STATE $POSTTRAIN_CODE "$POSTTRAIN_MESSAGE" > {rows}.told\''
+    )
+    with contextlib.suppress(api.RunFailedError):
+        api.run("recipe=mine.yaml", "run_name=told", f"root=outputs_{rows}", source, told)
+    first, second = Path(f"{rows}.told").read_text().splitlines()
+    assert first == state and second.startswith(message)
+
+
+def test_a_notice_that_fails_or_hangs_is_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notice, "PATIENCE_SECONDS", 0.2)
+    run = RunDirectory(tmp_path, "mine")
+    for command in ("echo no such topic >&2; exit 22", "sleep 60", None):
+        notice.give_notice(command, run, 0, "mine: done")
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: launcher.notify: exit code 22: no such topic",
+        "warning: launcher.notify: no end within 0 s",
+    ]
