@@ -143,7 +143,7 @@ class LauncherConfig:
     """What to do where weights and checkpoints to come will not fit on the disk: refuse to start, or only say so."""
     notify: str | None = None
     """A shell command for the end of a run, with POSTTRAIN_RUN, POSTTRAIN_STATE (done, failed, refused, stopped),
-    POSTTRAIN_CODE and POSTTRAIN_MESSAGE in its environment. On a cluster, for a job that fails, and once all is made."""
+    POSTTRAIN_CODE and POSTTRAIN_MESSAGE in its environment. On a cluster, for jobs that fail, and once all is made."""
     slurm: SlurmConfig = Field(default_factory=SlurmConfig)
     """How stages become jobs."""
 
