@@ -9,7 +9,8 @@ CHAOS ?= outputs/chaos
 BIN := .venv/bin
 READY := .venv/ready
 
-# Two pytest workers of one thread each fit the smallest machine that we support: 2 cores.
+# Two pytest workers of one thread each fit the smallest machine that we support: 2 cores. Files keep their order, in which
+# the long ones come first: the short ones of tests/unit let both workers end at once.
 PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 WANDB_MODE=offline \
 	$(BIN)/python -m pytest
 
@@ -29,7 +30,7 @@ demo: $(READY)  ## run the whole pipeline on generated data (CPU, about twelve m
 	$(BIN)/posttrain run recipe=demo
 
 test: $(READY)  ## run the tests, the long matrices and Slurm excepted
-	$(PYTEST) --ignore=tests/slurm -m "not slow" -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(PYTEST) --ignore=tests/slurm -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-slurm: $(READY)  ## install Slurm if absent, start a private cluster, run the tests on it
 	tests/slurm/install.sh
