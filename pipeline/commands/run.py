@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from posttrain.pipeline.commands.seeds import print_over_seeds
+from posttrain.pipeline.commands.points import print_sweep
 from posttrain.pipeline.config.pipeline import PipelineConfig
 from posttrain.pipeline.graph.curation import told_curation
 from posttrain.pipeline.graph.graph import build_graph
@@ -67,7 +67,7 @@ def run_pipelines(points: dict[str, Point], stops: StopRequests, launch: Launch 
             print(f"\n{label}", flush=True)
         codes[label] = run_pipeline(point, stops, launch)
     if len(points) > 1:
-        print_over_seeds({label: points[label].run for label in codes if points[label].run.identity.exists()})
+        print_sweep({label: points[label].run for label in codes if points[label].run.identity.exists()})
     if left := [label for label in points if label not in codes]:
         print(f"not run: {', '.join(left)}; the same command goes on", file=sys.stderr, flush=True)
     return next((code for code in codes.values() if code != EXIT_DONE), EXIT_REQUEUE if left else EXIT_DONE)

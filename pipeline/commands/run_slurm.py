@@ -8,7 +8,7 @@ import time
 
 from rich.table import Table
 
-from posttrain.pipeline.commands.seeds import print_over_seeds
+from posttrain.pipeline.commands.points import print_sweep
 from posttrain.pipeline.runs.launched import Launch, note_launch
 from posttrain.pipeline.runs.rundir import read_jobs
 from posttrain.pipeline.runs.state import run_status
@@ -50,7 +50,7 @@ def submit_pipelines(points: dict[str, Point], stops: StopRequests, launch: Laun
         _wait([job for point in points.values() for job in read_jobs(point.run).values()])
         code = max(_print_ends(point) for point in points.values())
         if len(points) > 1:
-            print_over_seeds({label: point.run for label, point in points.items()})
+            print_sweep({label: point.run for label, point in points.items()})
         return code
     except KeyboardInterrupt as stop:
         print(

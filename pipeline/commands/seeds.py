@@ -36,11 +36,8 @@ FIGURES = {
 
 def print_over_seeds(runs: Mapping[str, RunDirectory]) -> None:
     """Print a table for each group of runs, by label, that differ in their seeds alone; a run by itself has none."""
-    groups: dict[str, dict[str, RunDirectory]] = {}
-    for label, run in runs.items():
-        groups.setdefault(canonical_json(_without_seeds(read_stages(run))), {})[label] = run
-    for group in groups.values():
-        made = [_made_by(run) for run in group.values()]
+    for group in by_all_but_seeds(runs).values():
+        made = [made_by(run) for run in group.values()]
         rows = spread_of(made) if len(made) > 1 else []
         if rows:
             shared = [word for word in next(iter(group)).split() if all(word in label.split() for label in group)]
@@ -51,6 +48,14 @@ def print_over_seeds(runs: Mapping[str, RunDirectory]) -> None:
             for row in rows:
                 table.add_row(*map(escape, row))
             console_for_tables().print(table)
+
+
+def by_all_but_seeds(runs: Mapping[str, RunDirectory]) -> dict[str, dict[str, RunDirectory]]:
+    """Return groups of runs, by label, that differ in their seeds alone."""
+    groups: dict[str, dict[str, RunDirectory]] = {}
+    for label, run in runs.items():
+        groups.setdefault(canonical_json(_without_seeds(read_stages(run))), {})[label] = run
+    return groups
 
 
 def spread_of(runs: list[dict[str, Manifest]]) -> list[tuple[str, str, str, str, str]]:
@@ -79,7 +84,7 @@ def _without_seeds(stages: dict[str, Any]) -> dict[str, Any]:
     return {name: {key: value for key, value in facts.items() if key != "seed"} for name, facts in stages.items()}
 
 
-def _made_by(run: RunDirectory) -> dict[str, Manifest]:
+def made_by(run: RunDirectory) -> dict[str, Manifest]:
     """Return the manifest of each stage of a run that is made."""
     paths = {stage: run.spec(stage) for stage in read_stages(run)}
     made = {stage: committed(StageSpec.read(path)) for stage, path in paths.items() if path.exists()}

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from posttrain.pipeline.commands.seeds import print_over_seeds
+from posttrain.pipeline.commands.points import print_sweep
 from posttrain.pipeline.runs.needs import size_of
 from posttrain.pipeline.runs.rundir import RunDirectory, find_run
 from posttrain.pipeline.runs.state import Queue, run_status
@@ -32,7 +32,7 @@ def print_status(root: Path, names: list[str], as_json: bool = False, exit_code:
     runs = {name: find_run(root, name) for name in names}
     states = {state for run in runs.values() for state in _print_run(run, as_json)}
     if len(runs) > 1 and not as_json:
-        print_over_seeds(runs)
+        print_sweep(runs)
     return _code(states) if exit_code else EXIT_DONE
 
 

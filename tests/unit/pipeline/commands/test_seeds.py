@@ -11,6 +11,7 @@ import pytest
 from build_artifacts import commit_artifact
 
 from posttrain.pipeline.cli import main
+from posttrain.pipeline.commands.points import print_sweep
 from posttrain.pipeline.commands.run import prepare
 from posttrain.pipeline.commands.seeds import FIGURES, print_over_seeds, spread_of
 from posttrain.pipeline.config.sweep import compose_sweep
@@ -20,6 +21,7 @@ from posttrain.pipeline.runs.resolve import Made, Resolver, committed
 from posttrain.pipeline.runs.rundir import RunDirectory
 from posttrain.stage.artifact import MANIFEST, Manifest, read_manifest
 from posttrain.stage.errors import EXIT_DONE
+from posttrain.stage.spec import StageSpec
 
 T_95_TWO_DEGREES = 4.302652729911275
 LOSSES = {0: 1.0, 1: 2.0, 2: 4.0}
@@ -110,3 +112,32 @@ def test_a_figure_that_a_run_lacks_is_left_out(tmp_path: Path) -> None:
 def test_every_stage_that_learns_or_measures_has_figures() -> None:
     silent = {"train.base", "train.reference", "evaluate.report", "evaluate.gate"}
     assert {run for run in STAGE_TYPES if not run.startswith("data.")} - silent == {*FIGURES}
+
+
+def test_points_stand_beside_each_other_with_the_best_marked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = swept(tmp_path, "evaluate.policy.max_new_tokens=24,25,26", "seed=0,1")
+    losses = {24: 3.0, 25: 0.5, 26: 2.0}
+    for label, run in runs.items():
+        spec = StageSpec.read(run.spec("evaluate_dpo"))
+        chosen = spec.config["max_new_tokens"]
+        figures = {
+            "loss": losses[chosen] + spec.seed,
+            "exact_match": 0.25 if chosen == 24 else 0.125,
+            "preference": 0.5,
+        }
+        write_figures(Path(spec.output), metrics=figures)
+        assert f"max_new_tokens={chosen}" in label
+    print_sweep(runs)
+    _, _, said = capsys.readouterr().out.partition("point by point; * is the best")
+    _, heads, names, *rows = [line.split() for line in said.splitlines()]
+    assert heads[-2:] == ["evaluate_dpo", "evaluate_dpo"] and names[-2:] == ["exact_match", "loss"]
+    assert [row[-2:] for row in rows[:3]] == [["*0.25", "3.5"], ["0.125", "*1"], ["0.125", "2.5"]]  # means of two seeds
+    assert [row[0] for row in rows[:3]] == [f"evaluate.policy.max_new_tokens={chosen}" for chosen in losses]
+    assert " ".join(rows[3]).startswith("a best point may be so by chance")
+
+
+def test_a_sweep_whose_points_do_not_differ_has_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    print_sweep(swept(tmp_path, "evaluate.policy.max_new_tokens=24,25"))
+    assert capsys.readouterr().out == ""
