@@ -42,7 +42,30 @@ MOST_SECONDS = 3600.0
 """A command that has not ended by then hangs."""
 FULL_SECONDS = 8.0
 AGAIN_SECONDS = 1.5
+ENDS = (0, 1, 75)
+"""Exit codes of a launcher that nobody killed: done, a stage failed, the same command goes on."""
 YEAR_SECONDS = 365 * 24 * 3600.0
+
+
+class Second:
+    """The same command once more, beside another: it waits for the lease, and goes on with the run if it gets it."""
+
+    def __init__(self, base: Path, store: Path, overrides: list[str]) -> None:
+        self._log = store.with_suffix(".second.log")
+        command = [*COMMAND, f"root={store}", *overrides]
+        environment = {**os.environ, **QUIET}
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(command, cwd=base / "cwd", env=environment, stdout=log, stderr=log)
+
+    def problem(self) -> str:
+        """Wait for its end, and return what should not have been; strikes that hit its stages may let it fail."""
+        try:
+            code = self._process.wait(MOST_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return f"a second launcher still ran after {MOST_SECONDS:.0f} s"
+        said = self._log.read_text(encoding="utf-8", errors="replace")
+        return f"a second launcher ended with {code}: {said}" if code not in ENDS or "Traceback" in said else ""
 
 
 class Launch:
@@ -52,6 +75,7 @@ class Launch:
         self.store, self.overrides = store, overrides
         self.code: int | None = None
         self.problems: list[str] = []
+        self.seconds: list[Second] = []
         self.pid, self._terminal = pty.fork()
         if self.pid == 0:
             os.chdir(base / "cwd")
@@ -166,16 +190,7 @@ def fill_the_disk(launch: Launch, draw: random.Random) -> None:
 
 
 def start_a_second(launch: Launch, draw: random.Random) -> None:
-    base = launch.store.parent
-    second = subprocess.run(
-        [*COMMAND, f"root={launch.store}", *launch.overrides],
-        cwd=base / "cwd",
-        env={**os.environ, **QUIET},
-        capture_output=True,
-        check=False,
-    )
-    if second.returncode not in (0, 75):
-        launch.problems.append(f"a second launcher ended with {second.returncode}: {second.stderr.decode()}")
+    launch.seconds.append(Second(launch.store.parent, launch.store, launch.overrides))
 
 
 def touch_the_clock(launch: Launch, draw: random.Random) -> None:
@@ -226,7 +241,7 @@ class Run:
     differing: list[str]
     """Stages whose artifact is not the calm run's."""
     problems: list[str]
-    """Whatever else should not have been: something outside was touched, a second launcher failed, a command hung."""
+    """Whatever else should not have been: something outside was touched, a second launcher broke, a command hung."""
 
 
 def storm(base: Path, number: int, seed: int, strikes: int, seconds: float, overrides: list[str]) -> Run:
@@ -238,6 +253,7 @@ def storm(base: Path, number: int, seed: int, strikes: int, seconds: float, over
     before = contents(base)
     run = Run(number, [], 0, False, [], [])
     with mounted(store):
+        beside: list[Second] = []
         while not run.ended and run.commands < MOST_COMMANDS:
             launch = Launch(base, store, overrides)
             run.commands += 1
@@ -249,7 +265,9 @@ def storm(base: Path, number: int, seed: int, strikes: int, seconds: float, over
             code = launch.end()
             run.strikes += [Strike(kind, code) for kind in struck]
             run.problems += launch.problems
+            beside += launch.seconds
             run.ended = code == 0
+        run.problems += filter(None, [second.problem() for second in beside])
         found, wanted = digests(store), digests(base / "calm")
     run.differing = sorted(name for name in wanted if found.get(name) != wanted[name])
     run.problems += [f"touched: {path}" for path, *_ in sorted(contents(base) ^ before)]
