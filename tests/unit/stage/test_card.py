@@ -12,7 +12,7 @@ from posttrain.stage.artifact import Manifest, Parent, commit, read_manifest
 from posttrain.stage.card import CARD, write_card
 
 
-def made(root: Path, stage: str, kind: str, parents: list[Path], licenses: list[str], **facts: Any) -> Path:
+def made(root: Path, stage: str, kind: str, parents: list[Path], spdx: list[str], **facts: Any) -> Path:
     temporary = root / f".{stage}"
     temporary.mkdir()
     (temporary / "file").write_text(stage)
@@ -35,7 +35,7 @@ def made(root: Path, stage: str, kind: str, parents: list[Path], licenses: list[
         "",
         {},
         {},
-        licenses,
+        spdx,
         facts,
     )
     commit(temporary, root / f"{stage}-0", manifest)
@@ -66,7 +66,7 @@ def test_the_card_lists_sources_and_terms_of_what_lies_behind(tmp_path: Path) ->
     assert "# mine" in text and "`sft`" in text
     assert "| dataset | source | licences of its rows | published at | generator | its terms allow |" in text
     assert (
-        r"| rows | mine | MIT (1,200 rows), CC-BY-4.0 (3 rows) | https://data.test/a\|b | some-model | research |"
+        r"| rows | mine | CC-BY-4.0 (3 rows), MIT (1,200 rows) | https://data.test/a\|b | some-model | research |"
         in text
     )
     assert "| rows | none | no row kept |  |  |  |" in text
