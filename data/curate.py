@@ -139,8 +139,16 @@ def _result(records: Sequence[Record], summary: dict[str, Any], facts: dict[str,
         },
         headline=told(summary) + (", nothing held out" if all_trained else "") + not_used(summary),
         licenses=sorted({record.license for record in records}),
-        facts={"accounting": summary, "sources": facts},
+        facts={"accounting": summary, "sources": facts, "licenses": licences_by_source(records)},
     )
+
+
+def licences_by_source(records: Sequence[Record]) -> dict[str, dict[str, int]]:
+    """Return the rows kept of each source by their licence."""
+    found: dict[str, Counter[str]] = {}
+    for record in records:
+        found.setdefault(record.source, Counter())[record.license] += 1
+    return {source: dict(sorted(counts.items())) for source, counts in sorted(found.items())}
 
 
 def not_used(summary: Mapping[str, Any]) -> str:

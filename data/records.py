@@ -7,7 +7,7 @@ of that type in `dataset.json`, and the row accounting in `accounting.json`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -31,6 +31,8 @@ IGNORED = -100
 """Label of a token that is not trained on."""
 _LARGEST_RANK = 2**31 - 1
 """What the column of ranks holds."""
+_BATCH = 4096
+"""Rows that are read at once."""
 
 
 class Record(BaseModel):
@@ -188,8 +190,16 @@ def write_records(path: Path, records: Iterable[R], record_type: type[R]) -> Non
 
 def read_records(path: Path, record_type: type[R]) -> list[R]:
     """Return the records of a Parquet file that `write_records` wrote."""
+    return list(each_record(path, record_type))
+
+
+def each_record(path: Path, record_type: type[R]) -> Iterator[R]:
+    """Yield the records of a Parquet file that `write_records` wrote, of which few are held at once."""
     construct: Callable[..., Any] = record_type.model_construct
-    return [construct(**{name: _read(name, value) for name, value in row.items()}) for row in _rows(path)]
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(_BATCH):
+            for row in batch.to_pylist():
+                yield construct(**{name: _read(name, value) for name, value in row.items()})
 
 
 def _stored(record: Record) -> Json:
@@ -201,11 +211,6 @@ def _stored(record: Record) -> Json:
             value = json.dumps(value, ensure_ascii=False)
         row[name] = value
     return row
-
-
-def _rows(path: Path) -> list[Json]:
-    rows: list[Json] = pq.read_table(path).to_pylist()
-    return rows
 
 
 def _read(name: str, value: Any) -> Any:

@@ -5,6 +5,7 @@ python -m posttrain.evaluate.report inputs.base=DIR inputs.sft=DIR inputs.dpo=DI
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,20 @@ def run(config: ReportConfig, context: Context) -> StageResult:
         rewards=rewards,
         verdicts=verdicts,
         accounts=accounts,
+        data_pages=_data_pages(lineage, context.output),
         samples=select_samples(policies, config.samples, context.spec.seed),
     )
     (context.output / "report.html").write_text(page, encoding="utf-8")
     gates = verdict_line(verdicts)
     headline = f"{gates}; " * bool(gates) + headline_of(paired, policies, drifts, rewards)
     return StageResult(metrics={"policies": len(policies), "reward_models": len(rewards)}, headline=headline)
+
+
+def _data_pages(lineage: Lineage, output: Path) -> dict[str, str]:
+    """Return the pages about data by label, as addresses that hold wherever the store is moved to."""
+    labels = lineage.labels()
+    found = [node for node in lineage.of_kind("data_page") if node.directory is not None]
+    return {labels[node.id]: f"{os.path.relpath(node.directory, output)}/data.html" for node in found if node.directory}
 
 
 def _policy_summary(policy: Policy) -> dict[str, Any]:

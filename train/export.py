@@ -26,6 +26,7 @@ from posttrain.models.load import (
 )
 from posttrain.models.pretrained import find_weights, stored_parameters
 from posttrain.stage.artifact import LOGS, MANIFEST, read_manifest
+from posttrain.stage.card import CARD, write_card
 from posttrain.stage.errors import PosttrainError, UsageError
 from posttrain.stage.files import files_under, follow_umask, write_json_atomic
 from posttrain.stage.whole import require_whole
@@ -62,6 +63,7 @@ def export(artifact: Path, out: Path, merge: bool) -> str:
     else:
         _copy(artifact, temporary)
     note = _name_base(artifact, temporary, out) if is_adapter(artifact) and not merge else ""
+    write_card(artifact, temporary / CARD, out.name)
     follow_umask(temporary)
     temporary.rename(out)
     return note

@@ -159,18 +159,22 @@ def ranks(scores: Sequence[float]) -> list[int]:
     return [1 + sum(other > score for other in scores) for score in scores]
 
 
+def user_function(path: str, where: str) -> Any:
+    """Return what ``package.module:function`` names; ``where`` is the knob that does. Raises UsageError without one."""
+    module, _, name = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"{where}: {path!r}: {error}; give package.module:function") from None
+
+
 def scoring_function(path: str, where: str) -> ScoringFunction:
     """Return a user's function, ``package.module:function``; ``where`` is the knob that names it.
 
     It is given prompt, answer and reference, and the reasoning before the answer where it has a parameter of that name.
     Raises UsageError when there is none, and the function itself PosttrainError when it does not return a number.
     """
-    module, _, name = path.partition(":")
-    try:
-        function: Any = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"{where}: {path!r}: {error}; give package.module:function") from None
-
+    function = user_function(path, where)
     reads_reasoning = _has_parameter(function, "reasoning")
 
     def checked(messages: list[dict[str, str]], answer: str, reference: str | None, reasoning: str = "") -> float:

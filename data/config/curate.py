@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from posttrain.data.config.steps import StepsConfig
-from posttrain.stage.schema import external, hub_revision, schema, speed
+from posttrain.stage.schema import external, external_function, hub_revision, schema, speed
 
 RecordType = Literal["demonstration", "comparison", "unpaired", "prompt", "evaluation"]
 AdapterName = Literal[
@@ -23,12 +23,14 @@ AdapterName = Literal[
     "unpaired",
     "unpaired_messages",
     "evaluation",
+    "threads",
     "question_answer",
     "messages",
     "sharegpt",
     "alpaca",
     "prompt_completion",
     "text",
+    "code",
     "prompt",
 ]
 
@@ -57,6 +59,9 @@ class SourceConfig:
     """Commit, tag or branch of the `datasets` name; None takes the newest. The commit is kept."""
     adapter: AdapterName = "auto"
     """Shape of the rows (`posttrain.data.sources.adapters`); ``auto`` recognises it from the first row's columns."""
+    function: str | None = external_function()
+    """``package.module:function`` of yours, which makes of the columns of each row those of a known shape; it is asked
+    before `columns` are renamed. The key covers its file."""
     columns: dict[str, str] = Field(default_factory=dict)
     """What the file calls a column that an adapter wants, such as ``{prompt: question, completion: answer}``."""
     ignore: list[str] = Field(default_factory=list)

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from posttrain.stage.schema import schema
 
-StepName = Literal["licence", "quality", "language", "pii", "contamination", "near_duplicate", "mix"]
+StepName = Literal["licence", "quality", "language", "pii", "contamination", "near_duplicate", "agreement", "mix"]
 GroupColumn = Literal["source", "task", "language", "license"]
 PiiType = Literal["email", "phone", "card", "iban", "ip", "key", "national_id"]
 
@@ -101,6 +101,15 @@ class LicenceConfig:
 
 
 @schema
+class AgreementConfig:
+    """Comparisons whose annotators disagree."""
+
+    least: float = Field(default=0.5, ge=0, le=1)
+    """Agreement below which all rows of a prompt drop, over the pairs of responses that several annotators judged: 1
+    for the same judgement, half for a tie and a preference, 0 for opposite ones."""
+
+
+@schema
 class MixConfig:
     """Proportions of the rows to train on."""
 
@@ -140,6 +149,8 @@ class StepsConfig:
     """Evaluation items."""
     near_duplicate: NearDuplicateConfig = Field(default_factory=NearDuplicateConfig)
     """Near duplicates."""
+    agreement: AgreementConfig = Field(default_factory=AgreementConfig)
+    """Annotators."""
     mix: MixConfig = Field(default_factory=MixConfig)
     """Proportions."""
 

@@ -18,12 +18,14 @@ scores, annotator ids), and refusing them would only make people strip files.
 | `unpaired`          | prompt, completion, label [, ended]          | unpaired preferences         |
 | `unpaired_messages` | messages, label                              | unpaired preferences         |
 | `evaluation`        | prompt, reference [, scorer, ideal, group]   | evaluation items             |
+| `threads`           | question, answers (objects with scores)      | demonstrations, comparisons  |
 | `question_answer`   | question, answer                             | demonstrations, evaluation   |
 | `messages`          | messages                                     | demonstrations               |
 | `sharegpt`          | conversations                                | demonstrations               |
 | `alpaca`            | instruction, output [, input]                | demonstrations               |
 | `prompt_completion` | prompt, completion                           | demonstrations               |
 | `text`              | text                                         | demonstrations               |
+| `code`              | code (a file of Python)                      | demonstrations               |
 | `prompt`            | prompt [, reference]                         | prompts                      |
 
 Every adapter but `text` also makes prompt records, by leaving the answers out. What makes comparisons also makes
@@ -38,10 +40,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from posttrain.data.config.curate import RecordType
+from posttrain.data.sources import adapters_code as code
 from posttrain.data.sources import adapters_comparisons as comparisons
 from posttrain.data.sources import adapters_demonstrations as demonstrations
 from posttrain.data.sources import adapters_scored as scored
 from posttrain.data.sources import adapters_sharegpt, settings
+from posttrain.data.sources import adapters_threads as threads
 from posttrain.data.sources import adapters_trees as trees
 from posttrain.data.sources import adapters_unpaired as unpaired
 from posttrain.data.sources.near_misses import cost, phrase, renames
@@ -173,6 +177,12 @@ _ALL = (
         _columns("scorer ideal group"),
     ),
     Adapter(
+        "threads",
+        _columns("question answers"),
+        {"demonstration": threads.demonstration, "comparison": threads.comparison},
+        fits=threads.has_answers,
+    ),
+    Adapter(
         "question_answer",
         _columns("question answer"),
         {"evaluation": demonstrations.question_item, "demonstration": demonstrations.question_answer},
@@ -182,6 +192,14 @@ _ALL = (
     Adapter("alpaca", _columns("instruction output"), {"demonstration": demonstrations.alpaca}, _columns("input")),
     Adapter("prompt_completion", _columns("prompt completion"), {"demonstration": demonstrations.prompt_completion}),
     Adapter("text", _columns("text"), {"demonstration": demonstrations.plain_text}),
+    Adapter(
+        "code",
+        _columns("code"),
+        {"demonstration": code.demonstration},
+        fits=code.asks_nothing,
+        expand={"demonstration": code.functions},
+        whole_rows=False,
+    ),
     Adapter("prompt", _columns("prompt"), {"prompt": demonstrations.bare_prompt}, _columns("reference")),
 )
 

@@ -23,7 +23,7 @@ def scored_lists(row: Values) -> Payload:
     responses = _several(items, "responses")
     if not isinstance(scores, list) or len(scores) != len(responses):
         raise RowError(f"scores {show(scores)}: must be a list of {len(responses)} numbers, one per response")
-    numbers = [_number(score) for score in scores]
+    numbers = [as_number(score) for score in scores]
     for index, number in enumerate(numbers):
         if number is None:
             raise RowError(f"scores[{index}] {show(scores[index])}: must be a number; mend it or remove the response")
@@ -80,7 +80,7 @@ def _text(item: Values, where: str) -> Any:
 
 def _scores(items: Sequence[Values]) -> list[float]:
     for name in SCORES:
-        numbers = [_number(item.get(name)) for item in items]
+        numbers = [as_number(item.get(name)) for item in items]
         if None not in numbers:
             return [number for number in numbers if number is not None]
     means = [_mean_rating(item.get(ANNOTATIONS)) for item in items]
@@ -98,11 +98,12 @@ def _mean_rating(annotations: Any) -> float | None:
     if not isinstance(annotations, dict):
         return None
     ratings = [item.get("Rating") if isinstance(item, dict) else item for item in annotations.values()]
-    numbers = [number for rating in ratings if (number := _number(rating)) is not None]
+    numbers = [number for rating in ratings if (number := as_number(rating)) is not None]
     return sum(numbers) / len(numbers) if numbers else None
 
 
-def _number(value: Any) -> float | None:
+def as_number(value: Any) -> float | None:
+    """Return a number, also one written as text, or None for whatever is not a finite one."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from posttrain.data.sources.adapters import known_columns
 from posttrain.data.sources.near_misses import SYNONYMS
 from posttrain.data.sources.readers import BadRow, Rows
-from posttrain.data.sources.row_values import json_list
+from posttrain.data.sources.row_values import json_list, show
 from posttrain.data.sources.turns import is_absent
 from posttrain.stage.errors import UsageError, did_you_mean
 
@@ -42,6 +42,23 @@ def renamed(rows: Rows, columns: Mapping[str, str], ignore: Sequence[str], path:
     if absent and not is_first:
         name = min(absent)
         raise UsageError(f"{path}: ignore: no row has a column {name!r}{did_you_mean(name, seen)}")
+
+
+def reshaped(rows: Rows, function: Callable[[dict[str, Any]], Any], name: str) -> Rows:
+    """Yield rows with the columns that a user's function makes of theirs; where it fails, or makes none, a bad row."""
+    for row in rows:
+        if isinstance(row, BadRow):
+            yield row
+            continue
+        try:
+            made = function(dict(row.values))
+        except Exception as error:
+            yield BadRow(row.position, f"{name} raised {type(error).__name__}: {error}", row.values)
+            continue
+        if isinstance(made, dict) and made:
+            yield replace(row, values=made)
+        else:
+            yield BadRow(row.position, f"{name} returned {show(made)}; return the columns of a row", row.values)
 
 
 def _rename(values: Mapping[str, Any], columns: Mapping[str, str], ignore: Sequence[str]) -> dict[str, Any]:

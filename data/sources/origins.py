@@ -5,10 +5,10 @@ from __future__ import annotations
 from itertools import chain
 from pathlib import Path
 
-from posttrain.data.checks.scorers import SCORERS
+from posttrain.data.checks.scorers import SCORERS, user_function
 from posttrain.data.config.curate import RecordType, SourceConfig
 from posttrain.data.sources.adapters import ADAPTERS, Adapter, detect
-from posttrain.data.sources.columns import renamed
+from posttrain.data.sources.columns import renamed, reshaped
 from posttrain.data.sources.files import open_files
 from posttrain.data.sources.readers import BadRow, Row, Rows, read_hub_dataset, read_rows
 from posttrain.stage.errors import UsageError, did_you_mean
@@ -20,6 +20,9 @@ def open_source(source: SourceConfig, inputs: Path | None) -> tuple[Rows, str]:
     ``inputs`` is the artifact of sources.
     """
     rows, path = _open(source, inputs)
+    if source.function is not None:
+        function = user_function(source.function, f"source {source.name!r}: function")
+        rows = reshaped(rows, function, source.function)
     if source.columns or source.ignore:
         rows = renamed(rows, source.columns, source.ignore, path)
     return rows, path

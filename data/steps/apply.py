@@ -10,6 +10,7 @@ from typing import Any
 from posttrain.data.config.steps import PiiType, StepName, StepsConfig
 from posttrain.data.records import Record
 from posttrain.data.rows.accounting import SourceCounts
+from posttrain.data.steps.agreement import annotators_agree
 from posttrain.data.steps.contamination import contamination
 from posttrain.data.steps.fates import StepResult, Surroundings
 from posttrain.data.steps.language import language
@@ -29,6 +30,7 @@ STEPS: dict[StepName, Step] = {
     "pii": pii,
     "contamination": contamination,
     "near_duplicate": near_duplicates,
+    "agreement": annotators_agree,
     "mix": mix,
 }
 """Every step by its name: from rows, its own knobs and what is known beside them, to what becomes of each row."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from posttrain.data.steps.words import Hashes, Places, grams, mixed, words
+from posttrain.data.steps.words import Hashes, grams, mixed, words
 
 BANDS = 20
 ROWS = 5
@@ -31,31 +31,20 @@ class Prints:
 
     signatures: Short
     """[T, H]"""
-    runs: Short
-    """[G], text by text, halved to 32 bits."""
-    starts: Places
-    """[T]: where the runs of each text begin."""
     empty: npt.NDArray[np.bool_]
-    """Texts without words, which resemble nothing."""
+    """[T]: texts without words, which resemble nothing."""
 
-    def shingles(self, text: int) -> frozenset[int]:
-        """Return the set of runs of one text."""
-        end = self.starts[text + 1] if text + 1 < len(self.starts) else len(self.runs)
-        return frozenset(self.runs[self.starts[text] : end].tolist())
 
-    def bands(self) -> Hashes:
-        """Return a hash of each band of each text, [T, B]."""
-        total_TB = np.zeros((len(self.signatures), BANDS), dtype=np.uint64)
-        for row in range(ROWS):
-            total_TB = mixed(total_TB + self.signatures[:, row::ROWS].astype(np.uint64))
-        return total_TB
+def shingles(text: str, shingle_words: int) -> frozenset[int]:
+    """Return the set of runs of words of one text."""
+    return frozenset(_halved(grams([words(text)], shingle_words).hashes).tolist())
 
 
 def fingerprint(texts: Sequence[str], shingle_words: int) -> Prints:
     """Return the prints of texts, from runs of ``shingle_words`` words; the same for any way to batch texts."""
     found = grams([words(text) for text in texts], shingle_words)
     counts_T = np.diff(np.append(found.starts, len(found.hashes)))
-    shingles_G = (found.hashes >> np.uint64(32)).astype(np.uint32)
+    shingles_G = _halved(found.hashes)
     signatures_TH = np.zeros((len(texts), HASHES), dtype=np.uint32)
     full_T = counts_T > 0
     if full_T.any():
@@ -66,18 +55,24 @@ def fingerprint(texts: Sequence[str], shingle_words: int) -> Prints:
             np.multiply(shingles_G, factors_H[index], out=hashed_G)
             hashed_G += offsets_H[index]
             signatures_TH[full_T, index] = np.minimum.reduceat(hashed_G, starts)
-    return Prints(signatures_TH, shingles_G, found.starts, ~full_T)
+    return Prints(signatures_TH, ~full_T)
 
 
-def joined(parts: Sequence[Prints]) -> Prints:
-    """Return the prints of several batches as one."""
-    sizes = np.cumsum([0, *(len(part.runs) for part in parts)])
-    return Prints(
-        np.concatenate([part.signatures for part in parts]),
-        np.concatenate([part.runs for part in parts]),
-        np.concatenate([part.starts + size for part, size in zip(parts, sizes[:-1], strict=True)]),
-        np.concatenate([part.empty for part in parts]),
-    )
+def _halved(hashes: Hashes) -> Short:
+    return (hashes >> np.uint64(32)).astype(np.uint32)
+
+
+def joined(parts: list[Prints]) -> Prints:
+    """Return the prints of several batches as one; ``parts`` is emptied on the way, so that nothing is held twice."""
+    sizes = [len(part.empty) for part in parts]
+    made = Prints(np.empty((sum(sizes), HASHES), dtype=np.uint32), np.empty(sum(sizes), dtype=np.bool_))
+    end = sum(sizes)
+    while parts:
+        part = parts.pop()
+        start = end - len(part.empty)
+        made.signatures[start:end], made.empty[start:end] = part.signatures, part.empty
+        end = start
+    return made
 
 
 def _permutations() -> tuple[Short, Short]:
@@ -87,15 +82,23 @@ def _permutations() -> tuple[Short, Short]:
     return low[:HASHES] | np.uint32(1), low[HASHES:]
 
 
-def shared_bands(prints: Prints) -> npt.NDArray[np.int64]:
+def shared_bands(prints: Prints) -> npt.NDArray[np.int32]:
     """Return for each text and band the number of the group of texts that share it, -1 where nobody else does."""
-    bands_TB = prints.bands()
-    groups_TB = np.full(bands_TB.shape, -1, dtype=np.int64)
+    groups_TB = np.full((len(prints.empty), BANDS), -1, dtype=np.int32)
     full = np.flatnonzero(~prints.empty)
     numbered = 0
     for band in range(BANDS):
-        _, inverse, counts = np.unique(bands_TB[full, band], return_inverse=True, return_counts=True)
+        _, inverse, counts = np.unique(_band(prints, band)[full], return_inverse=True, return_counts=True)
+        numbers = np.cumsum(counts > 1, dtype=np.int32) + (numbered - 1)
         shared = counts[inverse] > 1
-        groups_TB[full[shared], band] = inverse[shared] + numbered
-        numbered += len(counts)
+        groups_TB[full[shared], band] = numbers[inverse[shared]]
+        numbered += int((counts > 1).sum())
     return groups_TB
+
+
+def _band(prints: Prints, band: int) -> Hashes:
+    """Return a hash of one band of each text, [T]."""
+    total_T = np.zeros(len(prints.empty), dtype=np.uint64)
+    for row in range(ROWS):
+        total_T = mixed(total_T + prints.signatures[:, band * ROWS + row].astype(np.uint64))
+    return total_T

@@ -2,7 +2,8 @@
 
 MinHash names candidates; a row drops only where the true Jaccard similarity of its runs of words with a row *that
 stays* reaches the threshold, so that no chain of small changes takes out a row unlike any that is left. Rows of one
-template are told apart: prompt and answers must each share most of their words, and numbers must be the same.
+template are told apart: prompt and answers must each share most of their words, and numbers must be the same. What two
+annotators say of the same answers is two pieces of evidence.
 
 Held-out rows come first, then the order of the dataset: a row to train on loses to its near duplicate in eval.
 """
@@ -11,14 +12,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 
 from posttrain.data.config.steps import NearDuplicateConfig
 from posttrain.data.records import EvaluationItem, Record
 from posttrain.data.steps.fates import Fate, Finding, StepResult, Surroundings
-from posttrain.data.steps.minhash import HASHES, Prints, fingerprint, joined, shared_bands
+from posttrain.data.steps.minhash import HASHES, Prints, fingerprint, joined, shared_bands, shingles
 from posttrain.data.steps.texts import Texts, texts_of
 from posttrain.data.steps.words import words
 from posttrain.stage import heartbeat
@@ -27,23 +28,29 @@ SLACK = 0.15
 """How far the estimate from all hashes may lie below the threshold: four standard deviations at 0.8."""
 MOST = 200
 """Pairs that are looked at for one row, the most similar by the estimate first: rows of one template are many."""
+REMEMBERED = 4096
+"""Sets of runs that are kept for further comparisons; all of a large dataset would not fit."""
+Runs = Callable[[int], frozenset[int]]
 Alike = Callable[[int, int], bool]
 
 
 def near_duplicates(records: Sequence[Record], knobs: NearDuplicateConfig, around: Surroundings) -> StepResult:
     """Return what becomes of each row: near duplicates drop, and name the row that stays and the similarity."""
-    texts = [texts_of(record) for record in records]
-    work = partial(fingerprint, shingle_words=knobs.shingle_words)
-    if not records:
-        return StepResult([])
-    prints = joined(around.workers.each_batch(work, [text.whole() for text in texts]))
+    prints = joined(around.workers.each_batch(partial(_prints, shingle_words=knobs.shingle_words), records))
     rows = [place for place, record in enumerate(records) if not isinstance(record, EvaluationItem)]
     order = sorted(rows, key=lambda place: (records[place].split != "eval", place))
 
     def alike(one: int, other: int) -> bool:
-        return same_matter(texts[one], texts[other], knobs.part_overlap, knobs.spare_other_numbers)
+        if getattr(records[one], "annotator", None) != getattr(records[other], "annotator", None):
+            return False
+        left, right = texts_of(records[one]), texts_of(records[other])
+        return same_matter(left, right, knobs.part_overlap, knobs.spare_other_numbers)
 
-    lost = lost_to(prints, order, knobs.threshold, alike)
+    @lru_cache(REMEMBERED)
+    def runs(place: int) -> frozenset[int]:
+        return shingles(texts_of(records[place]).whole(), knobs.shingle_words)
+
+    lost = lost_to(prints, order, knobs.threshold, runs, alike)
     fates = []
     for place, record in enumerate(records):
         if place not in lost:
@@ -56,11 +63,17 @@ def near_duplicates(records: Sequence[Record], knobs: NearDuplicateConfig, aroun
     return StepResult(fates)
 
 
-def lost_to(prints: Prints, order: Sequence[int], threshold: float, alike: Alike) -> dict[int, tuple[int, float]]:
+def _prints(records: Sequence[Record], shingle_words: int) -> Prints:
+    return fingerprint([texts_of(record).whole() for record in records], shingle_words)
+
+
+def lost_to(
+    prints: Prints, order: Sequence[int], threshold: float, runs: Runs, alike: Alike
+) -> dict[int, tuple[int, float]]:
     """Return the texts that drop: each with the text that stays and is most like it, and how much.
 
-    Texts come in ``order``, and stay unless they lose to one that stayed before. ``alike`` has the last word on a pair
-    whose similarity reaches ``threshold``.
+    Texts come in ``order``, and stay unless they lose to one that stayed before. ``runs`` gives the set of runs of
+    words of a text that is compared, and ``alike`` has the last word on a pair whose similarity reaches ``threshold``.
     """
     groups_TB = shared_bands(prints)
     signatures_TH = prints.signatures
@@ -74,10 +87,11 @@ def lost_to(prints: Prints, order: Sequence[int], threshold: float, alike: Alike
         candidates = list(dict.fromkeys(other for group in groups for other in staying.get(group, ())))
         same = (signatures_TH[candidates] == signatures_TH[text]).sum(axis=1) if candidates else np.zeros(0)
         nearest = np.argsort(-same, kind="stable")[:MOST]
-        own = prints.shingles(text) if candidates else frozenset()
+        own: frozenset[int] | None = None
         for place in nearest[same[nearest] >= (threshold - SLACK) * HASHES].tolist():
             other = candidates[place]
-            similarity = jaccard(own, prints.shingles(other))
+            own = own or runs(text)
+            similarity = jaccard(own, runs(other))
             if similarity >= threshold and alike(text, other):
                 lost[text] = (other, similarity)
                 break

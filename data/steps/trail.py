@@ -51,6 +51,12 @@ def row_of(record: Record) -> dict[str, Any]:
     return record.model_dump(mode="json", exclude_none=True, exclude=set(KEPT_OUT))
 
 
+def said(row: Mapping[str, Any]) -> str:
+    """Return what the turns of a stored row say, as one text."""
+    turns = [turn for name in ("prompt", "completion", "responses") for turn in row.get(name) or []]
+    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
+
+
 def read_trail(directory: Path) -> Iterator[dict[str, Any]]:
     """Yield the entries of a dataset's trail, none where it has none."""
     path = directory / FILE

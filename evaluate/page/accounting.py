@@ -54,12 +54,17 @@ class Account:
         return dataclasses.asdict(self)
 
 
+def read_accounting(directory: Path) -> dict[str, Any]:
+    """Return the accounting of an artifact as it is written there."""
+    raw: dict[str, Any] = json.loads((directory / ACCOUNTING_FILE).read_text(encoding="utf-8"))
+    return raw
+
+
 def read_account(directory: Path, label: str, kind: str) -> Account | None:
     """Return the accounting of a dataset or tokens artifact, or None when it has none."""
-    path = directory / ACCOUNTING_FILE
-    if not path.exists():
+    if not (directory / ACCOUNTING_FILE).exists():
         return None
-    raw = json.loads(path.read_text(encoding="utf-8"))
+    raw = read_accounting(directory)
     rows = [_row(name, entry) for name, entry in sorted(raw["by_source"].items())]
     if len(rows) != 1:
         sides = {side: sum(entry[side] for entry in raw["by_source"].values()) for side in ("train", "eval")}

@@ -22,6 +22,7 @@ FAMILIES = {
     "sources": "data",
     "dataset": "data",
     "tokens": "data",
+    "data_page": "data",
     "model": "model",
     "reward_model": "model",
     "reference_logps": "model",

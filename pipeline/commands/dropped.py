@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from posttrain.data.records import SPLITS
-from posttrain.data.steps.trail import FILE, read_trail
+from posttrain.data.steps.trail import FILE, read_trail, said
 from posttrain.pipeline.runs.store import find_artifact
 from posttrain.stage.artifact import read_manifest
 from posttrain.stage.errors import EXIT_DONE, UsageError, did_you_mean
@@ -53,14 +52,6 @@ def _told(entry: dict[str, Any], kept: dict[str, str]) -> str:
     if (other := kept.get(entry["lost_to"].get("id", ""))) is not None:
         lines.append(f"    kept: {_short(other)}")
     return "\n".join(lines)
-
-
-def said(row: dict[str, Any]) -> str:
-    """Return what the turns of a stored row say, as one text."""
-    turns: Sequence[dict[str, Any]] = [
-        turn for name in ("prompt", "completion", "responses") for turn in row.get(name) or []
-    ]
-    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
 
 
 def _kept(directory: Path, ids: set[str | None]) -> dict[str, str]:

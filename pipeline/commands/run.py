@@ -32,6 +32,9 @@ from posttrain.stage.artifact import Manifest
 from posttrain.stage.errors import EXIT_DONE, EXIT_GATE, EXIT_REQUEUE, LeaseHeldError
 from posttrain.stage.lease import Lease
 
+PAGES = {"report": ("report", "report.html"), "data_page": ("data", "data.html")}
+"""Kind of artifact → what its page is called, and its file."""
+
 
 def prepare(config: PipelineConfig) -> Point:
     """Return a pipeline with its stages and its run's folder; say what a user may not have meant.
@@ -209,5 +212,5 @@ def _print_table(scheduler: Scheduler, run: RunDirectory, console: Console) -> N
     for line in _model_lines(made, scheduler.tasks.values()):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     for artifact in made.values():
-        if artifact.manifest.kind == "report":
-            console.print(f"report: {artifact.directory / 'report.html'}", soft_wrap=True, highlight=False)
+        if (page := PAGES.get(artifact.manifest.kind)) is not None:
+            console.print(f"{page[0]}: {artifact.directory / page[1]}", soft_wrap=True, highlight=False)

@@ -119,6 +119,8 @@ class EvaluateNodes:
     """Fresh samples and their distance from a reference."""
     gate: dict[str, Any] = Field(default_factory=dict)
     """What a model must hold to be built upon."""
+    data: dict[str, Any] = Field(default_factory=dict)
+    """The page about datasets."""
     report: dict[str, Any] = Field(default_factory=dict)
     """The page about it all."""
 

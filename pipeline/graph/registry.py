@@ -119,11 +119,15 @@ _TYPES = (
             "drift": Input(("drift",), required=False),
         },
     ),
+    StageType("evaluate.data", "DataPageConfig", "data_page", any_inputs=("dataset",)),
     StageType(
         "evaluate.report",
         "ReportConfig",
         "report",
-        any_inputs=("scores", "drift", "selection", "verdict", "model", "reward_model", "dataset", "tokens"),
+        any_inputs=(
+            *("scores", "drift", "selection", "verdict", "model", "reward_model"),
+            *("dataset", "tokens", "data_page"),
+        ),
     ),
 )
 

@@ -8,11 +8,11 @@ import json
 import random
 import re
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from parsed_page import Page
 from report_pipeline import (
     HOSTILE,
     LANGUAGES,
@@ -60,46 +60,6 @@ def written(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
     result = run_report(inputs, output)
     page = (output / "report.html").read_text(encoding="utf-8")
     return result, page, json.loads((output / "summary.json").read_text(encoding="utf-8"))
-
-
-class Page(HTMLParser):
-    """Collects elements, ids, local links and the text of a page; fails on unbalanced tags."""
-
-    VOID = {"meta", "br", "hr", "img", "link", "input"}
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.ids: list[str] = []
-        self.references: list[str] = []
-        self.addresses: list[str] = []
-        self.text = ""
-        self._open: list[str] = []
-        self.feed(text)
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        if tag not in self.VOID:
-            self._open.append(tag)
-        for name, value in attrs:
-            if name == "id":
-                self.ids.append(value or "")
-            elif name in ("href", "xlink:href", "src"):
-                (self.references if (value or "").startswith("#") else self.addresses).append(value or "")
-            self.references += re.findall(r"url\((#[^)]+)\)", value or "")
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in self.VOID:
-            self._open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if not self._open or self._open[-1] != "style":
-            self.text += data
 
 
 def test_policies_stand_in_the_order_in_which_they_descend(written: tuple[StageResult, str, Any]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from curated_data import Curated, curate, qa, source
 from planted_rows import Words, similarity
 
-from posttrain.data.steps.minhash import fingerprint, shared_bands
+from posttrain.data.steps.minhash import fingerprint, joined, shared_bands, shingles
 from posttrain.data.steps.near_duplicates import lost_to
 from posttrain.data.steps.trail import read_trail
 
@@ -99,11 +99,21 @@ def test_texts_without_words_and_answers_of_one_word_resemble_nothing(tmp_path: 
 
 def test_the_bands_of_a_text_depend_on_its_words_alone() -> None:
     texts = [WORDS.text(60) for _ in range(40)]
-    together = fingerprint([*texts, texts[7].upper()], 5)
+    texts.append(texts[7].upper())
+    together = fingerprint(texts, 5)
     alone = fingerprint([texts[7]], 5)
     assert (together.signatures[7] == alone.signatures[0]).all()
     assert (shared_bands(together)[7] == shared_bands(together)[40]).all()
-    assert lost_to(together, range(41), 0.8, lambda one, other: True) == {40: (7, 1.0)}
+    runs = [shingles(text, 5) for text in texts]
+    assert lost_to(together, range(41), 0.8, runs.__getitem__, lambda one, other: True) == {40: (7, 1.0)}
+
+
+def test_prints_of_batches_join_to_those_of_all_and_are_held_once() -> None:
+    texts = [WORDS.text(30) for _ in range(20)] + [""]
+    parts = [fingerprint(texts[start : start + 8], 5) for start in range(0, 21, 8)]
+    made, whole = joined(parts), fingerprint(texts, 5)
+    assert (made.signatures == whole.signatures).all() and made.empty.tolist() == [False] * 20 + [True]
+    assert parts == [], "what was joined is held once"
 
 
 def test_workers_and_shards_change_no_byte(tmp_path: Path) -> None:
