@@ -26,6 +26,8 @@ def make_trainable(
     dropout: float,
     target_modules: str | list[str],
     new_tokens: bool = True,
+    rslora: bool = False,
+    dora: bool = False,
     *,
     where: str,
     new_token_ids: Sequence[int] = (),
@@ -40,14 +42,15 @@ def make_trainable(
     trained whole and saved with the adapter. Under the engine ``zero3`` an adapter has the precision of its backbone,
     which DeepSpeed needs; its optimizer keeps float32 copies.
 
-    Raises UsageError when an existing adapter does not have the configured rank, or trains rows that it should not, and
-    where rows cannot be trained.
+    Raises UsageError when an existing adapter does not have the configured rank or form, or trains rows that it should
+    not, and where rows cannot be trained.
     """
     one_dtype = engine == "zero3"
     if isinstance(model, PeftModel):
         if kind == "full":
             return merged(model)
         _require_same_adapter(model, rank, new_tokens, where)
+        _require_same_form(model, {"use_rslora": rslora, "use_dora": dora}, where)
         _require_rows_whole(model, bool(trained_token_ids(model)), engine, where)
         return _in_backbone_dtype(model) if one_dtype else model
     if kind == "full":
@@ -61,6 +64,8 @@ def make_trainable(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
+        use_rslora=rslora,
+        use_dora=dora,
         target_modules=target_modules,
         modules_to_save=["score"] if classifier else None,
         trainable_token_indices=rows,
@@ -85,6 +90,17 @@ def _require_same_adapter(model: PeftModel, rank: int, new_tokens: bool, where: 
             f"embeddings of its own; set {where}.adapter.new_tokens=true, or {where}.adapter.kind=full to merge it "
             "first"
         )
+
+
+def _require_same_form(model: PeftModel, wanted: dict[str, bool], where: str) -> None:
+    for field, asked in wanted.items():
+        knob, own = field.removeprefix("use_"), bool(getattr(model.peft_config["default"], field))
+        if own != asked:
+            raise UsageError(
+                f"{where}.adapter.{knob}: {str(asked).lower()}, but with the model's adapter, which this stage goes on "
+                f"training, it is {str(own).lower()}; set {where}.adapter.{knob}={str(own).lower()}, or "
+                f"{where}.adapter.kind=full to merge it first"
+            )
 
 
 def _require_rows_whole(model: Any, rows: bool, engine: str, where: str) -> None:

@@ -150,9 +150,9 @@ def run_ours(stage: str, arguments: list[str]) -> None:
     entry = importlib.import_module("posttrain.stage.entry")
     fit = module.fit
 
-    def fit_in_turns(trainer: Any, context: Any, memory: Any) -> Any:
+    def fit_in_turns(trainer: Any, *given: Any) -> Any:
         trainer.add_callback(Turns())
-        return fit(trainer, context, memory)
+        return fit(trainer, *given)
 
     module.fit = fit_in_turns
     sys.argv[1:] = arguments

@@ -1,4 +1,4 @@
-"""Group relative policy optimisation (Shao et al. 2024) with the losses of TRL: no critic.
+"""Group relative policy optimisation (Shao et al. 2024) with the losses that TRL has: no critic.
 
 accelerate launch -m posttrain.train.grpo inputs.model=DIR inputs.data=DIR inputs.reward=DIR output=DIR loss=dr_grpo
 """
@@ -7,25 +7,21 @@ from __future__ import annotations
 
 from functools import partial
 
-import trl
-
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.train.config.grpo import GrpoConfig
 from posttrain.train.maths.group_advantages import group_relative_advantages
 from posttrain.train.methods.group import Method, run_group
-from posttrain.train.methods.group_trainer import GrpoTrainer
 
 
 def run(config: GrpoConfig, context: Context) -> StageResult:
     """Optimise ``inputs.model`` on the prompts of ``inputs.data`` and write the policy."""
     advantages = partial(group_relative_advantages, group_size=config.samples_per_prompt, scale=config.scale_rewards)
-    loss_arguments = {
-        "loss_type": config.loss,
-        "importance_sampling_level": config.importance_sampling,
+    loss_options = {
+        "sequence": config.importance_sampling == "sequence",
         "delta": config.delta,
-        "off_policy_mask_threshold": config.off_policy_threshold,
+        "off_policy_threshold": config.off_policy_threshold,
     }
-    method = Method("train.grpo", GrpoTrainer, trl.GRPOConfig, loss_arguments, advantages, kl_in_reward=False)
+    method = Method("train.grpo", config.loss, loss_options, advantages, kl_in_reward=False)
     return run_group(config, context, method)
 
 

@@ -24,6 +24,7 @@ from posttrain.train.methods.kto_trainer import KtoTrainer
 from posttrain.train.nets.fused_head import with_fused_head
 from posttrain.train.nets.policy import trainable_policy, wants_mask
 from posttrain.train.rows.collate import collate_unpaired
+from posttrain.train.rows.columns import Lists, lengths_of, numbers_of
 from posttrain.train.rows.dataset import fill_up
 from posttrain.train.rows.references import read_reference, require_reference
 from posttrain.train.rows.unpaired import read_unpaired, with_reference
@@ -40,9 +41,10 @@ def run(config: KtoConfig, context: Context) -> StageResult:
         with_reference(read_unpaired(data, split), read_reference(reference, split)) for split in ("train", "eval")
     )
     distributed = context.spec.distributed
-    plan = plan_steps(config, len(rows), distributed.num_processes)
-    require_mismatches(rows["prompt_ids"], config.global_batch_size)
-    labels = {"desirable": sum(rows["label"]), "undesirable": len(rows) - sum(rows["label"])}
+    plan = plan_steps(config, len(rows), distributed.num_processes, len(held_out), "train.kto")
+    require_mismatches(Lists(rows.data.column("prompt_ids")), config.global_batch_size)
+    desirable = int(numbers_of(rows, "label").sum())
+    labels = {"desirable": desirable, "undesirable": len(rows) - desirable}
     warning = imbalance(
         **labels, desirable_weight=config.desirable_weight, undesirable_weight=config.undesirable_weight
     )
@@ -70,19 +72,20 @@ def run(config: KtoConfig, context: Context) -> StageResult:
         eval_dataset=fill_up(held_out, plan.evaluation_multiple) if len(held_out) else None,
         processing_class=tokenizer,
     )
-    memory = estimated_memory(config, context, plan, max(rows["length"]), "lm")
-    announce(plan, "rows", describe_rows(plan, sum(rows["length"])), policy, memory)
-    metrics = fit(trainer, context, memory)
-    save_model(trainer.accelerator.unwrap_model(trainer.model), context, tokenizer)
+    tokens = int(lengths_of(rows).sum())
+    memory = estimated_memory(config, context, plan, int(lengths_of(rows).max()), "lm")
+    announce(plan, "rows", describe_rows(plan, tokens), policy, memory)
+    metrics = fit(trainer, context, config, memory)
+    save_model(trainer.accelerator.unwrap_model(trainer.model), context, tokenizer, config.save_dtype)
     margin = metrics.get("eval_rewards/margins")
     said = [f"eval margin {margin:.3f}"] if margin is not None else []
     said += ["labels out of balance (see its log)"] if warning else []
     return StageResult(metrics, "; ".join(said), int(metrics["tokens"]), facts={"labels": labels})
 
 
-def require_mismatches(prompts: Sequence[Sequence[int]], global_batch_size: int) -> None:
+def require_mismatches(prompts: Sequence[Sequence[int]] | Lists, global_batch_size: int) -> None:
     """Raise UsageError where the reference point could not be told from the reward of the rows themselves."""
-    if len(set(map(tuple, prompts))) < 2:
+    if all(list(prompts[row]) == list(prompts[0]) for row in range(len(prompts))):
         raise UsageError(
             "train.kto: all training rows have one prompt, but the reference point is measured on responses to other "
             "prompts; add rows, or use train.sft"

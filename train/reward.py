@@ -29,6 +29,7 @@ from posttrain.train.maths.ranking_loss import pairwise_ranking_loss
 from posttrain.train.nets.reward_head import classifier_from_policy
 from posttrain.train.nets.sharing import made_to_share
 from posttrain.train.rows.collate import Batch, collate_ranked_groups, collate_shared_groups
+from posttrain.train.rows.columns import lengths_of, sizes
 from posttrain.train.rows.dataset import Row, fill_up, read_groups, shared_lengths
 
 _STATISTICS_BATCHES = 64
@@ -82,7 +83,7 @@ def run(config: RewardConfig, context: Context) -> StageResult:
     tokenizer = begin(context, "comparison")
     rows, held_out = (read_groups(context.inputs["data"], split) for split in ("train", "eval"))
     distributed, pad = context.spec.distributed, tokenizer.pad_token_id
-    plan = plan_steps(config, len(rows), distributed.num_processes)
+    plan = plan_steps(config, len(rows), distributed.num_processes, len(held_out), "train.reward")
     arguments = trl.RewardConfig(**training_arguments(config, plan, context), max_length=None)
     model = classifier_from_policy(
         context.inputs["model"],
@@ -110,14 +111,15 @@ def run(config: RewardConfig, context: Context) -> StageResult:
         eval_dataset=fill_up(held_out, plan.evaluation_multiple) if len(held_out) else None,
         processing_class=tokenizer,
     )
-    longest_row = max(rows["length"]) * (1 if shared else max(map(len, rows["ranks"])))
+    tokens = int(lengths_of(rows).sum())
+    longest_row = int(lengths_of(rows).max()) * (1 if shared else int(sizes(rows.data.column("ranks")).max()))
     memory = estimated_memory(config, context, plan, longest_row, "score")
-    announce(plan, "groups", describe_rows(plan, sum(rows["length"])), model, memory)
-    metrics = fit(trainer, context, memory)
+    announce(plan, "groups", describe_rows(plan, tokens), model, memory)
+    metrics = fit(trainer, context, config, memory)
     mean, std = reward_statistics(trainer)
     trainer.model.config.reward_mean, trainer.model.config.reward_std = mean, std
     facts = {"reward_mean": mean, "reward_std": std, "pad_token_id": pad}
-    save_model(trainer.accelerator.unwrap_model(trainer.model), context, tokenizer, extra=facts)
+    save_model(trainer.accelerator.unwrap_model(trainer.model), context, tokenizer, config.save_dtype, extra=facts)
     headline = f"eval accuracy {metrics['eval_accuracy']:.3f}" if "eval_accuracy" in metrics else ""
     return StageResult(metrics, headline, int(metrics["tokens"]), facts=facts)
 

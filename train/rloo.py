@@ -1,4 +1,4 @@
-"""REINFORCE with a leave-one-out baseline (Ahmadian et al. 2024) and TRL's loss: no critic.
+"""REINFORCE with a leave-one-out baseline (Ahmadian et al. 2024): no critic.
 
 accelerate launch -m posttrain.train.rloo inputs.model=DIR inputs.data=DIR inputs.reward=DIR output=DIR beta=0.05
 """
@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from functools import partial
 
-import trl
-
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.train.config.rloo import RlooConfig
 from posttrain.train.maths.group_advantages import leave_one_out_advantages
 from posttrain.train.methods.group import Method, run_group
-from posttrain.train.methods.group_trainer import RlooTrainer
 
 
 def run(config: RlooConfig, context: Context) -> StageResult:
@@ -21,9 +18,7 @@ def run(config: RlooConfig, context: Context) -> StageResult:
     advantages = partial(
         leave_one_out_advantages, group_size=config.samples_per_prompt, normalize=config.normalize_advantages
     )
-    return run_group(
-        config, context, Method("train.rloo", RlooTrainer, trl.RLOOConfig, {}, advantages, kl_in_reward=True)
-    )
+    return run_group(config, context, Method("train.rloo", "rloo", {}, advantages, kl_in_reward=True))
 
 
 if __name__ == "__main__":

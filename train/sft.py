@@ -22,6 +22,7 @@ from posttrain.train.engine.trainer import StageTrainer
 from posttrain.train.nets.fused_head import fused_on_cpu
 from posttrain.train.nets.policy import trainable_policy, wants_mask
 from posttrain.train.rows.collate import collate_packs, collate_sft
+from posttrain.train.rows.columns import lengths_of
 from posttrain.train.rows.dataset import fill_up, read_demonstrations
 from posttrain.train.rows.packs import pack_demonstrations
 
@@ -67,8 +68,13 @@ def run(config: SftConfig, context: Context) -> StageResult:
     if config.packing:
         rows, held_out = (pack_demonstrations(split, config.pack_length) for split in (rows, held_out))
     source, distributed = context.inputs["model"], context.spec.distributed
-    plan = plan_steps(config, len(rows), distributed.num_processes)
-    arguments = trl.SFTConfig(**training_arguments(config, plan, context), loss_type=config.loss, max_length=None)
+    plan = plan_steps(config, len(rows), distributed.num_processes, len(held_out), "train.sft")
+    arguments = trl.SFTConfig(
+        **training_arguments(config, plan, context),
+        loss_type=config.loss,
+        max_length=None,
+        neftune_noise_alpha=config.neftune_alpha,
+    )
     attention = pack_attention(config.attention, torch.cuda.is_available()) if config.packing else config.attention
     policy = trainable_policy(source, config.adapter, config.dtype, attention, distributed, "train.sft", dropout=True)
     flatten = attention.startswith("flash")
@@ -87,10 +93,11 @@ def run(config: SftConfig, context: Context) -> StageResult:
         eval_dataset=fill_up(held_out, plan.evaluation_multiple) if len(held_out) else None,
         processing_class=tokenizer,
     )
-    memory = estimated_memory(config, context, plan, max(rows["length"]), "lm")
-    announce(plan, "packs" if config.packing else "rows", describe_rows(plan, sum(rows["length"])), policy, memory)
-    metrics = fit(trainer, context, memory)
-    save_model(trainer.accelerator.unwrap_model(trainer.model), context, tokenizer)
+    tokens = int(lengths_of(rows).sum())
+    memory = estimated_memory(config, context, plan, int(lengths_of(rows).max()), "lm")
+    announce(plan, "packs" if config.packing else "rows", describe_rows(plan, tokens), policy, memory)
+    metrics = fit(trainer, context, config, memory)
+    save_model(trainer.accelerator.unwrap_model(trainer.model), context, tokenizer, config.save_dtype)
     headline = f"eval loss {metrics['eval_loss']:.3f}" if "eval_loss" in metrics else ""
     return StageResult(metrics, headline, int(metrics["tokens"]))
 

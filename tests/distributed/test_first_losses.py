@@ -169,7 +169,7 @@ def test_deepspeed_moves_float_inputs_and_does_not_round_them(bench: Bench) -> N
     )
 
     def prepare() -> None:
-        from posttrain.train.dpo import DpoTrainer
+        from posttrain.train.methods.dpo_trainer import DpoTrainer
 
         compute = DpoTrainer.compute_loss
 

@@ -32,8 +32,7 @@ def same_training(bench: Bench, stage: str, kind: str, processes: int = 2) -> No
     assert len(losses(alone)) == 6
     assert losses(together) == pytest.approx(losses(alone), abs=1e-5)
     assert losses(together, "grad_norm") == pytest.approx(losses(alone, "grad_norm"), rel=1e-4)
-    if stage != "dpo":  # TRL averages batches, whatever their sizes
-        assert losses(together, "eval_loss") == pytest.approx(losses(alone, "eval_loss"), abs=1e-5)
+    assert losses(together, "eval_loss") == pytest.approx(losses(alone, "eval_loss"), abs=1e-5)
     expected, got = weights(alone), weights(together)
     assert got.keys() == expected.keys()
     for name, tensor in expected.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from pathlib import Path
@@ -34,12 +35,15 @@ def random_model(family: str) -> Any:
     return LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=family == "tied"))
 
 
+@pytest.mark.parametrize("rounded_to", [None, torch.bfloat16])
 @pytest.mark.parametrize("family", ["tied", "untied", "experts"])
-def test_one_process_writes_the_bytes_of_save_pretrained(tmp_path: Path, family: str) -> None:
+def test_one_process_writes_the_bytes_of_save_pretrained(
+    tmp_path: Path, family: str, rounded_to: torch.dtype | None
+) -> None:
     model = random_model(family)
-    model.save_pretrained(tmp_path / "theirs")
+    copy.deepcopy(model).to(rounded_to or torch.float32).save_pretrained(tmp_path / "theirs")
     (tmp_path / "ours").mkdir()
-    save_whole_model(model, tmp_path / "ours", main_process=True)
+    save_whole_model(model, tmp_path / "ours", main_process=True, rounded_to=rounded_to)
     for name in ("model.safetensors", "config.json", "generation_config.json"):
         assert (tmp_path / "ours" / name).read_bytes() == (tmp_path / "theirs" / name).read_bytes(), name
 

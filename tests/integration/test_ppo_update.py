@@ -147,7 +147,7 @@ def train(inputs: Inputs, config: PpoConfig, work: Path) -> RecordingTrainer:
         train_dataset=prepared.prompts,
         processing_class=tokenizer,
     )
-    fit(trainer, context)
+    fit(trainer, context, config)
     return trainer
 
 

@@ -105,8 +105,13 @@ def newest_valid_checkpoint(directory: Path) -> Path | None:
     return None
 
 
-def rotate_checkpoints(directory: Path, keep: int) -> None:
-    """Delete all but the ``keep`` newest checkpoints, by step: file times mean nothing after a copy."""
+def rotate_checkpoints(directory: Path, keep: int, spared: int | None = None) -> None:
+    """Delete all but the ``keep`` newest checkpoints, by step: file times mean nothing after a copy.
+
+    The one of step ``spared`` stays, too.
+    """
     for step in checkpoint_steps(directory)[keep:]:
+        if step == spared:
+            continue
         remove_directory(universal_path(checkpoint_path(directory, step)))
         remove_directory(checkpoint_path(directory, step))

@@ -76,13 +76,16 @@ class ShardWriter:
         return self.directory / f"part-{number:05}.safetensors"
 
 
-def save_whole_model(model: Any, output: Path, main_process: bool, shard_bytes: int = SHARD_BYTES) -> int:
+def save_whole_model(
+    model: Any, output: Path, main_process: bool, shard_bytes: int = SHARD_BYTES, rounded_to: torch.dtype | None = None
+) -> int:
     """Write a model's weights and configuration to ``output`` on the first rank; every rank must call this.
 
     Returns the most bytes that the first rank held beside the model at once.
 
     An adapter is written alone. Weights have the precision of the optimizer's own copy, which is float32 where
-    DeepSpeed computes in bfloat16. Fused weights are split and renamed as in the files that they were loaded from.
+    DeepSpeed computes in bfloat16, unless they are ``rounded_to`` another; an adapter's never are. Fused weights are
+    split and renamed as in the files that they were loaded from.
     """
     state = model.state_dict()  # before the parameters are looked at: under FSDP it puts gathered ones back into shards
     if isinstance(model, PeftModel):
@@ -97,6 +100,8 @@ def save_whole_model(model: Any, output: Path, main_process: bool, shard_bytes: 
         heartbeat.beat("saving the model")
         tensors = {name: whole(tensor, main_process) for name, tensor in unit}
         if main_process:
+            if rounded_to is not None:
+                tensors = {name: t.to(rounded_to) if t.is_floating_point() else t for name, t in tensors.items()}
             dtype = dtype or next((t.dtype for t in tensors.values() if t.is_floating_point()), None)
             most_held = max(most_held, writer.held_bytes + sum(tensor.nbytes for tensor in tensors.values()))
             for name, tensor in revert_weight_conversion(model, tensors).items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from posttrain.stage.schema import schema
@@ -11,6 +13,8 @@ from posttrain.train.config.common import TrainingConfig
 @schema
 class KtoConfig(TrainingConfig):
     """Kahneman-Tversky optimisation of unpaired preferences against precomputed reference log-probabilities."""
+
+    held_out: ClassVar[tuple[str, ...]] = ("loss", "rewards/margins")
 
     beta: float = Field(default=0.1, gt=0)
     """How strongly the policy is held to the reference: the implicit reward is beta times the log-ratio."""

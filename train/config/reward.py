@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from posttrain.stage.schema import schema, speed
@@ -11,6 +13,8 @@ from posttrain.train.config.common import Sharing, TrainingConfig
 @schema
 class RewardConfig(TrainingConfig):
     """Pairwise reward model on K-ranked groups: all pairs of a group, each weighted 1 / C(K, 2)."""
+
+    held_out: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "margin")
 
     margin_per_rank: float = Field(default=0.0, ge=0)
     """Margin demanded per step of rank difference."""

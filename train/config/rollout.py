@@ -110,6 +110,12 @@ class RolloutConfig(TrainingConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _optimizer_was_run(self) -> RolloutConfig:
+        if self.optimizer.kind == "muon":
+            raise ValueError("optimizer.kind=muon: not for stages that learn from their own responses; use adamw")
+        return self
+
     @property
     def mini_batches(self) -> int:
         """Optimizer steps per pass over a rollout."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -15,11 +16,14 @@ from posttrain.stage.entry import Context
 from posttrain.stage.errors import UsageError
 from posttrain.stage.spec import Distributed
 from posttrain.train.checkpoints.protocol import CHECKPOINTS
-from posttrain.train.config.common import TrainingConfig
+from posttrain.train.config.common import OptimizerConfig, TrainingConfig
 from posttrain.train.engine.batching import BatchPlan
+from posttrain.train.engine.optimizers import MUON
 
 LARGE_PARAMETERS = 10**9
 """From here on float32 on a GPU has to be asked for."""
+_NAMES = {"adafactor": "adafactor", "adamw_8bit": "adamw_bnb_8bit"}
+"""Optimizers by the names of `transformers`."""
 
 
 def training_arguments(config: TrainingConfig, plan: BatchPlan, context: Context) -> dict[str, Any]:
@@ -34,7 +38,9 @@ def training_arguments(config: TrainingConfig, plan: BatchPlan, context: Context
             f"adapter.kind=qlora: 4-bit weights cannot be spread over processes as {engine} does; use distributed=ddp "
             "or zero2, or adapter.kind=lora"
         )
+    require_known_ways(config, engine, context.spec.run)
     optimizer = config.optimizer
+    evaluate_every = config.best.every or config.eval_steps
     on_gpu = torch.cuda.is_available()
     if on_gpu and config.dtype == "float32" and not config.large_float32:
         require_fast_precision(stored_parameters(find_weights(backbone_directory(context.inputs["model"])))[0])
@@ -45,7 +51,10 @@ def training_arguments(config: TrainingConfig, plan: BatchPlan, context: Context
         "gradient_accumulation_steps": plan.accumulation,
         "max_steps": plan.max_steps,
         "learning_rate": optimizer.learning_rate,
+        **({"optim": _NAMES[optimizer.kind]} if optimizer.kind in _NAMES else {}),
+        "optim_args": MUON if optimizer.kind == "muon" else None,
         "lr_scheduler_type": optimizer.schedule,
+        "lr_scheduler_kwargs": schedule_options(optimizer, plan.max_steps),
         "warmup_steps": round(optimizer.warmup_fraction * plan.max_steps),
         "weight_decay": optimizer.weight_decay,
         "adam_beta1": optimizer.beta1,
@@ -62,8 +71,8 @@ def training_arguments(config: TrainingConfig, plan: BatchPlan, context: Context
         "save_strategy": "steps",
         "save_steps": config.save_steps,
         "save_total_limit": None,
-        "eval_strategy": "no" if config.eval_steps is None else "steps",
-        "eval_steps": config.eval_steps,
+        "eval_strategy": "no" if evaluate_every is None else "steps",
+        "eval_steps": evaluate_every,
         "logging_steps": config.log_steps,
         "logging_first_step": True,
         "logging_nan_inf_filter": False,
@@ -78,6 +87,44 @@ def training_arguments(config: TrainingConfig, plan: BatchPlan, context: Context
         "fsdp": distributed.fsdp is not None,
         "fsdp_config": distributed.fsdp,
     }
+
+
+def schedule_options(optimizer: OptimizerConfig, steps: int) -> dict[str, Any]:
+    """Return what a schedule over so many steps takes beside the warm-up."""
+    if optimizer.schedule != "warmup_stable_decay":
+        return {}
+    return {"num_decay_steps": max(round(optimizer.decay_fraction * steps), 1), "decay_type": "linear"}
+
+
+def require_known_ways(config: TrainingConfig, engine: str, where: str) -> None:
+    """Raise UsageError for knobs that do not work under an engine, or that were never run under it.
+
+    ``experimental`` lets the latter pass.
+    """
+    kind, adapter, parts = config.optimizer.kind, config.adapter, engine not in ("single", "ddp")
+    if parts and kind in ("adafactor", "muon"):
+        raise UsageError(
+            f"{where}.optimizer.kind={kind}: it needs whole matrices, which {engine} keeps in parts; use "
+            "distributed=ddp, or optimizer.kind=adamw"
+        )
+    if parts and config.best.metric is not None:
+        raise UsageError(
+            f"{where}.best.metric={config.best.metric}: the best weights cannot be loaded again under {engine}; use "
+            "distributed=ddp, or evaluate checkpoints of a run with eval_steps"
+        )
+    if kind == "adamw_8bit" and find_spec("bitsandbytes") is None:
+        raise UsageError(f"{where}.optimizer.kind=adamw_8bit: bitsandbytes is missing; pip install 'posttrain[qlora]'")
+    never_run = {
+        "optimizer.kind=adamw_8bit": kind == "adamw_8bit",
+        "adapter.dora=true": adapter.dora and adapter.kind != "full" and (parts or adapter.kind == "qlora"),
+        "neftune_alpha": getattr(config, "neftune_alpha", None) is not None and parts,
+    }
+    for knob, holds in never_run.items():
+        if holds and not config.experimental:
+            raise UsageError(
+                f"{where}.{knob} was never run under {engine} with adapter.kind={adapter.kind}; set "
+                f"{where}.experimental=true to try it all the same"
+            )
 
 
 def require_fast_precision(parameters: int) -> None:

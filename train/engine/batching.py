@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from posttrain.stage.errors import UsageError
 
@@ -73,7 +74,7 @@ def plan_batches(
 class StepBatchSampler:
     """Yields this rank's micro-batches, step after step; length is all micro-batches of the training."""
 
-    def __init__(self, plan: BatchPlan, lengths: list[int], seed: int, rank: int) -> None:
+    def __init__(self, plan: BatchPlan, lengths: Sequence[int] | NDArray[np.int64], seed: int, rank: int) -> None:
         self.plan = plan
         self.lengths = lengths
         self.seed = seed
@@ -88,7 +89,7 @@ class StepBatchSampler:
         plan, lengths = self.plan, self.lengths
         stream = EpochStream(plan.num_rows, self.seed)
         for _ in range(plan.max_steps):
-            rows = sorted(stream.take(plan.global_batch_size), key=lambda row: (lengths[row], row))
+            rows = sorted(stream.take(plan.global_batch_size), key=lambda row: (int(lengths[row]), row))
             if plan.balanced:
                 yield from balanced(rows, lengths, plan.micro_batch_size)[self.rank :: plan.world_size]
                 continue
@@ -96,7 +97,7 @@ class StepBatchSampler:
                 yield rows[start * plan.micro_batch_size : (start + 1) * plan.micro_batch_size]
 
 
-def balanced(rows: Sequence[int], lengths: Sequence[int], size: int) -> list[list[int]]:
+def balanced(rows: Sequence[int], lengths: Sequence[int] | NDArray[np.int64], size: int) -> list[list[int]]:
     """Return ``rows``, sorted by length, in batches of ``size`` rows whose lengths sum to about the same.
 
     The longest goes first, each into the batch with the fewest tokens that has room (Graham 1969). Batches of most
@@ -108,7 +109,7 @@ def balanced(rows: Sequence[int], lengths: Sequence[int], size: int) -> list[lis
     for row in reversed(rows):
         tokens, number = heapq.heappop(room)
         batches[number].append(row)
-        tokens += lengths[row]
+        tokens += int(lengths[row])
         if len(batches[number]) < size:
             heapq.heappush(room, (tokens, number))
         else:
@@ -123,17 +124,16 @@ class EpochStream:
         self._num_rows = num_rows
         self._seed = seed
         self._epoch = 0
-        self._left: list[int] = []
+        self._left: NDArray[np.int64] = np.empty(0, np.int64)
 
     def take(self, count: int) -> list[int]:
         """Return the next rows."""
         taken: list[int] = []
         while len(taken) < count:
-            if not self._left:
-                order = np.random.default_rng([self._seed, self._epoch]).permutation(self._num_rows)
-                self._left = order.tolist()
+            if not len(self._left):
+                self._left = np.random.default_rng([self._seed, self._epoch]).permutation(self._num_rows)
                 self._epoch += 1
             missing = count - len(taken)
-            taken += self._left[:missing]
+            taken += self._left[:missing].tolist()
             self._left = self._left[missing:]
         return taken

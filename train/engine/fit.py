@@ -14,16 +14,18 @@ from posttrain.models.adapters import parameter_counts
 from posttrain.models.load import BASE_FILE, is_adapter, read_base
 from posttrain.plan.memory import MemoryEstimate
 from posttrain.stage import heartbeat
-from posttrain.stage.artifact import read_manifest
+from posttrain.stage.artifact import LOGS, read_manifest
 from posttrain.stage.engine import engine_asked_for
 from posttrain.stage.entry import Context
 from posttrain.stage.errors import PosttrainError, StoppedError
 from posttrain.stage.files import write_json_atomic
 from posttrain.train.checkpoints.elastic import for_processes
-from posttrain.train.checkpoints.protocol import CHECKPOINTS, newest_valid_checkpoint
+from posttrain.train.checkpoints.protocol import CHECKPOINTS, newest_valid_checkpoint, read_commit
 from posttrain.train.checkpoints.whole_weights import save_whole_model
-from posttrain.train.config.common import TrainingConfig
+from posttrain.train.config.common import Dtype, TrainingConfig
 from posttrain.train.engine.batching import BatchPlan, plan_batches
+from posttrain.train.engine.best import best_checkpoint, require_held_out
+from posttrain.train.engine.profiling import TRACE, ProfileSteps
 from posttrain.train.engine.trainer import GO_ON, StageTrainer
 from posttrain.train.engine.use import Trained, describe_use
 
@@ -33,8 +35,14 @@ SEQUENCES = {"train.dpo": 2, "train.reward": 2}
 """Sequences of a row where there are several; a reward model's group is taken as a pair."""
 
 
-def plan_steps(config: TrainingConfig, num_rows: int, num_processes: int) -> BatchPlan:
-    """Return how a stage's rows are laid out in global batches, micro-batches and steps."""
+def plan_steps(
+    config: TrainingConfig, num_rows: int, num_processes: int, held_out: int = 0, where: str = ""
+) -> BatchPlan:
+    """Return how a stage's rows are laid out in global batches, micro-batches and steps.
+
+    ``held_out`` is the number of rows that the best weights can be chosen by, ``where`` the stage's configuration path.
+    """
+    require_held_out(config.best.metric, held_out, where)
     return plan_batches(
         num_rows,
         config.global_batch_size,
@@ -45,32 +53,54 @@ def plan_steps(config: TrainingConfig, num_rows: int, num_processes: int) -> Bat
     )
 
 
-def fit(trainer: StageTrainer, context: Context, memory: MemoryEstimate | None = None) -> dict[str, float]:
+def fit(
+    trainer: StageTrainer, context: Context, config: TrainingConfig, memory: MemoryEstimate | None = None
+) -> dict[str, float]:
     """Train from the newest valid checkpoint, or from the start, to the last step; returns the final metrics.
+
+    Under ``config.best`` the weights are then those of the best evaluation, and the last step may come early.
 
     What the steps made of the machine is logged, beside the estimate ``memory``.
     Raises StoppedError when a signal ended the training early; its state is saved.
     """
     checkpoint = _agree_on_checkpoint(context)
+    trainer.best.metric, trainer.best.patience = config.best.metric, config.best.patience
+    if config.profile_steps is not None and context.main_process:
+        trainer.add_callback(ProfileSteps(config.profile_steps, context.output / LOGS / TRACE))
     if checkpoint is not None:
         log.info("resuming from %s, the newest valid checkpoint", checkpoint.name)
         trainer.load_state(checkpoint)
+        if trainer.best.exhausted:  # it had ended
+            trainer.args.max_steps = read_commit(checkpoint)["step"]
     else:
         trainer.tracker.rewind(0)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     step, last = trainer.state.global_step, trainer.plan.max_steps
     if trainer.stop.stopped:
         raise StoppedError(f"stopped on request at step {step} of {last}; {GO_ON}")
-    if step != last:
+    if step != last and not trainer.best.exhausted:
         raise PosttrainError(f"training ended at step {step} of {last}; this is a bug in the data order")
     log.info(describe_use(context, _trained(trainer, context.spec.run, step), memory))
     metrics = {"steps": step, "tokens": trainer.tokens_seen}
     if trainer.eval_dataset is not None:
-        evaluation = trainer.evaluate()
+        evaluation = _evaluate_best(trainer, context)
         metrics |= {name: value for name, value in evaluation.items() if not name.endswith(("_runtime", "_per_second"))}
     metrics.pop("epoch", None)
     trainer.stop.release()
     return metrics
+
+
+def _evaluate_best(trainer: StageTrainer, context: Context) -> dict[str, float]:
+    """Return the metrics of the weights that are kept, and load these where they are not the last."""
+    evaluation: dict[str, float] = trainer.evaluate()
+    best, last = trainer.best, trainer.state.global_step
+    best.note(evaluation, last)
+    if best.step in (None, last):
+        return evaluation
+    value, at_last = best.value, evaluation[f"eval_{best.metric}"]
+    log.info("keeping the weights of step %d: eval_%s %s, %s at the last step", best.step, best.metric, value, at_last)
+    trainer.load_weights(best_checkpoint(context.work / CHECKPOINTS, best.step))
+    return {**trainer.evaluate(), "best_step": best.step}
 
 
 def _trained(trainer: StageTrainer, run: str, steps: int) -> Trained:
@@ -108,15 +138,21 @@ def _find_checkpoint(context: Context) -> Path | PosttrainError | None:
 
 
 def save_model(
-    model: Any, context: Context, tokenizer: PreTrainedTokenizerBase, extra: dict[str, Any] | None = None
+    model: Any,
+    context: Context,
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: Dtype,
+    extra: dict[str, Any] | None = None,
 ) -> None:
     """Write a trained model as an artifact's files: safetensors, configuration, tokenizer and its chat template.
 
-    An adapter is written alone, with `base.json` naming the artifact that holds its backbone; ``extra`` is added there.
+    ``dtype`` is the precision of the files. An adapter is written alone, with `base.json` naming the artifact that
+    holds its backbone; ``extra`` is added there.
     All ranks must call this: sharded weights are gathered.
     """
     heartbeat.beat("saving the model")
-    save_whole_model(model, context.output, context.main_process)
+    rounded_to = None if dtype == "float32" else getattr(torch, dtype)
+    save_whole_model(model, context.output, context.main_process, rounded_to=rounded_to)
     if not context.main_process:
         return
     tokenizer.save_pretrained(str(context.output))

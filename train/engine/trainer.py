@@ -1,4 +1,4 @@
-"""What all our trainers add to TRL's: exact data order, crash-safe checkpoints, a NaN guard, one log."""
+"""What all our trainers add to those they extend: exact data order, crash-safe checkpoints, a NaN guard, one log."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
@@ -27,7 +26,9 @@ from posttrain.stage.tracking import Tracker
 from posttrain.train.checkpoints.elastic import is_universal, seed_rank, separate_steps
 from posttrain.train.checkpoints.protocol import commit_checkpoint, read_commit, rotate_checkpoints, staging_directory
 from posttrain.train.engine.batching import BatchPlan, StepBatchSampler
+from posttrain.train.engine.best import Best
 from posttrain.train.engine.metrics import RatioSums, peak_memory
+from posttrain.train.engine.optimizers import MUON, muon
 from posttrain.train.engine.processes import (
     engine_in_use,
     kept_random_state,
@@ -35,6 +36,7 @@ from posttrain.train.engine.processes import (
     require_engine,
 )
 from posttrain.train.engine.signals import StopOnSignal
+from posttrain.train.rows.columns import lengths_of
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ GO_ON = "a checkpoint is saved; run the same command to go on"
 
 
 class StageTrainer(Trainer):
-    """Mixin in front of a TRL trainer: ``class SftTrainer(StageTrainer, trl.SFTTrainer)``."""
+    """What a stage trains with; also a mixin in front of TRL's: ``class SftTrainer(StageTrainer, trl.SFTTrainer)``."""
 
     _saving = False
 
@@ -56,6 +58,7 @@ class StageTrainer(Trainer):
         self.keep_checkpoints = keep_checkpoints
         self.sums = RatioSums(self.args.device)
         self.stop = StopOnSignal()
+        self.best = Best()
         self.tokens_seen = 0
         self._run_tokens = 0
         self._logged_tokens = 0
@@ -69,8 +72,6 @@ class StageTrainer(Trainer):
         self._tried = False
         self.remove_callback(PrinterCallback)
         self.add_callback(self.stop)
-        if isinstance(self.model, PeftModel) and "ref" in self.model.peft_config:
-            self.model.delete_adapter("ref")  # TRL's frozen copy of the adapter; references are our own
 
     # Processes: what `transformers` sets up has to be what was asked for.
 
@@ -100,7 +101,7 @@ class StageTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return this rank's micro-batches of all steps."""
         rows: Any = self.train_dataset
-        sampler = StepBatchSampler(self.plan, list(rows["length"]), self.args.seed, self.args.process_index)
+        sampler = StepBatchSampler(self.plan, lengths_of(rows), self.args.seed, self.args.process_index)
         return DataLoader(
             rows,
             batch_sampler=sampler,
@@ -127,6 +128,14 @@ class StageTrainer(Trainer):
         prepared: dict[str, Any] = super()._prepare_inputs(inputs)
         return prepared
 
+    def create_optimizer(self, model: Any = None) -> Any:
+        """Return the optimizer; Muon is two of them."""
+        if self.optimizer is None and self.args.optim_args == MUON:
+            args, decayed = self.args, set(self.get_decay_parameter_names(self.model))
+            options = {"betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
+            self.optimizer = muon(self.model, decayed, args.learning_rate, args.weight_decay, options)
+        return super().create_optimizer(model)
+
     # Steps: a loss that is not finite ends the run before it reaches the weights.
 
     def try_model(self, model: Any, inputs: dict[str, Any]) -> None:
@@ -141,6 +150,7 @@ class StageTrainer(Trainer):
         if self.stop.evaluation_owed:
             self._evaluate_undisturbed(None, None)  # stopped once more, it is still owed: the checkpoint says so
             self.stop.evaluation_owed = False
+            self.control.should_training_stop |= self.best.exhausted
         started = time.monotonic()
         loss: Tensor = super().training_step(model, inputs, *args, **kwargs)
         self._losses.append(loss)
@@ -183,7 +193,10 @@ class StageTrainer(Trainer):
 
     def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         try:
-            return self._evaluate_undisturbed(*args, **kwargs)
+            metrics = self._evaluate_undisturbed(*args, **kwargs)
+            self.control.should_save |= self.best.step == self.state.global_step
+            self.control.should_training_stop |= self.best.exhausted
+            return metrics
         except StoppedError:
             self.sums.take("eval")
             self._metrics["eval"].clear()
@@ -194,6 +207,7 @@ class StageTrainer(Trainer):
         """Evaluate and leave the random state as it was, so that it does not matter when that is done."""
         with kept_random_state():  # a data loader draws a seed
             metrics: dict[str, float] = super()._evaluate(*args, **kwargs)
+        self.best.note(metrics, self.state.global_step)
         return metrics
 
     def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
@@ -234,12 +248,13 @@ class StageTrainer(Trainer):
             self.save_state(staged)
             engine = engine_in_use(self.model_wrapped)
             commit_checkpoint(directory, step, {"engine": engine, "world_size": self.args.world_size})
-            rotate_checkpoints(directory, self.keep_checkpoints)
+            rotate_checkpoints(directory, self.keep_checkpoints, self.best.step)
         self.accelerator.wait_for_everyone()
 
     def save_state(self, directory: Path) -> None:
         """Write what `transformers` does not know of into a checkpoint; on the first rank."""
         counters = {"tokens_seen": self.tokens_seen, "evaluation_owed": self.stop.evaluation_owed}
+        counters |= {"best": self.best.state()}
         (directory / _COUNTERS).write_text(json.dumps(counters), encoding="utf-8")
 
     def load_state(self, checkpoint: Path) -> None:
@@ -247,6 +262,7 @@ class StageTrainer(Trainer):
         counters = json.loads((checkpoint / _COUNTERS).read_text(encoding="utf-8"))
         self.tokens_seen = counters["tokens_seen"]
         self.stop.evaluation_owed = counters["evaluation_owed"]
+        self.best.take_up(counters["best"])
         self.tracker.rewind(int(checkpoint.name.rpartition("-")[2]))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -261,6 +277,10 @@ class StageTrainer(Trainer):
             super()._load_rng_state(checkpoint)
         else:
             seed_rank(Path(checkpoint), self.args.seed, self.args.process_index, self.state.global_step)
+
+    def load_weights(self, checkpoint: Path) -> None:
+        """Take up the weights of a checkpoint, and nothing else of it."""
+        self._load_from_checkpoint(str(checkpoint), self.model)
 
     # Logging: one line a step for people, the same numbers for the tracker.
 

@@ -6,12 +6,16 @@ import dataclasses
 from functools import partial
 from typing import Any
 
+from peft import PeftModel
+from transformers import TrainingArguments
+
 from posttrain.stage.entry import Context, StageResult
 from posttrain.train.config.group import GroupConfig
-from posttrain.train.engine.batching import BatchPlan
 from posttrain.train.engine.opening import begin
+from posttrain.train.maths.group_losses import GroupOptions
 from posttrain.train.methods.group_episodes import Advantages
 from posttrain.train.methods.group_trainer import GroupTrainer
+from posttrain.train.nets.fused_head import with_fused_head
 from posttrain.train.nets.policy import trainable_policy
 from posttrain.train.rollouts.opening import collector_of, prepare, train_and_save
 from posttrain.train.rollouts.whole_copy import whole_copy
@@ -23,26 +27,20 @@ class Method:
 
     where: str
     """Configuration path of its stage."""
-    trainer: type[GroupTrainer]
-    """Our mixin in front of TRL's trainer."""
-    arguments: Any
-    """TRL's class of arguments."""
-    loss_arguments: dict[str, Any]
-    """What that takes beside the arguments that all methods have in common."""
+    loss: str
+    """Which loss, by TRL's name."""
+    loss_options: dict[str, Any]
+    """What that takes beside the options that all losses have in common."""
     advantages: Advantages
     kl_in_reward: bool
-    """Whether the pull to the reference is a part of the reward, or a term of TRL's loss."""
+    """Whether the pull to the reference is a part of the reward, or a term of the loss."""
 
 
 def run_group(config: GroupConfig, context: Context, method: Method) -> StageResult:
     """Optimise ``inputs.model`` on the prompts of ``inputs.data`` and write the policy."""
     tokenizer = begin(context, "prompt")
     prepared = prepare(config, context, tokenizer, config.num_iterations, method.where, with_reference=config.beta > 0)
-    arguments = method.arguments(
-        **prepared.arguments,
-        **group_arguments(config, prepared.plan),
-        **method.loss_arguments,
-    )
+    arguments = TrainingArguments(**prepared.arguments, ignore_data_skip=True, label_names=[])
     load = partial(
         trainable_policy,
         prepared.source,
@@ -55,11 +53,21 @@ def run_group(config: GroupConfig, context: Context, method: Method) -> StageRes
     )
     copy = whole_copy(load, config.dtype, context.spec.distributed)
     policy = load()
-    build: Any = method.trainer
-    trainer: GroupTrainer = build(
+    with_fused_head(policy, method.where, temperature=config.temperature)
+    if config.gradient_checkpointing and isinstance(policy, PeftModel):
+        policy.enable_input_require_grads()
+    in_reward, in_loss = (config.beta, 0.0) if method.kl_in_reward else (0.0, config.beta)
+    trainer = GroupTrainer(
         config=config,
         advantages=method.advantages,
-        kl_in_reward=method.kl_in_reward,
+        options=GroupOptions(
+            method.loss,
+            clip_low=config.clip_range,
+            clip_high=config.clip_range_high or config.clip_range,
+            beta=in_loss,
+            **method.loss_options,
+        ),
+        kl_in_reward=in_reward,
         where=method.where,
         collector=collector_of(prepared, config, copy or policy, context.spec.seed, arguments.process_index),
         samples=prepared.samples,
@@ -69,30 +77,8 @@ def run_group(config: GroupConfig, context: Context, method: Method) -> StageRes
         context=context,
         keep_checkpoints=config.keep_checkpoints,
         model=policy,
-        reward_funcs=_scored_already,
         args=arguments,
         train_dataset=prepared.prompts,
         processing_class=tokenizer,
     )
     return train_and_save(trainer, prepared, context)
-
-
-def _scored_already(**_: Any) -> list[float]:
-    """Stand where TRL wants a reward; rollouts are scored before it sees them."""
-    raise AssertionError("TRL was not to score")
-
-
-def group_arguments(config: GroupConfig, plan: BatchPlan) -> dict[str, Any]:
-    """Return what TRL's configurations of RLOO and GRPO have in common."""
-    return {
-        "num_generations": config.samples_per_prompt,
-        "steps_per_generation": plan.accumulation * config.mini_batches,
-        "num_iterations": config.num_iterations,
-        "max_completion_length": config.max_new_tokens,
-        "temperature": config.temperature,
-        "epsilon": config.clip_range,
-        "epsilon_high": config.clip_range_high,
-        "beta": 0.0,
-        "disable_dropout": True,  # a ratio of probabilities is of the policies, not of two masks
-        "ignore_data_skip": True,
-    }

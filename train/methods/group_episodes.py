@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from posttrain.models.batching import pad_rows
+from posttrain.data.records import IGNORED
+from posttrain.models.token_log_probs import response_batch
 from posttrain.train.maths.group_advantages import groups_without_signal
-from posttrain.train.rollouts.episodes import Episode, padded
+from posttrain.train.rollouts.episodes import Episode, Floats
 from posttrain.train.rollouts.metrics import kl_per_response, rollout_metrics
 
 Advantages = Callable[[Tensor], Tensor]
@@ -38,28 +39,33 @@ def finish_groups(episodes: list[Episode], group_size: int, advantages: Advantag
 
 
 def collate_groups(
-    episodes: Sequence[Episode], pad_token_id: int, step_tokens: int, rollout_tokens: int
+    episodes: Sequence[Episode], pad_token_id: int, step_tokens: int, rollout_tokens: int, with_mask: bool = False
 ) -> dict[str, Tensor]:
-    """Return one micro-batch as TRL's losses take it: prompts padded on the left, responses on the right.
+    """Return one micro-batch: ``input_ids_BT`` padded on the right, and ``labels_BT`` of the responses' tokens alone.
 
-    ``step_tokens`` and ``rollout_tokens`` are the response tokens of the optimizer step and of the whole rollout.
+    Log-probabilities stand where the token before theirs does, nought elsewhere. ``step_tokens`` and ``rollout_tokens``
+    are the response tokens of the optimizer step and of the whole rollout; ``with_mask`` adds ``attention_mask_BT``.
     """
-    prompt_ids, prompt_mask = pad_rows([episode.prompt_ids for episode in episodes], pad_token_id, side="left")
-    completion_ids, completion_mask = pad_rows([episode.response_ids for episode in episodes], pad_token_id)
-    old_logps_NT = padded([episode.logps for episode in episodes])
+    ids_BT, chosen_BT = response_batch([(e.prompt_ids, e.response_ids) for e in episodes], pad_token_id)
+    lengths_B1 = torch.tensor([[episode.length] for episode in episodes])
     batch = {
         "row": torch.tensor([episode.row for episode in episodes]),
-        "num_tokens": prompt_mask.sum() + completion_mask.sum(),
-        "step_tokens": torch.tensor(step_tokens),
-        "num_items_in_batch": torch.tensor(float(rollout_tokens)),
-        "prompt_ids": prompt_ids,
-        "prompt_mask": prompt_mask,
-        "completion_ids": completion_ids,
-        "completion_mask": completion_mask,
-        "old_per_token_logps": old_logps_NT,
-        "old_logps": old_logps_NT.sum(1),
+        "num_tokens": lengths_B1.sum(),
+        "step_tokens": torch.tensor(float(step_tokens)),
+        "rollout_tokens": torch.tensor(float(rollout_tokens)),
+        "input_ids": ids_BT,
+        "labels": ids_BT.masked_fill(~chosen_BT, IGNORED),
+        "old_logps": _before([episode.logps for episode in episodes], chosen_BT),
         "advantages": torch.tensor([float(episode.advantages[0]) for episode in episodes]),
     }
+    if with_mask:
+        batch["attention_mask"] = (torch.arange(ids_BT.shape[1]) < lengths_B1).long()
     if len(episodes[0].reference_logps):
-        batch["ref_per_token_logps"] = padded([episode.reference_logps for episode in episodes])
+        batch["reference_logps"] = _before([episode.reference_logps for episode in episodes], chosen_BT)
     return batch
+
+
+def _before(arrays: Sequence[Floats], chosen_BT: Tensor) -> Tensor:
+    """Return values of the chosen tokens where the tokens before them stand."""
+    at_BT = chosen_BT[:, 1:]
+    return torch.zeros(at_BT.shape).masked_scatter(at_BT, torch.from_numpy(np.concatenate(arrays)))

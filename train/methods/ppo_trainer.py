@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from posttrain.train.config.ppo import KlConfig, PpoConfig
+from posttrain.train.engine.arguments import schedule_options
 from posttrain.train.maths.policy_losses import clipped_policy_loss, clipped_value_loss, kl_estimates
 from posttrain.train.methods.ppo_episodes import finish_episodes
 from posttrain.train.rollouts.collect import Rollout
@@ -136,7 +137,13 @@ class PpoTrainer(PhaseTrainer):
     def _schedule(self, optimizer: Any, steps: int) -> Callable[[int], float]:
         """Return the configured schedule over so many steps, as a factor of the rate by step."""
         warmup = round(self.config.optimizer.warmup_fraction * steps)
-        scheduler = get_scheduler(self.args.lr_scheduler_type, optimizer, warmup, max(steps, 1))
+        scheduler = get_scheduler(
+            self.args.lr_scheduler_type,
+            optimizer,
+            warmup,
+            max(steps, 1),
+            schedule_options(self.config.optimizer, steps) or None,
+        )
         factor: Callable[[int], float] = scheduler.lr_lambdas[0]
         return factor
 

@@ -28,9 +28,11 @@ _KNOWN = {"input_ids", "attention_mask", "position_ids", "use_cache", "labels", 
 """Arguments that say all that there is about a batch of text; `groups` says it of a row of shared prompts."""
 
 
-def with_fused_head(model: Any, where: str) -> Any:
+def with_fused_head(model: Any, where: str, *more: str, temperature: float = 1.0) -> Any:
     """Return the model, which gives log-probabilities and entropies where it is called with ``fused_lm_head=True``.
 
+    ``more`` are other fields of TRL's `FusedCausalLMOutput`; sums of squared probabilities are TRL's also on a CPU.
+    ``temperature`` divides the logits.
     Raises UsageError for an adapter on the output layer, which that does not know.
     """
     inner = without_adapter_wrapper(model)
@@ -38,11 +40,13 @@ def with_fused_head(model: Any, where: str) -> Any:
         raise UsageError(
             f"{where}.adapter.target_modules: an adapter on the output layer would not be trained; leave that layer out"
         )
-    add_fused_lm_head(inner, outputs=("log_probs", "entropy"))
-    return fused_on_cpu(model)
+    add_fused_lm_head(inner, temperature=temperature, outputs=("log_probs", "entropy", *more))
+    if "log_sum_sq_probs" in more:
+        return model
+    return fused_on_cpu(model, mean_logits="mean_logits" in more, temperature=temperature)
 
 
-def fused_on_cpu(model: Any, mean_logits: bool = False) -> Any:
+def fused_on_cpu(model: Any, mean_logits: bool = False, temperature: float = 1.0) -> Any:
     """Return a model with TRL's fused output layer whose place ours takes on a CPU, to the same numbers.
 
     TRL's is written for GPUs: elsewhere it scores every position, with a label or without.
@@ -59,7 +63,7 @@ def fused_on_cpu(model: Any, mean_logits: bool = False) -> Any:
             return theirs(*args, fused_lm_head=fused_lm_head, **batch) if fused_lm_head else theirs(*args, **batch)
         labeled_BT = labels_BT[:, 1:] != IGNORED
         states_NH = _states(self.base_model, ids_BT, labeled_BT, **batch)
-        return _scored(self, states_NH, labels_BT, labeled_BT, mean_logits)
+        return _scored(self, states_NH, labels_BT, labeled_BT, mean_logits, temperature)
 
     inner.forward = types.MethodType(forward, inner)
     return model
@@ -89,11 +93,11 @@ def _states(
 
 
 def _scored(
-    model: Any, states_NH: Tensor, labels_BT: Tensor, labeled_BT: Tensor, mean_logits: bool
+    model: Any, states_NH: Tensor, labels_BT: Tensor, labeled_BT: Tensor, mean_logits: bool, temperature: float
 ) -> FusedCausalLMOutput:
     """Return the scores of a batch's labels, each where the token before it stands; zero where there is none."""
     head = model.get_output_embeddings()
-    layer = dataclasses.replace(output_layer(model, head), gathered=maybe_gather_lm_head_ctx)
+    layer = dataclasses.replace(output_layer(model, head, temperature), gathered=maybe_gather_lm_head_ctx)
     found = score_tokens(layer, states_NH, labels_BT[:, 1:][labeled_BT], mean_logits=mean_logits)
     return FusedCausalLMOutput(
         log_probs=_spread(found.log_probs, labeled_BT),

@@ -57,6 +57,12 @@ def wants_mask(model: Any) -> bool:
     return bool(getattr(model.config.get_text_config(), "output_router_logits", False))
 
 
+def balance_coefficient(model: Any) -> float:
+    """Return what a model's own loss that balances its experts is multiplied by; 0 for a model without experts."""
+    config = model.config.get_text_config()
+    return float(getattr(config, "router_aux_loss_coef", 0.0)) if hasattr(config, "output_router_logits") else 0.0
+
+
 @contextmanager
 def loaded_whole(wanted: bool = True) -> Iterator[None]:
     """Load models whole inside, also under ZeRO-3, which would take each weight apart as it comes.

@@ -26,7 +26,7 @@ from posttrain.train.rollouts.samples import SampleLog
 from posttrain.train.rollouts.sampling import Drawing, RolloutSampler
 from posttrain.train.rollouts.scoring import EpisodeScorer
 from posttrain.train.rollouts.server import PolicyServer
-from posttrain.train.rows.dataset import Row, read_prompts
+from posttrain.train.rows.dataset import read_prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +37,6 @@ class Prepared:
     tokenizer: PreTrainedTokenizerBase
     prompts: Any
     """As a dataset."""
-    rows: list[Row]
-    """The same, in memory."""
     plan: BatchPlan
     arguments: dict[str, Any]
     """What the arguments of all trainers have in common."""
@@ -63,10 +61,9 @@ def prepare(
     """
     source = context.inputs["model"]
     prompts: Any = read_prompts(context.inputs["data"], "train")
-    rows: list[Row] = list(prompts)
-    plan = plan_phases(config, passes, len(rows), context.spec.distributed.num_processes)
-    require_room(rows, config.max_new_tokens, source)
-    require_references(config.rewards, rows, where)
+    plan = plan_phases(config, passes, len(prompts), context.spec.distributed.num_processes)
+    require_room(prompts, config.max_new_tokens, source)
+    require_references(config.rewards, prompts, where)
     arguments = training_arguments(config, plan, context)
     reference = None
     if with_reference:
@@ -75,8 +72,8 @@ def prepare(
     rewards = build_rewards(
         config.rewards, reward_model, tokenizer, device(), config.scoring_tokens, where, config.dtype
     )
-    samples = SampleLog(context.work / "samples.jsonl", rows, config.sample_rows, context.main_process)
-    return Prepared(source, tokenizer, prompts, rows, plan, arguments, reference, rewards, samples)
+    samples = SampleLog(context.work / "samples.jsonl", prompts, config.sample_rows, context.main_process)
+    return Prepared(source, tokenizer, prompts, plan, arguments, reference, rewards, samples)
 
 
 def collector_of(
@@ -89,26 +86,26 @@ def collector_of(
     per_rollout = config.rollout_batch_size // config.samples_per_prompt
     drawing = Drawing(per_rollout, params, config.rollout_batch, seed, rank, prepared.plan.world_size)
     scorer = EpisodeScorer(
-        prompts=prepared.rows,
+        prompts=prepared.prompts,
         rewards=prepared.rewards,
         reference=prepared.reference.for_policy(policy) if prepared.reference is not None else None,
         temperature=config.temperature,
         scoring_tokens=config.scoring_tokens,
         missing_eos_penalty=config.missing_eos_penalty,
     )
-    return Collector(RolloutSampler(prepared.tokenizer, prepared.rows, drawing, server), scorer)
+    return Collector(RolloutSampler(prepared.tokenizer, prepared.prompts, drawing, server), scorer)
 
 
 def train_and_save(trainer: PhaseTrainer, prepared: Prepared, context: Context) -> StageResult:
     """Train to the last step, write the policy, and return the stage's result."""
     config = trainer.rollouts
     phases = describe_phases(config.rollout_batch_size, config.samples_per_prompt, config.mini_batches, trainer.passes)
-    announce(trainer.plan, "responses", f"{len(prepared.rows):,} prompts in {phases}", trainer.model)
-    metrics = fit(trainer, context)
+    announce(trainer.plan, "responses", f"{len(prepared.prompts):,} prompts in {phases}", trainer.model)
+    metrics = fit(trainer, context, config)
     policy = trainer.trained_policy()
     if prepared.reference is not None:
         prepared.reference.release(policy)
-    save_model(policy, context, prepared.tokenizer)
+    save_model(policy, context, prepared.tokenizer, config.save_dtype)
     trainer.samples.keep(context.output)
     last = trainer.last_rollout
     headline = f"reward {last['objective/scores']:.3f}" if last else ""

@@ -179,21 +179,25 @@ class PhaseTrainer(StageTrainer):
         self._moved = torch.zeros_like(self._moved)
         return bool(count) and total / count > limit
 
-    def note_move(self, difference_N: Tensor, entropies_N: Tensor) -> None:
-        """Log how far the policy is from the one that sampled, by the log-ratios of a micro-batch's tokens."""
+    def note_move(self, difference_N: Tensor, entropies_N: Tensor, counted_N: Tensor | None = None) -> None:
+        """Log how far the policy is from the one that sampled, by the log-ratios of a micro-batch's tokens.
+
+        Arrays may have any shape; ``counted_N`` says which of them are tokens, None that all are.
+        """
         ratio_N = difference_N.exp()
         approx_kl_N = ratio_N - 1 - difference_N
-        count = len(difference_N)
-        self._moved[0] += approx_kl_N.double().sum()
+        counts_N = torch.ones_like(difference_N) if counted_N is None else counted_N
+        count = len(difference_N) if counted_N is None else counted_N.sum()
+        self._moved[0] += (approx_kl_N * counts_N).double().sum()
         self._moved[1] += count
         for name, values_N in {
             "policy/approxkl": approx_kl_N,
             "policy/entropy": entropies_N,
             "policy/ratio": ratio_N,
         }.items():
-            self.sums.add("train", name, values_N.double().sum(), count)
+            self.sums.add("train", name, (values_N * counts_N).double().sum(), count)
         if self.handed_out == 1:  # nothing has moved yet: what differs is how the two compute
-            self.sums.add("train", "policy/rollout_difference", difference_N.abs().double().sum(), count)
+            self.sums.add("train", "policy/rollout_difference", (difference_N.abs() * counts_N).double().sum(), count)
 
     # Checkpoints: where the algorithm stands.
 

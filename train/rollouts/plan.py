@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
+from datasets import Dataset
 from transformers import AutoConfig
 
 from posttrain.models.declared import context_length
@@ -12,7 +14,7 @@ from posttrain.models.load import backbone_directory, trusts_remote_code
 from posttrain.stage.errors import UsageError
 from posttrain.train.config.rollout import RolloutConfig
 from posttrain.train.engine.batching import BatchPlan, plan_batches
-from posttrain.train.rows.dataset import Row
+from posttrain.train.rows.columns import lengths_of
 
 
 def plan_phases(config: RolloutConfig, passes: int, num_prompts: int, num_processes: int) -> BatchPlan:
@@ -31,17 +33,18 @@ def plan_phases(config: RolloutConfig, passes: int, num_prompts: int, num_proces
     )
 
 
-def require_room(prompts: list[Row], max_new_tokens: int, source: Path) -> None:
+def require_room(prompts: Dataset, max_new_tokens: int, source: Path) -> None:
     """Check that every prompt leaves room for a response; raise UsageError that names the first that does not."""
     backbone = backbone_directory(source)
     config = AutoConfig.from_pretrained(backbone, trust_remote_code=trusts_remote_code(backbone))
     limit = context_length(config)
     if limit is None:
         return
-    if long := [row for row in prompts if row["length"] + max_new_tokens > limit]:
+    if len(long := np.flatnonzero(lengths_of(prompts) + max_new_tokens > limit)):
+        first = prompts[int(long[0])]
         raise UsageError(
             f"max_new_tokens={max_new_tokens}: {len(long)} of {len(prompts)} prompts leave no room for it in "
-            f"the model's context of {limit} (the first: {long[0]['id']}, {long[0]['length']} tokens); lower it, or "
+            f"the model's context of {limit} (the first: {first['id']}, {first['length']} tokens); lower it, or "
             f"tokenize with max_length={limit - max_new_tokens}"
         )
 

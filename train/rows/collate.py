@@ -6,7 +6,6 @@ B rows of a micro-batch, T positions, R responses of all groups of a micro-batch
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -50,7 +49,7 @@ def collate_packs(rows: list[Row], pad_token_id: int, flatten: bool) -> Batch:
         }
         return {**bookkeeping, **joined}
     longest = max(len(row["input_ids"]) for row in rows)
-    positions = [[*row["position_ids"], *range(longest - len(row["position_ids"]))] for row in rows]
+    positions = [np.concatenate([row["position_ids"], np.arange(longest - len(row["position_ids"]))]) for row in rows]
     return {
         **bookkeeping,
         "input_ids": pad_rows([row["input_ids"] for row in rows], pad_token_id)[0],
@@ -106,23 +105,31 @@ def _pairs_of_groups(rows: list[Row]) -> Batch:
     }
 
 
-def collate_pairs(rows: list[Row], collate: Callable[[list[Row]], Batch], with_mask: bool = False) -> Batch:
-    """Return what TRL's preference collator makes of pairs, with our bookkeeping.
+def collate_pairs(rows: list[Row], pad_token_id: int, with_mask: bool = False) -> Batch:
+    """Return pairs: ``input_ids_BT`` of the chosen and then the rejected responses behind their prompts.
 
-    The mask that TRL's trainer hands to the model hides nothing unless ``with_mask``, for the reason of `collate_sft`.
+    ``completion_mask_BT`` says what is a response, ``counted_P`` which pairs are not fillers. ``attention_mask_BT`` is
+    there with ``with_mask`` alone, for the reason of `collate_sft`.
     """
-    batch = collate(rows)
-    mask_BT = batch["attention_mask"]
-    shown_BT = mask_BT if with_mask else torch.ones_like(mask_BT)
-    return {**_bookkeeping(rows, int(mask_BT.sum())), **batch, "attention_mask": shown_BT}
+    responses = [(row["prompt_ids"], row[side]) for side in ("chosen_ids", "rejected_ids") for row in rows]
+    ids_BT, mask_BT = pad_rows([[*prompt, *response] for prompt, response in responses], pad_token_id)
+    completion_BT, _ = pad_rows([[0] * len(prompt) + [1] * len(response) for prompt, response in responses], 0)
+    batch = {**_bookkeeping(rows, int(mask_BT.sum())), "input_ids": ids_BT, "completion_mask": completion_BT}
+    return {**batch, **_of_pairs(rows), **({"attention_mask": mask_BT} if with_mask else {})}
+
+
+def _of_pairs(rows: list[Row]) -> Batch:
+    sides = ("ref_chosen_logps", "ref_rejected_logps")
+    logps = {side: torch.tensor([row[side] for row in rows], dtype=torch.float32) for side in sides}
+    return {**logps, "counted": torch.tensor([row["row"] != FILLER for row in rows])}
 
 
 def collate_shared_pairs(rows: list[Row], pad_token_id: int) -> Batch:
-    """Return pairs of responses twice: as one row in which each prompt is once, and as what TRL's loss is computed of.
+    """Return pairs of responses twice: as one row in which each prompt is once, and as what the loss is computed of.
 
-    ``row_ids_1T``, ``row_labels_1T`` and ``groups`` are those of `lay_out_to_predict`. The other tensors are TRL's, of
-    the chosen and then the rejected responses, each behind the last token of its prompt alone; ``place_BT`` says where
-    in the row the scores of their tokens are.
+    ``row_ids_1T``, ``row_labels_1T`` and ``groups`` are those of `lay_out_to_predict`. The other tensors are those of
+    `collate_pairs`, each response behind the last token of its prompt alone; ``place_BT`` says where in the row the
+    scores of their tokens are.
     """
     ids_1T, labels_1T, groups = lay_out_to_predict(
         [(row["prompt_ids"], [row["chosen_ids"], row["rejected_ids"]]) for row in rows]
@@ -138,10 +145,8 @@ def collate_shared_pairs(rows: list[Row], pad_token_id: int) -> Batch:
         "groups": groups,
         "place": pad_rows(places, 0)[0].long(),
         "input_ids": input_ids_BT,
-        "attention_mask": mask_BT,
         "completion_mask": torch.cat([torch.zeros_like(mask_BT[:, :1]), mask_BT[:, 1:]], 1),
-        "ref_chosen_logps": torch.tensor([row["ref_chosen_logps"] for row in rows]),
-        "ref_rejected_logps": torch.tensor([row["ref_rejected_logps"] for row in rows]),
+        **_of_pairs(rows),
     }
 
 

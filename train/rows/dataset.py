@@ -9,12 +9,14 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset
 
 from posttrain.data.records import untied_pairs
+from posttrain.train.rows.columns import over_groups, sizes, with_lengths
 from posttrain.train.rows.references import logps_of_responses
 
 Row = dict[str, Any]
@@ -22,7 +24,7 @@ Row = dict[str, Any]
 
 def as_dataset(table: pa.Table, lengths: pa.Array) -> Dataset:
     """Return a table as a dataset with `row` and `length` columns."""
-    table = table.combine_chunks().append_column("row", pa.array(range(table.num_rows), pa.int64()))
+    table = table.combine_chunks().append_column("row", pa.array(np.arange(table.num_rows)))
     # A fingerprint of our own: the default one pickles the whole table to hash it.
     return Dataset(table.append_column("length", lengths), fingerprint=f"rows-{table.num_rows}")
 
@@ -39,8 +41,13 @@ def fill_up(rows: Dataset, multiple: int) -> Dataset:
     missing = -len(rows) % multiple
     if not missing:
         return rows
-    filled = rows.select([*range(len(rows)), *[0] * missing])
-    return filled.remove_columns("row").add_column("row", [*rows["row"], *[FILLER] * missing])
+    table = rows.data.table
+    fillers = pa.concat_tables([table.slice(0, 1)] * missing)
+    of_fillers = pa.array([FILLER] * missing, table.schema.field("row").type)
+    fillers = fillers.set_column(table.schema.get_field_index("row"), table.schema.field("row"), of_fillers)
+    filled = Dataset(pa.concat_tables([table, fillers]), fingerprint=f"filled-{len(rows)}-{missing}")
+    looks = {name: part for name, part in rows.format.items() if name != "format_kwargs"}
+    return filled.with_format(**looks, **rows.format["format_kwargs"])
 
 
 def read_demonstrations(directory: Path, split: str) -> Dataset:
@@ -52,18 +59,15 @@ def read_demonstrations(directory: Path, split: str) -> Dataset:
 def read_groups(directory: Path, split: str) -> Dataset:
     """Return K-ranked groups: `prompt_ids`, `responses_ids` and `ranks`; the length is that of the longest sequence."""
     table = pq.read_table(directory / f"{split}.parquet")
-    prompts = pc.list_value_length(table["prompt_ids"]).to_pylist()
-    longest = [max(len(response) for response in group) for group in table["responses_ids"]]
-    return as_dataset(table, pa.array([a + b for a, b in zip(prompts, longest, strict=True)], pa.int64()))
+    longest = over_groups(np.maximum, sizes(pc.list_flatten(table["responses_ids"])), sizes(table["responses_ids"]))
+    return as_dataset(table, pa.array(sizes(table["prompt_ids"]) + longest))
 
 
 def shared_lengths(groups: Dataset) -> Dataset:
     """Return K-ranked groups whose length is that of their prompt and all responses, as one row of a shared prompt."""
-    lengths = [
-        len(prompt) + sum(map(len, responses))
-        for prompt, responses in zip(groups["prompt_ids"], groups["responses_ids"], strict=True)
-    ]
-    return groups.remove_columns("length").add_column("length", lengths)
+    prompts, responses = (groups.data.column(name) for name in ("prompt_ids", "responses_ids"))
+    totals = over_groups(np.add, sizes(pc.list_flatten(responses)), sizes(responses))
+    return with_lengths(groups, sizes(prompts) + totals)
 
 
 def read_prompts(directory: Path, split: str) -> Dataset:
@@ -103,30 +107,26 @@ def pair_dataset(groups: Dataset, reference: pa.Table, which: str) -> Dataset:
 
     ``reference`` has a row (`id`, `response`, `logp`) for every response of every group.
     """
-    logps = logps_of_responses(reference)
-    rows = []
-    for pair in make_pairs(list(groups["ranks"]), which):
-        group = groups[pair.group]
-        chosen, rejected = (group["responses_ids"][index] for index in (pair.chosen, pair.rejected))
-        rows.append(
-            {
-                "id": group["id"],
-                "prompt_ids": group["prompt_ids"],
-                "chosen_ids": chosen,
-                "rejected_ids": rejected,
-                "ref_chosen_logps": logps[group["id"], pair.chosen],
-                "ref_rejected_logps": logps[group["id"], pair.rejected],
-            }
-        )
-    lengths = [len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows]
-    return as_dataset(pa.Table.from_pylist(rows, schema=_PAIR_SCHEMA), pa.array(lengths, pa.int64()))
+    ids, prompts, responses, ranks = (
+        groups.data.column(name).combine_chunks() for name in ("id", "prompt_ids", "responses_ids", "ranks")
+    )
+    made = make_pairs(ranks.to_pylist(), which)
+    of_group, *sides = np.array([dataclasses.astuple(pair) for pair in made], np.int64).reshape(-1, 3).T
+    first = np.cumsum(sizes(responses)) - sizes(responses)
+    logps = logps_of_responses(reference, ids, sizes(responses))
+    table: dict[str, Any] = {"id": ids.take(pa.array(of_group)), "prompt_ids": prompts.take(pa.array(of_group))}
+    for name, side in zip(("chosen", "rejected"), sides, strict=True):
+        places = first[of_group] + side
+        table |= {f"{name}_ids": responses.flatten().take(pa.array(places)), f"ref_{name}_logps": logps[places]}
+    longer = np.maximum(sizes(table["chosen_ids"]), sizes(table["rejected_ids"]))
+    lengths = sizes(table["prompt_ids"]) + longer
+    return as_dataset(pa.table(table).select(_PAIR_SCHEMA.names).cast(_PAIR_SCHEMA), pa.array(lengths))
 
 
 def shared_pair_lengths(pairs: Dataset) -> Dataset:
     """Return preference pairs whose length is that of their prompt and both responses."""
-    parts = (pairs["prompt_ids"], pairs["chosen_ids"], pairs["rejected_ids"])
-    lengths = [sum(map(len, pair)) for pair in zip(*parts, strict=True)]
-    return pairs.remove_columns("length").add_column("length", lengths)
+    parts = [sizes(pairs.data.column(name)) for name in ("prompt_ids", "chosen_ids", "rejected_ids")]
+    return with_lengths(pairs, np.sum(parts, axis=0))
 
 
 _IDS = pa.list_(pa.int32())

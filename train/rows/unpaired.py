@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
+from posttrain.train.rows.columns import Lists, Numbers, sizes
 from posttrain.train.rows.dataset import as_dataset
 from posttrain.train.rows.references import logps_of_responses
 
@@ -37,11 +38,20 @@ def read_unpaired(directory: Path, split: str) -> Dataset:
     """
     table = pq.read_table(directory / f"{split}.parquet")
     most = _facts(directory)["max_length"]
-    prompts, responses = table["prompt_ids"].to_pylist(), table["response_ids"].to_pylist()
-    others = [responses[row][: most - len(prompt)] for row, prompt in zip(mismatched(prompts), prompts, strict=True)]
-    lengths = [len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)]
-    table = table.append_column("mismatched_ids", pa.array(others, pa.list_(pa.int32())))
-    return as_dataset(table, pa.array(lengths, pa.int64()))
+    prompts, responses = (table[name].combine_chunks() for name in ("prompt_ids", "response_ids"))
+    others = responses.take(pa.array(mismatched(Lists(table["prompt_ids"])), pa.int64()))
+    room = np.maximum(most - sizes(prompts), 0)
+    table = table.append_column("mismatched_ids", _cut(others, np.minimum(sizes(others), room)))
+    return as_dataset(table, pa.array(sizes(prompts) + sizes(responses)))
+
+
+def _cut(lists: pa.ListArray, kept: Numbers) -> pa.ListArray:
+    """Return the first ``kept`` elements of each list."""
+    lengths = sizes(lists)
+    starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
+    inside = np.arange(len(starts)) - starts < np.repeat(kept, lengths)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(kept)]), pa.int32())
+    return pa.ListArray.from_arrays(offsets, lists.flatten().filter(pa.array(inside)))
 
 
 def _facts(directory: Path) -> dict[str, Any]:
@@ -49,13 +59,14 @@ def _facts(directory: Path) -> dict[str, Any]:
     return facts
 
 
-def mismatched(prompts: Sequence[Sequence[int]]) -> list[int]:
+def mismatched(prompts: Sequence[Sequence[int]] | Lists) -> list[int]:
     """Return for each row another one, of another prompt wherever that can be, each row once.
 
     Rows are put in the order of their prompts' digests, equal prompts together, and shifted by as many as the commonest
     prompt has.
     """
-    digests = [hashlib.blake2b(np.array(prompt, np.int64).tobytes(), digest_size=16).digest() for prompt in prompts]
+    texts = (np.asarray(prompts[row], np.int64).tobytes() for row in range(len(prompts)))
+    digests = [hashlib.blake2b(text, digest_size=16).digest() for text in texts]
     order = sorted(range(len(prompts)), key=lambda row: (digests[row], row))
     shift = max(Counter(digests).values(), default=0)
     others = [0] * len(prompts)
@@ -66,7 +77,8 @@ def mismatched(prompts: Sequence[Sequence[int]]) -> list[int]:
 
 def with_reference(rows: Dataset, reference: pa.Table) -> Dataset:
     """Return the rows with `ref_logps` and `ref_mismatched_logps`, the reference's of either response."""
-    logps = logps_of_responses(reference)
+    ids = rows.data.column("id").combine_chunks()
+    logps = logps_of_responses(reference, ids, np.full(len(ids), 2)).reshape(-1, 2)
     for name, number in (("ref_logps", OWN), ("ref_mismatched_logps", MISMATCHED)):
-        rows = rows.add_column(name, [logps[row, number] for row in rows["id"]])
+        rows = rows.add_column(name, logps[:, number])
     return rows

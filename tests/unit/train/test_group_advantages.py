@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from posttrain.data.records import IGNORED
 from posttrain.train.maths.group_advantages import (
     group_relative_advantages,
     groups_without_signal,
@@ -81,16 +82,17 @@ def test_a_reward_is_the_score_less_the_kl_of_the_whole_response() -> None:
     assert metrics["objective/groups_without_signal"] == 0
 
 
-def test_a_micro_batch_has_prompts_to_the_left_and_responses_to_the_right() -> None:
+def test_a_micro_batch_has_log_probabilities_where_tokens_are_predicted() -> None:
     episodes = two_groups()
     finish_groups(episodes, 2, lambda rewards: rewards, 0.0)
-    batch = collate_groups(episodes[1:3], pad_token_id=0, step_tokens=4, rollout_tokens=7)
-    assert batch["prompt_ids"].tolist() == [[10, 11, 12], [0, 0, 10]]
-    assert batch["prompt_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
-    assert batch["completion_ids"].tolist() == [[100, 0, 0], [100, 101, 102]]
-    assert batch["completion_mask"].tolist() == [[1, 0, 0], [1, 1, 1]]
-    assert batch["old_per_token_logps"].tolist() == [[-1, 0, 0], [-3, -1, -1]]
-    assert batch["ref_per_token_logps"].tolist() == [[-2, 0, 0], [-1, -1, -1]]
-    assert batch["old_logps"].tolist() == [-1, -5]
+    batch = collate_groups(episodes[1:3], pad_token_id=0, step_tokens=4, rollout_tokens=7, with_mask=True)
+    assert batch["input_ids"].tolist() == [[10, 11, 12, 100], [10, 100, 101, 102]]
+    assert batch["labels"].tolist() == [[IGNORED, IGNORED, IGNORED, 100], [IGNORED, 100, 101, 102]]
+    assert batch["attention_mask"].tolist() == [[1] * 4, [1] * 4]
+    assert batch["old_logps"].tolist() == [[0, 0, -1], [-3, -1, -1]]
+    assert batch["reference_logps"].tolist() == [[0, 0, -2], [-1, -1, -1]]
     assert batch["advantages"].tolist() == [2, 0]
-    assert (int(batch["num_tokens"]), float(batch["num_items_in_batch"])) == (8, 7)
+    assert [float(batch[name]) for name in ("num_tokens", "step_tokens", "rollout_tokens")] == [8, 4, 7]
+    shorter = collate_groups(episodes[2:], pad_token_id=9, step_tokens=4, rollout_tokens=7, with_mask=True)
+    assert shorter["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+    assert shorter["input_ids"][1].tolist() == [10, 100, 9, 9]

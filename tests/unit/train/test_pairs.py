@@ -14,7 +14,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.utils import add_fused_lm_head
 
 from posttrain.models.shared_prompts import share_prompts
-from posttrain.train.dpo import scores_of_responses
+from posttrain.train.methods.dpo_trainer import scores_of_responses
 from posttrain.train.nets.fused_head import fused_on_cpu
 from posttrain.train.rows.collate import collate_pairs, collate_shared_pairs
 from posttrain.train.rows.dataset import Pair, as_dataset, make_pairs, pair_dataset
@@ -92,7 +92,9 @@ def test_pairs_with_a_shared_prompt_have_the_loss_and_gradients_of_trls_batch(
     if in_tiles:
         shared.forward = not_called
         fused_on_cpu(shared, mean_logits=True)
-    padded = collate_pairs(rows_of_pairs(), DataCollatorForPreference(0))
+    padded = collate_pairs(rows_of_pairs(), 0)
+    for name, part in DataCollatorForPreference(0)(rows_of_pairs()).items():
+        assert name == "attention_mask" or torch.equal(padded[name], part), name
     labels_BT = padded["input_ids"].masked_fill(padded["completion_mask"] == 0, -100)
     theirs = alone(input_ids=padded["input_ids"], labels=labels_BT, use_cache=False, fused_lm_head=True)
     batch = collate_shared_pairs(rows_of_pairs(), pad_token_id=0)

@@ -10,7 +10,7 @@ import torch
 from posttrain.sample.backends.server import largest_gap, served_dtype
 from posttrain.stage.errors import UsageError
 from posttrain.stage.schema import build
-from posttrain.train.config.dpo import LOSS_OPTIONS, DpoConfig
+from posttrain.train.config.dpo import DpoConfig
 from posttrain.train.config.ppo import PpoConfig
 from posttrain.train.engine.arguments import require_fast_precision
 from posttrain.train.sft import pack_attention
@@ -22,9 +22,10 @@ def test_a_billion_parameters_in_float32_on_a_gpu_have_to_be_asked_for() -> None
         require_fast_precision(8 * 10**9)
 
 
-@pytest.mark.parametrize("name", LOSS_OPTIONS)
-def test_options_of_losses_are_taken(name: str) -> None:
-    assert build(DpoConfig, {"loss_options": {name: 1}}, "train.dpo").loss_options == {name: 1}
+def test_options_of_losses_are_taken() -> None:
+    given = {"f_divergence_type": "forward_kl", "f_alpha_divergence_coef": 1, "discopop_tau": 0.1}
+    assert build(DpoConfig, {"loss_options": given}, "train.dpo").loss_options == given
+    assert build(DpoConfig, {"loss_options": {"use_weighting": True}}, "train.dpo").options()["use_weighting"]
 
 
 @pytest.mark.parametrize(
