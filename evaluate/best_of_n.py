@@ -14,7 +14,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from posttrain.data.chat.pieces import encode_prompts
 from posttrain.data.chat.tokenizer import load_tokenizer, tokenizer_digest
@@ -26,11 +25,13 @@ from posttrain.evaluate.measure.answering import require_finite
 from posttrain.evaluate.measure.selection import SELECTORS, SampledItem, calibration_figures, curve_figures
 from posttrain.evaluate.page import selection_plots
 from posttrain.models.load import load_policy, load_reward_model
+from posttrain.models.processes import device, join_to_share
 from posttrain.sample.choose.answers import extractor
 from posttrain.sample.choose.select import answer_logprob, derived_seed
 from posttrain.sample.engine.sampler import Sampler
 from posttrain.sample.sampling import Sample, SamplingParams
 from posttrain.sample.score import by_reward
+from posttrain.sample.shares import sample_shares
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError
 from posttrain.stage.files import write_json_atomic
@@ -40,13 +41,13 @@ log = logging.getLogger(__name__)
 
 def run(config: BestOfNConfig, context: Context) -> StageResult:
     """Write samples.parquet, curve.json, curve.csv, calibration.json and the figures."""
+    rank = join_to_share(context)
     tokenizer = load_tokenizer(context.inputs["model"])
     if tokenizer_digest(tokenizer) != tokenizer_digest(load_tokenizer(context.inputs["reward_model"])):
         raise UsageError("evaluate.best_of_n: model and reward_model differ in tokenizer; train both from one base")
     items = take_evenly(read_evaluation_items(context.inputs["items"]), config.max_items)
     require_right_and_wrong(items, "evaluate.best_of_n")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_policy(context.inputs["model"], config.dtype).eval().to(device)
+    model = load_policy(context.inputs["model"], config.dtype).eval().to(device())
     items, too_long = split_by_length(model, tokenizer, items, config.max_new_tokens)
     log.info("%d items, %d samples each, %d new tokens at most", len(items), config.num_samples, config.max_new_tokens)
 
@@ -61,10 +62,13 @@ def run(config: BestOfNConfig, context: Context) -> StageResult:
         )
         for item in items
     ]
-    samples = Sampler(model, tokenizer, max_batch_size=config.batch_size).generate(prompts, params)
+    sampler = Sampler(model, tokenizer, max_batch_size=config.batch_size, max_batch_tokens=config.batch_tokens)
+    samples = sample_shares(rank, context.work, sampler, prompts, params)
+    if samples is None:
+        return StageResult()
     for item, own in zip(items, samples, strict=True):
         require_finite(item, own)
-    reward_model = load_reward_model(context.inputs["reward_model"], config.dtype).eval().to(device)
+    reward_model = load_reward_model(context.inputs["reward_model"], config.dtype).eval().to(device())
     rewards = by_reward(reward_model, tokenizer.pad_token_id, config.batch_size)(prompts, samples)
     sampled = [sampled_item(*row) for row in zip(items, prompts, samples, rewards, strict=True)]
 

@@ -31,7 +31,7 @@ from posttrain.models.load import load_policy
 from posttrain.models.token_log_probs import response_log_probs
 from posttrain.sample.choose.select import derived_seed
 from posttrain.sample.engine.sampler import Sampler
-from posttrain.sample.generate import sample_prompts
+from posttrain.sample.many import sample_prompts
 from posttrain.sample.sampling import Sample, SamplingParams
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError

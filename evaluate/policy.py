@@ -10,8 +10,6 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
-import torch
-
 from posttrain.data.chat.pieces import encode_prompts
 from posttrain.data.chat.tokenizer import load_tokenizer
 from posttrain.data.checks.scorers import scoring_function
@@ -26,7 +24,7 @@ from posttrain.evaluate.inputs import (
     split_by_length,
     take_evenly,
 )
-from posttrain.evaluate.measure.answering import answer_items, asked
+from posttrain.evaluate.measure.answering import asked, require_finite
 from posttrain.evaluate.measure.heldout import row_losses, summarise_losses
 from posttrain.evaluate.measure.item_scores import (
     ScoredItem,
@@ -37,10 +35,12 @@ from posttrain.evaluate.measure.item_scores import (
     write_items,
 )
 from posttrain.models.load import load_policy
+from posttrain.models.processes import device, join_to_share
 from posttrain.sample.choose.answers import extractor
 from posttrain.sample.choose.select import derived_seed
 from posttrain.sample.engine.sampler import Sampler
 from posttrain.sample.sampling import Sample, SamplingParams
+from posttrain.sample.shares import sample_shares
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import PosttrainError, UsageError
 from posttrain.stage.files import write_json_atomic
@@ -55,6 +55,7 @@ def run(config: PolicyEvaluationConfig, context: Context) -> StageResult:
     data, items_from = context.inputs.get("data"), context.inputs.get("items")
     if data is None and items_from is None:
         raise UsageError("evaluate.policy: nothing to score on; give inputs.data, inputs.items or both")
+    rank = join_to_share(context)
     directory = context.inputs["model"]
     tokenizer = load_tokenizer(directory)
     rows = read_heldout_tokens(data, "demonstration", tokenizer) if data is not None else []
@@ -66,26 +67,35 @@ def run(config: PolicyEvaluationConfig, context: Context) -> StageResult:
     )
     log.info("%d held-out rows, %d items, %d new tokens at most", len(rows), len(items), config.max_new_tokens)
 
-    if not rows and not items:
-        write_json_atomic(context.output / "summary.json", {"loss": None, "items": None, "too_long": []})
-        return StageResult(headline=NONE)
-    model = load_policy(directory, config.dtype).eval().to("cuda" if torch.cuda.is_available() else "cpu")
     summary: dict[str, Any] = {"loss": None, "items": None, "too_long": []}
+    if not rows and not items:
+        if context.main_process:
+            write_json_atomic(context.output / "summary.json", summary)
+        return StageResult(headline=NONE)
+    model = load_policy(directory, config.dtype).eval().to(device())
     if rows:
-        losses = row_losses(model, [r["input_ids"] for r in rows], [r["labels"] for r in rows], config.batch_size)
-        summary["loss"] = summarise_losses(losses, [r["task"] for r in rows], [r["language"] for r in rows])
+        ids, labels = [r["input_ids"] for r in rows], [r["labels"] for r in rows]
+        losses = row_losses(rank, context.work, model, ids, labels, config.batch_size)
+        if losses is not None:
+            summary["loss"] = summarise_losses(losses, [r["task"] for r in rows], [r["language"] for r in rows])
     if items:
         fitting, summary["too_long"] = split_by_length(
             model, tokenizer, items, config.max_new_tokens, list(conversations.values())
         )
         prompts = encode_prompts(tokenizer, [conversations[item.id] for item in fitting])
         params = [_params(config, derived_seed(context.spec.seed, item.id)) for item in fitting]
-        sampler = Sampler(model, tokenizer, max_batch_size=config.batch_size)
-        responses = answer_items(sampler, fitting, prompts, params, context.work)
+        sampler = Sampler(model, tokenizer, max_batch_size=config.batch_size, max_batch_tokens=config.batch_tokens)
+        responses = sample_shares(rank, context.work, sampler, prompts, params)
+        if responses is None:
+            return StageResult()
+        for item, own in zip(fitting, responses, strict=True):
+            require_finite(item, own)
         scored = [score_item(item, own, judge) for item, own in zip(fitting, responses, strict=True)]
         write_items(context.output, scored)
         summary["items"] = summarise_items(scored)
         summary["samples"] = summarise_samples(scored) if config.num_samples > 1 else None
+    if not context.main_process:
+        return StageResult()
     write_json_atomic(context.output / "summary.json", summary)
     return _result(summary, sum(len(row["input_ids"]) for row in rows))
 

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from posttrain.models.token_rows import use_rows_alone
-from posttrain.stage.artifact import is_artifact, read_manifest
+from posttrain.stage.artifact import trusts_remote_code
 from posttrain.stage.errors import UsageError
 from posttrain.stage.whole import require_whole
 
@@ -66,15 +66,6 @@ def backbone_directory(directory: Path) -> Path:
             f"{backbone}: digest {digest[:12]}, but the adapter {directory.name} was trained on {base['digest'][:12]}"
         )
     return backbone
-
-
-def trusts_remote_code(directory: Path) -> bool:
-    """Return whether the base stage, of this model or of the one that it was trained from, may run the model's code."""
-    manifest = read_manifest(directory)
-    if "trust_remote_code" in manifest.facts:
-        return bool(manifest.facts["trust_remote_code"])
-    trained_from = [directory.parent / parent.name for parent in manifest.parents.values() if parent.kind == "model"]
-    return any(is_artifact(parent) and trusts_remote_code(parent) for parent in trained_from)
 
 
 def load_policy(

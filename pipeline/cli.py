@@ -21,6 +21,7 @@ from posttrain.pipeline.commands.parsers import (
     plan,
     run,
     runs,
+    serve,
     tokens,
     transfers,
 )
@@ -38,6 +39,7 @@ PARSERS = (
     transfers,
     keeping,
     generate,
+    serve,
     tokens,
     completion,
 )

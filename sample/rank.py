@@ -12,34 +12,30 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import math
 import statistics
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.data.chat.pieces import encode_prompts, response_text
+from posttrain.data.chat.pieces import encode_prompts
 from posttrain.data.chat.reasoning import Reply
 from posttrain.data.chat.tokenizer import load_tokenizer
-from posttrain.data.checks.scorers import RATINGS, check_reference, ranks, require_scorer, score, scoring_function
+from posttrain.data.checks.scorers import ranks
 from posttrain.data.messages import message_dicts
-from posttrain.data.records import SPLITS, dataset_type, prompt_of, read_records
+from posttrain.data.records import prompt_of
 from posttrain.models.load import load_policy
+from posttrain.models.processes import device, join_to_share
 from posttrain.sample.choose.select import derived_seed
 from posttrain.sample.config.rank import RankConfig
 from posttrain.sample.engine.sampler import Sampler
-from posttrain.sample.generate import sample_prompts
+from posttrain.sample.judges import Judge, build_judge, read_prompts, reply_of, require_finite
 from posttrain.sample.sampling import Sample, SamplingParams
+from posttrain.sample.shares import sample_shares
 from posttrain.stage.entry import Context, StageResult, stage_main
-from posttrain.stage.errors import PosttrainError, UsageError
+from posttrain.stage.errors import PosttrainError
 
 log = logging.getLogger(__name__)
-
-Judge = Callable[[Any, Reply], float]
-"""Scores a reply to a record's prompt."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +50,12 @@ class Ranked:
 
 def run(config: RankConfig, context: Context) -> StageResult:
     """Write comparisons.jsonl: prompt, responses, ranks, scores, and whether each response ended by itself."""
+    rank = join_to_share(context)
     records = read_prompts(context.inputs["prompts"])
-    judge = build_judge(config.function, config.scorer, records)
+    judge = build_judge("sample.rank", config.function, config.scorer, records)
     tokenizer = load_tokenizer(context.inputs["model"])
-    model = load_policy(context.inputs["model"], config.dtype).eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    sampler = Sampler(model, tokenizer, max_batch_size=config.batch_size)
+    model = load_policy(context.inputs["model"], config.dtype).eval().to(device())
+    sampler = Sampler(model, tokenizer, max_batch_size=config.batch_size, max_batch_tokens=config.batch_tokens)
     prompts = encode_prompts(tokenizer, [prompt_of(record) for record in records])
     plain = SamplingParams(
         max_tokens=config.max_new_tokens,
@@ -67,7 +64,9 @@ def run(config: RankConfig, context: Context) -> StageResult:
         num_samples=config.num_samples,
     )
     params = [dataclasses.replace(plain, seed=derived_seed(context.spec.seed, record.id)) for record in records]
-    samples = sample_prompts(sampler, prompts, params)
+    samples = sample_shares(rank, context.work, sampler, prompts, params)
+    if samples is None:
+        return StageResult()
     groups = [
         rank_samples(tokenizer, judge, record, prompt, own)
         for record, prompt, own in zip(records, prompts, samples, strict=True)
@@ -85,15 +84,9 @@ def rank_samples(
 ) -> Ranked:
     """Return the samples that have an answer, with the scores of their answers."""
     answered = [sample for sample in samples if sample.answered]
-    replies = [_reply(tokenizer, prompt, sample) for sample in answered]
+    replies = [reply_of(tokenizer, prompt, sample) for sample in answered]
     scores = [judge(record, reply) for reply in replies]
     return Ranked(record, replies, [sample.ended for sample in answered], scores)
-
-
-def _reply(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], sample: Sample) -> Reply:
-    if sample.whole is None:
-        return Reply(response_text(tokenizer, prompt, sample.token_ids))
-    return Reply(sample.text, sample.reasoning)
 
 
 def require_comparisons(groups: Sequence[Ranked], samples: Sequence[Sequence[Sample]]) -> list[Ranked]:
@@ -102,7 +95,7 @@ def require_comparisons(groups: Sequence[Ranked], samples: Sequence[Sequence[Sam
     A response that ended within its reasoning cannot be written as a turn. Raises PosttrainError where no prompt is
     left, or a score cannot be ranked.
     """
-    require_finite([group.scores for group in groups])
+    require_finite("sample.rank", [group.scores for group in groups])
     kept = [group for group in groups if len(group.replies) > 1]
     unanswered = sum(not sample.answered for own in samples for sample in own)
     if unanswered:
@@ -120,60 +113,6 @@ def require_comparisons(groups: Sequence[Ranked], samples: Sequence[Sequence[Sam
             "compare; raise max_new_tokens"
         )
     return kept
-
-
-def read_prompts(directory: Path) -> list[Any]:
-    """Return the records of both splits of a dataset, of any type that has prompts.
-
-    Raises UsageError when there is none, or one has no prompt.
-    """
-    record_type: type[Any] = dataset_type(directory)
-    records = [record for split in SPLITS for record in read_records(directory / f"{split}.parquet", record_type)]
-    if not records or not all(record.prompt for record in records):
-        raise UsageError(f"{directory.name}: rows without a prompt, or no rows; give a dataset of prompts")
-    return records
-
-
-def build_judge(function_name: str | None, scorer_name: str | None, records: Sequence[Any]) -> Judge:
-    """Return what scores a response to a record, checked against all records.
-
-    Raises UsageError where a record lacks what its scorer needs.
-    """
-    if function_name is not None:
-        function = scoring_function(function_name, "sample.rank.function")
-        return lambda record, reply: function(
-            message_dicts(record.prompt), reply.answer, _reference(record), reply.reasoning
-        )
-    for record in records:
-        scorer = scorer_name or own_scorer(record)
-        if scorer is None:
-            raise UsageError(f"sample.rank.scorer: prompt {record.id} names no scorer; give one, or a function")
-        require_scorer(scorer)
-        if _reference(record) is None and scorer not in RATINGS:
-            raise UsageError(
-                f"sample.rank.scorer: prompt {record.id} has no reference, which {scorer} judges by; give references"
-            )
-        check_reference(scorer, _reference(record) or "")
-    return lambda record, reply: score(scorer_name or own_scorer(record) or "", reply.answer, _reference(record) or "")
-
-
-def require_finite(scores: Sequence[Sequence[float]]) -> None:
-    """Raise PosttrainError, with counts, for scores that cannot be ranked."""
-    values = [value for own in scores for value in own]
-    if bad := sum(not math.isfinite(value) for value in values):
-        raise PosttrainError(
-            f"sample.rank: {bad} of {len(values)} scores are not finite; look at the function behind them"
-        )
-
-
-def own_scorer(record: Any) -> str | None:
-    """Return the scorer that a record names."""
-    scorer: str | None = getattr(record, "scorer", None)
-    return scorer
-
-
-def _reference(record: Any) -> str | None:
-    return getattr(record, "reference", None)
 
 
 def comparison_row(group: Ranked, annotator: str | None) -> dict[str, Any]:

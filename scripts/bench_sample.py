@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import logging
 import os
 import platform
-import random
 import statistics
 import subprocess
 import sys
@@ -30,13 +28,10 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB
 
 import torch
 import transformers
-from tokenizers import Tokenizer, models
+from sample_cases import CASES, STORIES, Case, load, quick
 from transformers import (
-    AutoModelForCausalLM,
     ContinuousBatchingConfig,
     GenerationConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
 
@@ -46,79 +41,11 @@ from posttrain.sample.engine.decoder import Decoder, any_forward
 from posttrain.sample.engine.sampler import Sampler
 from posttrain.sample.sampling import SamplingParams
 
-STORIES = Path(__file__).resolve().parents[1].parent / "shared" / "models" / "stories260k"
+PEAKS = ("mixed", "best_of_8", "one_long")
+"""Cases whose peak memory is told."""
 Run = Callable[[], list[list[int]]]
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 now = CLOCKS["wall"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """One workload: prompts of some lengths, and how many tokens each is to get."""
-
-    name: str
-    model: str
-    prompts: int
-    prompt_tokens: tuple[int, int]
-    new_tokens: tuple[int, int]
-    samples: int = 1
-    temperature: float = 1.0
-    top_p: float = 1.0
-    batch_api: bool = False
-    """Whether `generate_batch`, which is slow on CPU, runs too."""
-    detail: bool = False
-    """Whether to show where the time goes, and what the plain forward buys."""
-
-    def requests(self, vocabulary: int) -> tuple[list[list[int]], list[int]]:
-        """Return prompts and how many tokens each of their samples gets."""
-        generator = random.Random(0)
-        prompts = [
-            [generator.randrange(3, vocabulary) for _ in range(generator.randint(*self.prompt_tokens))]
-            for _ in range(self.prompts)
-        ]
-        return prompts, [generator.randint(*self.new_tokens) for _ in range(self.prompts)]
-
-
-CASES = (
-    Case("mixed", "llama15m", 64, (16, 64), (64, 256), batch_api=True, detail=True),
-    Case("mixed_greedy", "llama15m", 64, (16, 64), (64, 128), temperature=0.0),
-    Case("best_of_8", "llama15m", 16, (256, 256), (64, 64), samples=8),
-    Case("top_p", "llama15m_peaked", 64, (16, 64), (32, 96), top_p=0.9),
-    Case("mixed", "stories260k", 64, (16, 64), (64, 256), batch_api=True, detail=True),
-    Case("mixed_greedy", "stories260k", 64, (16, 64), (64, 128), temperature=0.0),
-    Case("best_of_8", "stories260k", 16, (256, 256), (64, 64), samples=8),
-    Case("top_p", "stories260k", 64, (16, 64), (64, 256), top_p=0.9),
-)
-
-
-def quick(case: Case) -> Case:
-    return dataclasses.replace(case, new_tokens=(case.new_tokens[0] // 4, case.new_tokens[1] // 4), batch_api=False)
-
-
-def load(name: str) -> tuple[Any, PreTrainedTokenizerFast]:
-    """Return a model that nothing ends, and a tokenizer with its vocabulary."""
-    if name == "stories260k":
-        model: Any = AutoModelForCausalLM.from_pretrained(STORIES)
-    else:
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=32_000,
-                hidden_size=288,
-                intermediate_size=768,
-                num_hidden_layers=6,
-                num_attention_heads=6,
-                num_key_value_heads=6,
-                max_position_embeddings=1024,
-                tie_word_embeddings=True,
-            )
-        )
-    if name == "llama15m_peaked":  # logits of a trained model's spread: nuclei of tens of tokens instead of thousands
-        model.model.norm.weight.data *= 14
-    model.generation_config = GenerationConfig(pad_token_id=0)
-    vocabulary = {f"t{number} ": number for number in range(model.config.vocab_size)}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="t0 ")))
-    return model.eval(), tokenizer
 
 
 def runs(case: Case, model: Any, tokenizer: PreTrainedTokenizerFast) -> dict[str, Run]:
@@ -273,7 +200,20 @@ def print_peaks(case: Case, threads: int, is_quick: bool) -> None:
     for side in ("sampler", "generate"):
         command = [sys.executable, __file__, "--threads", str(threads), "--peak", str(CASES.index(case)), side]
         output = subprocess.run(command + ["--quick"] * is_quick, check=True, capture_output=True, text=True).stdout
-        print(f"RESULT {case.model}.{case.name}.{side}_peak_memory {float(output.split()[-1]):.0f} MiB")
+        peak = float(output.split()[-1])
+        print(f"RESULT {case.model}.{case.name}.{side}_peak_memory {peak:.0f} MiB")
+        if case.longest:
+            print(f"RESULT {case.model}.{case.name}.{side}_peak_over_needed {peak / needed(case, is_quick):.2f} x")
+
+
+def needed(case: Case, is_quick: bool) -> float:
+    """Return the MiB of the keys and values of all samples of a case, each as long as it gets."""
+    model, _ = load(case.model)
+    text = model.config
+    prompts, lengths = (quick(case) if is_quick else case).requests(text.vocab_size)
+    tokens = sum(map(len, prompts)) + case.samples * sum(lengths)
+    width = 2 * text.num_key_value_heads * (text.hidden_size // text.num_attention_heads)
+    return float(tokens * text.num_hidden_layers * width * 4 / 2**20)
 
 
 def main() -> None:
@@ -300,7 +240,7 @@ def main() -> None:
             print(f"{case.model}.{case.name}: skipped, no {STORIES}")
         elif arguments.only in f"{case.model}.{case.name}":
             compare(shrink(case), 1 if arguments.quick else arguments.repeats)
-    for case in (CASES[0], CASES[2]):
+    for case in (case for case in CASES if case.name in PEAKS and case.model == "llama15m"):
         if arguments.only in f"{case.model}.{case.name}":
             print_peaks(case, arguments.threads, arguments.quick)
 

@@ -136,6 +136,15 @@ def commit(temporary: Path, final: Path, manifest: Manifest) -> Manifest:
     return complete
 
 
+def trusts_remote_code(directory: Path) -> bool:
+    """Return whether the base stage, of this model or of the one that it was trained from, may run the model's code."""
+    manifest = read_manifest(directory)
+    if "trust_remote_code" in manifest.facts:
+        return bool(manifest.facts["trust_remote_code"])
+    trained_from = [directory.parent / parent.name for parent in manifest.parents.values() if parent.kind == "model"]
+    return any(is_artifact(parent) and trusts_remote_code(parent) for parent in trained_from)
+
+
 def leftovers(work: Path) -> list[Path]:
     """Return what a committed stage needs no more: all its work but the lease and W&B's files, which may be unsent."""
     return [path for path in work.iterdir() if path.name not in {"lease", "wandb"}] if work.is_dir() else []

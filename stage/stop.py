@@ -36,8 +36,11 @@ def end_at_stop_signals(outcome: Path, work: Path) -> None:
 
     def end(number: int, frame: FrameType | None) -> None:
         if os.getpid() == ours:  # a forked child inherits the handler
-            saved = any(work.glob("checkpoints/checkpoint-*"))
-            how = "the same command goes on from the last checkpoint" if saved else "it starts again from the beginning"
+            how = "it starts again from the beginning"
+            if any(work.glob("checkpoints/checkpoint-*")):
+                how = "the same command goes on from the last checkpoint"
+            elif any(path.stat().st_size for path in work.glob("*.[0-9]*.jsonl")):
+                how = "the same command goes on behind the rows that are done"
             message = f"stopped on request; {how}"
             Outcome(StoppedError.exit_code, message, StoppedError.__name__).write(outcome)
             os.write(2, f"error: {message}\n".encode())

@@ -32,7 +32,12 @@ STAGES = {
     "rloo": ("RlooConfig", "model"),
     "grpo": ("GrpoConfig", "model"),
     "ppo": ("PpoConfig", "model"),
+    "sample.rank": ("RankConfig", "sources"),
+    "sample.generate": ("GenerateConfig", "sources"),
+    "evaluate.policy": ("PolicyEvaluationConfig", "scores"),
+    "evaluate.best_of_n": ("BestOfNConfig", "selection"),
 }
+"""Those of `train` by their names alone."""
 TIMEOUT_SECONDS = 150.0
 
 
@@ -47,7 +52,7 @@ def work_order(stage: str, output: Path, inputs: dict[str, Path], how: Distribut
     manifests = {name: read_manifest(path) for name, path in inputs.items()}
     spec = StageSpec(
         stage=stage,
-        run=f"train.{stage}",
+        run=_run_of(stage),
         pipeline="test",
         key=output.name.ljust(64, "0"),
         code_digest="",
@@ -67,9 +72,13 @@ def work_order(stage: str, output: Path, inputs: dict[str, Path], how: Distribut
     return path
 
 
+def _run_of(stage: str) -> str:
+    return stage if "." in stage else f"train.{stage}"
+
+
 def start_ranks(stage: str, spec: Path, num_processes: int, prepare: Callable[[], None] | None = None) -> list[int]:
     """Fork the ranks of a stage and return their process ids; they write to ``<spec>.<rank>.log``."""
-    module = importlib.import_module(f"posttrain.train.{stage}")
+    module = importlib.import_module(f"posttrain.{_run_of(stage)}")
     main = importlib.import_module("posttrain.stage.entry").stage_main
     config_class, kind = STAGES[stage]
     with socket.socket() as probe:

@@ -22,10 +22,9 @@ from posttrain.models.load import (
     is_adapter,
     load_policy,
     load_reward_model,
-    trusts_remote_code,
 )
 from posttrain.models.pretrained import find_weights, stored_parameters
-from posttrain.stage.artifact import LOGS, MANIFEST, read_manifest
+from posttrain.stage.artifact import LOGS, MANIFEST, read_manifest, trusts_remote_code
 from posttrain.stage.card import CARD, write_card
 from posttrain.stage.errors import PosttrainError, UsageError
 from posttrain.stage.files import files_under, follow_umask, write_json_atomic

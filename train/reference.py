@@ -20,12 +20,12 @@ import torch.distributed as dist
 
 from posttrain.models.batching import by_tokens
 from posttrain.models.load import load_policy
+from posttrain.models.processes import device
 from posttrain.models.shared_prompts import by_budget, shared_log_probs
 from posttrain.models.token_log_probs import response_log_probs
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.train.config.reference import ReferenceConfig
 from posttrain.train.engine.opening import begin
-from posttrain.train.engine.processes import device
 from posttrain.train.nets.sharing import made_to_share
 from posttrain.train.rows.dataset import read_groups
 from posttrain.train.rows.unpaired import is_unpaired, read_unpaired

@@ -31,5 +31,7 @@ class BestOfNConfig:
     """Bootstrap resamples."""
     batch_size: int = speed(128, ge=1)
     """Samples that run at once."""
+    batch_tokens: int | None = speed(None, ge=1)
+    """Fewer run at once where prompts and ``max_new_tokens`` add up to more than this; None is no limit."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the model."""

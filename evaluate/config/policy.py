@@ -32,6 +32,8 @@ class PolicyEvaluationConfig:
     """Evaluate at most this many items, taken evenly over tasks and languages."""
     batch_size: int = speed(64, ge=1)
     """Responses that run at once."""
+    batch_tokens: int | None = speed(None, ge=1)
+    """Fewer run at once where prompts and ``max_new_tokens`` add up to more than this; None is no limit."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the model."""
 

@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +18,10 @@ from transformers import PreTrainedModel
 
 from posttrain.data.records import IGNORED
 from posttrain.models.batching import by_length, pad_rows
+from posttrain.models.processes import Rank
 from posttrain.models.token_log_probs import backbone_and_head, head_gives_logits, head_log_probs, states_before
+from posttrain.sample.shares import shared_out
 from posttrain.stage.errors import NonFiniteLossError
-from posttrain.stage.progress import track
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,28 +32,37 @@ class RowLoss:
     tokens: int
 
 
-@torch.inference_mode()
 def row_losses(
-    model: PreTrainedModel, input_ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], batch_size: int
-) -> list[RowLoss]:
-    """Return the loss of each row, in the order given.
+    rank: Rank,
+    work: Path,
+    model: PreTrainedModel,
+    input_ids: Sequence[Sequence[int]],
+    labels: Sequence[Sequence[int]],
+    batch_size: int,
+) -> list[RowLoss] | None:
+    """Return the loss of each row, in the order given, on the first rank and None on the others.
 
-    Logits of no more than a few hundred tokens are held at once; a model whose logits are more than its output layer's
-    product is asked row by row. Raises NonFiniteLossError where a row has none.
+    What is in ``work`` from an earlier attempt is not computed again. Logits of no more than a few hundred tokens are
+    held at once; a model whose logits are more than its output layer's product is asked row by row. Raises
+    NonFiniteLossError where a row has none.
     """
-    losses: dict[int, RowLoss] = {}
     by_head = head_gives_logits(model)
-    for rows in track(by_length(input_ids, batch_size if by_head else 1), len(input_ids), "held-out loss"):
-        batch = _batch_losses(model, [input_ids[row] for row in rows], [labels[row] for row in rows], by_head)
-        losses.update(zip(rows, batch, strict=True))
-    for row, found in losses.items():
-        if not math.isfinite(found.loss):
-            raise NonFiniteLossError(
-                f"held-out row {row}: loss {found.loss}; the model's weights are damaged, or overflow in this dtype"
-            )
-    return [losses[row] for row in range(len(input_ids))]
+
+    def make(rows: list[int]) -> list[tuple[float, int]]:
+        found = _batch_losses(model, [input_ids[row] for row in rows], [labels[row] for row in rows], by_head)
+        for row, of_row in zip(rows, found, strict=True):
+            if not math.isfinite(of_row.loss):
+                raise NonFiniteLossError(
+                    f"held-out row {row}: loss {of_row.loss}; the model's weights are damaged, or overflow in this "
+                    "dtype"
+                )
+        return [(of_row.loss, of_row.tokens) for of_row in found]
+
+    losses = shared_out(rank, work, "held_out", by_length(input_ids, batch_size if by_head else 1), make)
+    return None if losses is None else [RowLoss(*loss) for loss in losses]
 
 
+@torch.inference_mode()
 def _batch_losses(
     model: PreTrainedModel, input_ids: list[Sequence[int]], labels: list[Sequence[int]], by_head: bool
 ) -> list[RowLoss]:

@@ -19,6 +19,7 @@ from posttrain.stage.spec import StageSpec
 _ROLLOUTS = ("objective/scores", "objective/kl")
 FIGURES = {
     "sample.rank": ("score", "best_score"),
+    "sample.generate": ("responses", "score"),
     "train.sft": ("eval_loss",),
     "train.reward": ("eval_accuracy",),
     "train.dpo": ("eval_rewards/accuracies", "eval_rewards/margins"),

@@ -79,6 +79,8 @@ class SampleNodes:
 
     rank: dict[str, Any] = Field(default_factory=dict)
     """Comparisons of a model's own samples."""
+    generate: dict[str, Any] = Field(default_factory=dict)
+    """Demonstrations of a model's responses."""
 
 
 @schema

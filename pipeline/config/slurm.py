@@ -94,11 +94,11 @@ class SlurmConfig:
     data: SlurmResources = Field(default_factory=SlurmResources)
     """For the stages of `data/`: no accelerator."""
     sample: SlurmResources = Field(default_factory=SlurmResources)
-    """For the stages of `sample/`: one process."""
+    """For the stages of `sample/`: a process for each GPU, unless ``distributed: single``."""
     train: SlurmResources = Field(default_factory=SlurmResources)
     """For the stages of `train/`; `train.base`, and a stage with ``distributed: single``, take one process of it."""
     evaluate: SlurmResources = Field(default_factory=SlurmResources)
-    """For the stages of `evaluate/`: one process."""
+    """For the stages of `evaluate/`; those that sample have a process for each GPU, unless ``distributed: single``."""
     setup: list[str] = Field(default_factory=list)
     """Shell lines at the start of every batch script, such as ``module load cuda``; one that fails ends the job."""
     environment: dict[Name, Text] = Field(default_factory=dict)

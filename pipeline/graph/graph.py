@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from graphlib import CycleError, TopologicalSorter
-from typing import Any
+from typing import Any, Literal
 
 from posttrain.pipeline.config.pipeline import DistributedConfig, PipelineConfig, StageNode
 from posttrain.pipeline.config.slurm import SlurmConfig, SlurmResources
@@ -30,7 +30,7 @@ class Stage:
     overrides: dict[str, Any]
     """What the graph sets for this stage alone."""
     distributed: DistributedConfig
-    """How a training stage is spread over processes; other stages are one process."""
+    """How a stage is spread over processes that trains, or shares its rows out; others are one process."""
     slurm: SlurmResources
     """What its job asks for on a cluster."""
     seed: int
@@ -187,11 +187,19 @@ def _distributed(name: str, node: StageNode, usual: DistributedConfig) -> Distri
     """Return how a stage is spread over processes; raise UsageError where a stage of one process is told to be."""
     if STAGE_TYPES[node.run].accelerate:
         return node.distributed or usual
+    if STAGE_TYPES[node.run].shares:
+        return _sharing(node.distributed or usual)
     if node.distributed is not None and node.distributed.kind != "single":
         raise UsageError(
             f"stages.{name}.distributed: {node.distributed.kind}, but {node.run} runs as one process; leave it out"
         )
     return DistributedConfig(device=usual.device, timeout_seconds=usual.timeout_seconds)
+
+
+def _sharing(asked: DistributedConfig) -> DistributedConfig:
+    """Return how a stage is spread that has a whole model on each process, whatever engine spreads those that train."""
+    kind: Literal["single", "ddp"] = "single" if asked.kind == "single" else "ddp"
+    return dataclasses.replace(asked, kind=kind, deepspeed=None, fsdp=None)
 
 
 def _seed(node: StageNode, usual: int) -> int:

@@ -30,6 +30,8 @@ class StageType:
     """Kinds that it takes under names of the user's choice."""
     accelerate: bool = False
     """Whether `accelerate launch` starts it, on one or many processes."""
+    shares: bool = False
+    """Whether many processes may share its rows out, each with a whole model, where training has as many."""
     device: bool = False
     """Whether it computes on the accelerator, and so shares it with other such stages."""
 
@@ -67,6 +69,19 @@ _TYPES = (
         "sources",
         {"model": Input(("model",)), "prompts": Input(("dataset",))},
         device=True,
+        shares=True,
+    ),
+    StageType(
+        "sample.generate",
+        "GenerateConfig",
+        "sources",
+        {
+            "model": Input(("model",)),
+            "prompts": Input(("dataset",)),
+            "reward_model": Input(("reward_model",), required=False),
+        },
+        device=True,
+        shares=True,
     ),
     StageType("train.base", "BaseConfig", "model", {"data": Input(("dataset",), required=False)}),
     _trained("train.sft", "SftConfig", "model"),
@@ -87,6 +102,7 @@ _TYPES = (
             "items": Input(("dataset",), required=False),
         },
         device=True,
+        shares=True,
     ),
     StageType(
         "evaluate.reward",
@@ -101,6 +117,7 @@ _TYPES = (
         "selection",
         {"model": Input(("model",)), "reward_model": Input(("reward_model",)), "items": Input(("dataset",))},
         device=True,
+        shares=True,
     ),
     StageType(
         "evaluate.drift",

@@ -42,7 +42,7 @@ class Command:
 
 @dataclasses.dataclass(frozen=True)
 class LocalLauncher:
-    """Starts stages on this machine; a training stage through `accelerate launch`."""
+    """Starts stages on this machine; those that train, or run on several processes, through `accelerate launch`."""
 
     gpus: tuple[str, ...]
     """GPUs that stages may use, as CUDA knows them; none is the CPU."""
@@ -77,7 +77,7 @@ class LocalLauncher:
         environment = stage_environment(stage, threads, on_gpu=bool(self.gpus)) | {LEASH: "stdin"}
         if lent:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(lent)
-        if not stage.type.accelerate:
+        if num_processes == 1 and not stage.type.accelerate:
             return Command([sys.executable, *target], environment)
         launch = [sys.executable, "-m", "accelerate.commands.launch"]
         return Command([*launch, *self._accelerate_options(num_processes, threads), *target], environment)

@@ -34,7 +34,7 @@ class SlurmLauncher:
         wanted = stage.distributed
         resources = resources_of(stage)
         processes = resources.nodes * processes_per_node(resources)
-        if wanted.num_processes not in (None, processes):
+        if wanted.num_processes not in (None, processes) and not stage.type.shares:
             raise UsageError(
                 f"distributed.num_processes: {wanted.num_processes}, but the job of {stage.name} has {processes} "
                 "(nodes x processes_per_node of launcher.slurm.train); leave it null"
@@ -69,7 +69,7 @@ class SlurmLauncher:
 def resources_of(stage: Stage) -> SlurmResources:
     """Return what a stage's job asks for, cut down to what its processes can use."""
     asked = stage.slurm
-    if stage.type.accelerate and stage.distributed.kind != "single":
+    if (stage.type.accelerate or stage.type.shares) and stage.distributed.kind != "single":
         return asked
     wanted = stage.type.device and asked.gpus > 0
     one = re.sub(r"\d+$", "1", str(asked.gpus_per_node))  # of the same type

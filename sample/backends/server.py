@@ -24,10 +24,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.data.chat.reasoning import special_marks
+from posttrain.sample.backends.credentials import require_no_credentials, without_secrets
+from posttrain.sample.backends.guided import Structure, guided_fields
 from posttrain.sample.engine.ending import Ending, said, special_stops
 from posttrain.sample.sampling import Accept, FinishReason, Prompts, Sample, SamplingParams
 from posttrain.sample.structured.constraint import ConstraintFactory
 from posttrain.stage.errors import PosttrainError, UsageError
+from posttrain.stage.files import canonical_json
 
 Dialect = Literal["vllm", "transformers"]
 BUSY = frozenset([408, 429, 500, 502, 503, 504])
@@ -54,22 +57,25 @@ class ServerSampler:
         max_concurrent: int = 64,
         timeout_seconds: float = 600.0,
         processed_logprobs: bool = False,
-        api_key: str | None = None,
         headers: Mapping[str, str] | None = None,
         max_retries: int = 5,
         backoff_seconds: float = 0.5,
     ) -> None:
         """``url`` is the server's root, without ``/v1``, and ``model`` the name that it serves the model by.
 
+        Raises UsageError for a URL that holds a password.
+
         ``processed_logprobs`` says that the server gives the log-probabilities of what it draws from, after all knobs.
         A request that finds the server busy, or loses its connection, is sent again up to ``max_retries`` times, after
-        a pause that begins at about ``backoff_seconds`` and doubles. ``api_key`` goes with every request as a bearer
-        token, and ``headers`` as they are.
+        a pause that begins at about ``backoff_seconds`` and doubles. ``headers`` go with every request; those that
+        carry keys are `credentials`, and no message shows them.
         """
-        bearer = {"Authorization": f"Bearer {api_key}"} if api_key is not None else {}
-        self._headers = {**bearer, **(headers or {})}
+        require_no_credentials(url)
+        self._headers = dict(headers or {})
         self._max_retries, self._backoff = max_retries, backoff_seconds
         self._answered = False
+        self._version: str | None = None
+        self._kept: dict[str, Sample] = {}
         self.url, self.model, self.tokenizer, self.dialect = url.rstrip("/"), model, tokenizer, dialect
         self._max_concurrent = max_concurrent if dialect == "vllm" else 1
         self._timeout = timeout_seconds
@@ -81,9 +87,13 @@ class ServerSampler:
         params: SamplingParams | Sequence[SamplingParams],
         *,
         constraints: Sequence[ConstraintFactory | None] | None = None,
+        structure: Structure | None = None,
         accept: Accept | None = None,
     ) -> list[list[Sample]]:
         """Return the samples of each prompt; the n-th of a prompt has the seed ``seed + n``.
+
+        ``structure`` is what each response must be, for the grammar engine of a vLLM server (`guided`). Where the
+        server fails half way, what came is kept: the same call again asks for the rest alone.
 
         A seed gives the same tokens as far as the server keeps its word. A cancelled sample has no tokens here,
         whatever the server had made of it. Servers give the log-probabilities of the model; those of the distribution
@@ -95,13 +105,42 @@ class ServerSampler:
             self._check(own)
         if any(constraint is not None for constraint in constraints or ()):
             raise UsageError(
-                f"{self.url}: a server cannot run our constraints; sample with Sampler, or check afterwards"
+                f"{self.url}: a server cannot run our constraints; sample with Sampler, or give a structure"
             )
-        bodies = [self._body(prompt, own) for prompt, own in zip(prompts, each, strict=True)]
+        bodies = [self._body(prompt, own) | self._guided(structure) for prompt, own in zip(prompts, each, strict=True)]
         try:
-            return _run(self._generate(prompts, bodies, each, accept))
+            samples = _run(self._generate(prompts, bodies, each, accept))
         except ExceptionGroup as group:
-            raise group.exceptions[0] from None
+            raise self._with_count(group.exceptions[0], bodies, each) from None
+        for body, own in zip(bodies, each, strict=True):
+            for number in range(own.num_samples):
+                self._kept.pop(_request(body, own, number), None)
+        return samples
+
+    def _with_count(
+        self, error: Exception, bodies: Sequence[dict[str, Any]], params: Sequence[SamplingParams]
+    ) -> Exception:
+        """Return an error that also says what is kept."""
+        asked = {_request(b, own, n) for b, own in zip(bodies, params, strict=True) for n in range(own.num_samples)}
+        kept = len(asked & self._kept.keys())
+        if not kept or not isinstance(error, PosttrainError):
+            return error
+        return type(error)(f"{error}; {kept} of {len(asked)} samples came before and are kept for the same call again")
+
+    def _guided(self, structure: Structure | None) -> dict[str, Any]:
+        """Return the fields that hold a response to a structure, by the server's version, which is asked once."""
+        if structure is None:
+            return {}
+        if self.dialect == "transformers":
+            raise UsageError(f"{structure[0]}: transformers serve holds to no structure; use vllm or Sampler")
+        if self._version is None:
+            with httpx2.Client(base_url=self.url, timeout=self._timeout, headers=self._headers) as client:
+                try:
+                    answer = client.get("/version")
+                    self._version = str(answer.json()["version"]) if answer.status_code == httpx2.codes.OK else ""
+                except (httpx2.TransportError, ValueError, KeyError, TypeError):  # a proxy's page, say
+                    self._version = ""
+        return guided_fields(structure, self._version)
 
     async def _generate(
         self, prompts: Prompts, bodies: list[dict[str, Any]], params: list[SamplingParams], accept: Accept | None
@@ -111,8 +150,13 @@ class ServerSampler:
         tasks: list[list[asyncio.Task[Sample]]] = [[] for _ in bodies]
 
         async def one(client: httpx2.AsyncClient, prompt: int, number: int) -> Sample:
-            async with slots:
-                sample = await self._sample(client, prompts[prompt], bodies[prompt], params[prompt], number)
+            request = _request(bodies[prompt], params[prompt], number)
+            if (kept := self._kept.get(request)) is not None:
+                sample = kept
+            else:
+                async with slots:
+                    sample = await self._sample(client, prompts[prompt], bodies[prompt], params[prompt], number)
+                self._kept[request] = sample
             if accept is not None and accept(prompt, sample):
                 for other in tasks[prompt]:
                     if other is not asyncio.current_task():
@@ -145,7 +189,7 @@ class ServerSampler:
             else:
                 self._answered = True
                 if response.status_code not in BUSY or last:
-                    return _choice(response)
+                    return _choice(response, self._headers)
             await asyncio.sleep(
                 self._backoff * 2**attempt * random.uniform(0.5, 1.5)
             )  # so that all do not come at once
@@ -275,7 +319,8 @@ class ServerSampler:
                 raise UsageError(f"{self.url}: does not update weights; start vLLM with VLLM_SERVER_DEV_MODE=1")
             try:
                 kwargs = {"weights_path": str(directory.resolve())}
-                _checked(client.post("/collective_rpc", json={"method": "reload_weights", "kwargs": kwargs}))
+                reload = {"method": "reload_weights", "kwargs": kwargs}
+                _checked(client.post("/collective_rpc", json=reload), self._headers)
                 client.post("/reset_prefix_cache").raise_for_status()
             finally:
                 client.post("/resume")
@@ -308,27 +353,34 @@ def _run(generating: Coroutine[Any, Any, list[list[Sample]]]) -> list[list[Sampl
         return thread.submit(asyncio.run, generating).result()
 
 
-def _choice(response: httpx2.Response) -> dict[str, Any]:
+def _request(body: Mapping[str, Any], params: SamplingParams, number: int) -> str:
+    """Return what tells a request from others."""
+    return canonical_json({**body, "seed": params.seed + number})
+
+
+def _choice(response: httpx2.Response, headers: Mapping[str, str]) -> dict[str, Any]:
     """Return the first choice of an answer. Raises PosttrainError where it is none, such as a page of a proxy."""
-    choices = _checked(response).get("choices")
+    choices = _checked(response, headers).get("choices")
     if not choices or not isinstance(choices[0].get("text"), str):
-        raise PosttrainError(f"{response.url}: an answer without a text: {' '.join(response.text.split())[:200]}")
+        raise PosttrainError(f"{response.url}: an answer without a text: {_shown(response, headers)}")
     choice: dict[str, Any] = choices[0]
     return choice
 
 
-def _checked(response: httpx2.Response) -> dict[str, Any]:
+def _shown(response: httpx2.Response, headers: Mapping[str, str]) -> str:
+    return without_secrets(" ".join(response.text.split()), headers)[:300]
+
+
+def _checked(response: httpx2.Response, headers: Mapping[str, str]) -> dict[str, Any]:
     if response.status_code != httpx2.codes.OK:
-        raise PosttrainError(f"{response.url}: HTTP {response.status_code}: {' '.join(response.text.split())[:300]}")
+        raise PosttrainError(f"{response.url}: HTTP {response.status_code}: {_shown(response, headers)}")
     try:
         body = response.json()
     except ValueError:
         body = None
     if not isinstance(body, dict):
         kind = response.headers.get("content-type", "no type")
-        raise PosttrainError(
-            f"{response.url}: {kind} instead of a JSON object: {' '.join(response.text.split())[:200]}"
-        )
+        raise PosttrainError(f"{response.url}: {kind} instead of a JSON object: {_shown(response, headers)}")
     return body
 
 

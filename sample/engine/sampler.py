@@ -38,11 +38,23 @@ _Asked = tuple[Sequence[ConstraintFactory | None], Accept | None, OnToken | None
 class Sampler:
     """Continues prompts with samples of a model."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, max_batch_size: int = 64) -> None:
-        """``max_batch_size`` is the number of samples that run at once, a matter of memory and speed only."""
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_batch_size: int = 64,
+        max_batch_tokens: int | None = None,
+    ) -> None:
+        """``max_batch_size`` is the number of samples that run at once, a matter of memory and speed only.
+
+        ``max_batch_tokens`` lets fewer run where they are long: as many as it has room for, each with the tokens of its
+        prompt and ``max_tokens``, and one in any case.
+        """
         self.model = model
         self.tokenizer = tokenizer
         self.max_batch_size = max_batch_size
+        self.max_batch_tokens = max_batch_tokens
         self.ends = end_tokens(model, tokenizer)
 
     def generate(
@@ -81,12 +93,15 @@ class Sampler:
         accepted: set[int] = set()
         rows = self.max_batch_size
         for numbers in length_groups(prompts, params, rows):
+            longest = max(len(prompts[number]) + params[number].max_tokens for number in numbers)
+            room = max(1, (self.max_batch_tokens or longest * rows) // longest)
             while any(len(results[number]) < params[number].num_samples for number in numbers):
                 try:
-                    _Run(self, prompts, params, asked, (results, accepted), numbers, rows).finish()
+                    _Run(self, prompts, params, asked, (results, accepted), numbers, min(rows, room)).finish()
                 except RuntimeError as error:
                     if not _out_of_memory(error) or asked[2] is not None:
                         raise
+                    rows = min(rows, room)
                     if rows == 1:
                         raise PosttrainError(
                             f"out of memory at one sample ({error}); shorten prompts or max_tokens"

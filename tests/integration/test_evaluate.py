@@ -24,7 +24,8 @@ from posttrain.evaluate.config.reward import RewardEvaluationConfig
 from posttrain.evaluate.measure.heldout import row_losses
 from posttrain.evaluate.measure.item_scores import read_items
 from posttrain.models.load import load_policy, load_reward_model
-from posttrain.sample.generate import generate
+from posttrain.models.processes import Rank
+from posttrain.sample.many import generate
 from posttrain.stage.artifact import read_manifest
 from posttrain.stage.entry import Context, StageResult
 from posttrain.stage.errors import UsageError
@@ -118,12 +119,14 @@ def test_held_out_loss_is_that_of_each_row_alone(bench: Bench, tmp_path: Path) -
     assert not (tmp_path / "out" / "items.parquet").exists()
 
 
-def test_losses_come_back_in_order_whatever_the_batch(bench: Bench) -> None:
+def test_losses_come_back_in_order_whatever_the_batch(bench: Bench, tmp_path: Path) -> None:
     rows = pq.read_table(bench.demonstrations / "train.parquet").to_pylist()
     ids, labels = [row["input_ids"] for row in rows], [row["labels"] for row in rows]
     model = load_policy(bench.model).eval()
-    one_by_one = row_losses(model, ids, labels, batch_size=1)
-    batched = row_losses(model, ids, labels, batch_size=7)
+    for name in ("alone", "batched"):
+        (tmp_path / name).mkdir()
+    one_by_one = row_losses(Rank(), tmp_path / "alone", model, ids, labels, batch_size=1) or []
+    batched = row_losses(Rank(), tmp_path / "batched", model, ids, labels, batch_size=7) or []
     assert [row.loss for row in batched] == pytest.approx([row.loss for row in one_by_one], rel=1e-5)
     assert [row.tokens for row in batched] == [sum(label != -100 for label in row) for row in labels]
 

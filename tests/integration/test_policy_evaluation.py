@@ -13,18 +13,15 @@ from build_artifacts import build_demonstrations, build_model, commit_artifact
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from posttrain.data.chat.pieces import encode_prompts
-from posttrain.data.chat.tokenizer import load_tokenizer
 from posttrain.data.messages import Message
 from posttrain.data.records import EvaluationItem, write_dataset
 from posttrain.evaluate import policy
 from posttrain.evaluate.config.policy import PolicyEvaluationConfig
-from posttrain.evaluate.measure.answering import JOURNAL, answer_items, asked
+from posttrain.evaluate.measure.answering import asked
 from posttrain.evaluate.measure.heldout import row_losses
 from posttrain.evaluate.measure.item_scores import read_items
 from posttrain.models.load import load_policy
-from posttrain.sample.engine.sampler import Sampler
-from posttrain.sample.sampling import SamplingParams
+from posttrain.models.processes import Rank
 from posttrain.stage.entry import Context, StageResult
 from posttrain.stage.errors import NonFiniteLossError, PosttrainError, UsageError
 from posttrain.stage.spec import Distributed, StageSpec, Tracking
@@ -100,12 +97,13 @@ class Largest(TorchDispatchMode):
         return made
 
 
-def test_held_out_loss_never_holds_the_logits_of_a_whole_batch(bench: Bench) -> None:
+def test_held_out_loss_never_holds_the_logits_of_a_whole_batch(bench: Bench, tmp_path: Path) -> None:
     model = load_policy(bench.model).eval()
     vocabulary = model.get_output_embeddings().weight.shape[0]
     rows = [[(7 * n + place) % vocabulary for place in range(100)] for n in range(128)]
     with Largest() as largest:
-        losses = row_losses(model, rows, rows, batch_size=128)
+        losses = row_losses(Rank(), tmp_path, model, rows, rows, batch_size=128)
+    assert losses is not None
     assert sum(row.tokens for row in losses) == 128 * 99
     assert largest.elements < 128 * 99 * vocabulary / 4
 
@@ -125,42 +123,6 @@ def test_several_samples_have_pass_at_k_and_a_majority(bench: Bench, tmp_path: P
     assert again.metrics == result.metrics and read_items(tmp_path / "again") == scored
     with pytest.raises(ValueError, match="num_samples=2: at temperature=0 they are all alike"):
         PolicyEvaluationConfig(num_samples=2)
-
-
-class Counting(Sampler):
-    """Counts what it is asked, and stops as a process would that is killed after some items."""
-
-    def __init__(self, *arguments: Any, dies_after: int = 1000, **more: Any) -> None:
-        super().__init__(*arguments, **more)
-        self.left, self.asked = dies_after, 0
-
-    def generate(self, prompts: Any, *arguments: Any, **more: Any) -> Any:
-        if self.left <= 0:
-            raise KeyboardInterrupt
-        self.left -= len(prompts)
-        self.asked += len(prompts)
-        return super().generate(prompts, *arguments, **more)
-
-
-def test_a_cut_evaluation_goes_on_and_asks_no_item_twice(bench: Bench, tmp_path: Path) -> None:
-    model, tokenizer = load_policy(bench.model).eval(), load_tokenizer(bench.model)
-    items = [item(n) for n in range(40)]
-    prompts = encode_prompts(tokenizer, asked(items, [], None, 0))
-    params = [SamplingParams(max_tokens=3, temperature=1.0, seed=n) for n in range(40)]
-    for name in ("cut", "whole"):
-        (tmp_path / name).mkdir()
-    first = Counting(model, tokenizer, max_batch_size=2, dies_after=16)
-    with pytest.raises(KeyboardInterrupt):
-        answer_items(first, items, prompts, params, tmp_path / "cut")
-    journal = tmp_path / "cut" / JOURNAL
-    whole = journal.read_bytes()
-    journal.write_bytes(whole + b'{"id": "item/39", "sam')  # killed within a line
-    second = Counting(model, tokenizer, max_batch_size=2)
-    found = answer_items(second, items, prompts, params, tmp_path / "cut")
-    assert (first.asked, second.asked) == (16, 24)
-    expected = answer_items(Counting(model, tokenizer, max_batch_size=2), items, prompts, params, tmp_path / "whole")
-    assert [[s.token_ids for s in own] for own in found] == [[s.token_ids for s in own] for own in expected]
-    assert len(journal.read_text(encoding="utf-8").splitlines()) == 40
 
 
 def test_a_system_turn_and_examples_stand_before_the_item(bench: Bench, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 from transformers import set_seed
 
+from posttrain.models.processes import collective_timeout, device, require_processes
 from posttrain.stage.engine import engine_asked_for
 from posttrain.stage.entry import Context
 from posttrain.stage.errors import PosttrainError
@@ -32,8 +33,6 @@ from posttrain.stage.spec import Distributed
 log = logging.getLogger(__name__)
 
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-WATCHDOG_MARGIN_SECONDS = 60.0
-"""A collective operation fails this much after the watchdog should have ended the stage with a stack dump."""
 
 
 def engine_in_use(model: Any) -> str:
@@ -68,12 +67,7 @@ def join(context: Context) -> int:
     PosttrainError when another number of processes runs than was asked for.
     """
     distributed = context.spec.distributed
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if world_size != distributed.num_processes:
-        raise PosttrainError(
-            f"{world_size} processes are running, but the launcher asked for {distributed.num_processes}; "
-            "check the command in the first line of this log"
-        )
+    world_size = require_processes(distributed)
     if distributed.kind != "any":  # the work order decides, not what the launching shell had set for something else
         for name in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"):
             os.environ.pop(name, None)
@@ -88,7 +82,7 @@ def join(context: Context) -> int:
         _be_a_group_of_one()
     if torch.cuda.is_available():
         torch.cuda.set_device(device())
-    timeout = timedelta(seconds=distributed.timeout_seconds + WATCHDOG_MARGIN_SECONDS)
+    timeout = collective_timeout(distributed)
     dist.init_process_group(_backend(engine), timeout=timeout)
     if engine.startswith("zero"):
         _tell_deepspeed(timeout)
@@ -133,16 +127,6 @@ def _tell_deepspeed(timeout: timedelta) -> None:
     )  # of functions that it calls
     importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None  # type: ignore[attr-defined]
     deepspeed.init_distributed(_backend(""), auto_mpi_discovery=False, verbose=False, timeout=timeout)
-
-
-def device() -> torch.device:
-    """Return the device of this process; raise PosttrainError where the node has fewer GPUs than processes."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    local_rank, visible = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if local_rank >= visible > 1:
-        raise PosttrainError(f"local rank {local_rank}, but this node shows {visible} GPUs; start one process per GPU")
-    return torch.device("cuda", local_rank % visible)
 
 
 @contextmanager

@@ -19,8 +19,8 @@ from posttrain.models.load import (
     is_adapter,
     known_attention,
     load_policy,
-    trusts_remote_code,
 )
+from posttrain.stage.artifact import trusts_remote_code
 from posttrain.stage.errors import UsageError
 from posttrain.stage.spec import Distributed
 from posttrain.train.config.common import AdapterConfig, Dtype

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from posttrain.models.processes import device
 from posttrain.sample.sampling import SamplingParams
 from posttrain.stage.entry import Context, StageResult
 from posttrain.train.config.rollout import RolloutConfig
@@ -15,7 +16,6 @@ from posttrain.train.engine.arguments import training_arguments
 from posttrain.train.engine.batching import BatchPlan
 from posttrain.train.engine.fit import fit, save_model
 from posttrain.train.engine.opening import announce
-from posttrain.train.engine.processes import device
 from posttrain.train.nets.frozen_reference import Reference, reference_of
 from posttrain.train.rewards.terms import build_rewards, require_references
 from posttrain.train.rewards.weighted import Rewards

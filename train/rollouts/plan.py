@@ -10,7 +10,8 @@ from datasets import Dataset
 from transformers import AutoConfig
 
 from posttrain.models.declared import context_length
-from posttrain.models.load import backbone_directory, trusts_remote_code
+from posttrain.models.load import backbone_directory
+from posttrain.stage.artifact import trusts_remote_code
 from posttrain.stage.errors import UsageError
 from posttrain.train.config.rollout import RolloutConfig
 from posttrain.train.engine.batching import BatchPlan, plan_batches

@@ -10,6 +10,7 @@ from typing import Any
 import torch.distributed as dist
 
 from posttrain.models.adapters import merged
+from posttrain.sample.backends.credentials import credentials
 from posttrain.sample.backends.server import ServerSampler
 from posttrain.sample.sampling import Sample, SamplingParams
 from posttrain.stage import heartbeat
@@ -23,7 +24,9 @@ class PolicyServer:
     """A server, and the folder through which it gets weights: both must see it under the same path."""
 
     def __init__(self, url: str, tokenizer: Any, folder: Path, main_process: bool, processed_logprobs: bool) -> None:
-        self.sampler = ServerSampler(url, SERVED_NAME, tokenizer, processed_logprobs=processed_logprobs)
+        self.sampler = ServerSampler(
+            url, SERVED_NAME, tokenizer, processed_logprobs=processed_logprobs, headers=credentials()
+        )
         self.folder = folder
         self.main_process = main_process
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
+from posttrain.models.processes import device
 from posttrain.stage import heartbeat
 from posttrain.stage.engine import engine_asked_for, spreads_weights
 from posttrain.stage.spec import Distributed
 from posttrain.train.checkpoints.whole_weights import gathered
-from posttrain.train.engine.processes import device, kept_random_state
+from posttrain.train.engine.processes import kept_random_state
 
 
 def whole_copy(build: Callable[[], Any], dtype: str, distributed: Distributed) -> Any | None:

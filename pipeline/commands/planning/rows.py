@@ -121,12 +121,24 @@ def _file_rows(
         return getattr(config, _DEMO_FILES[source.file]), DEMO_TOKENS, config.responses_per_prompt
     if parent.type.run == "data.openings":
         return (config.num_items if source.file == "heldout.jsonl" else config.num_prompts), 16, 2
-    if parent.type.run == "sample.rank":
+    if parent.type.run in ("sample.rank", "sample.generate"):
         prompts = rows_of(stages[parent.inputs["prompts"]], stages, given)
         if prompts is None:
             return None
-        return prompts.train + prompts.held_out, (prompts.mean_tokens or 0) + config.max_new_tokens, config.num_samples
+        samples, longest = drawn_by(parent)
+        demonstrations = parent.type.run == "sample.generate"
+        each = samples if demonstrations and config.choose == "all" else 1
+        rows, length = each * (prompts.train + prompts.held_out), (prompts.mean_tokens or 0) + longest
+        return rows, length, 1 if demonstrations else samples
     return None
+
+
+def drawn_by(stage: Stage) -> tuple[int, int]:
+    """Return how many samples a stage draws for a prompt, and the most tokens of one."""
+    sampling: Any = getattr(stage.config, "sampling", None)
+    if sampling is not None:
+        return sampling.num_samples, sampling.max_tokens
+    return getattr(stage.config, "num_samples", 1), stage.config.max_new_tokens
 
 
 def _path_rows(source: Any) -> tuple[float, float | None, int] | None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from posttrain.pipeline.commands.planning.rows import Given, Rows, longest_row, rows_of
+from posttrain.pipeline.commands.planning.rows import Given, Rows, drawn_by, longest_row, rows_of
 from posttrain.pipeline.graph.graph import Stage
 from posttrain.plan.disk import STATE_BYTES, WEIGHT_BYTES
 from posttrain.plan.families import read_shape
@@ -44,7 +44,7 @@ def work_of(stage: Stage, stages: Mapping[str, Stage], distributed: Distributed,
         return _with_rollouts(stage, stages, distributed, given)
     if run in ("train.reference", "evaluate.reward"):
         return _scored(stage, stages, distributed, given)
-    if run in ("evaluate.policy", "evaluate.drift", "evaluate.best_of_n", "sample.rank"):
+    if run in ("evaluate.policy", "evaluate.drift", "evaluate.best_of_n", "sample.rank", "sample.generate"):
         return _sampled(stage, stages, distributed, given)
     return None
 
@@ -226,9 +226,10 @@ def _sampled(stage: Stage, stages: Mapping[str, Stage], distributed: Distributed
     if rows is not None:
         number = rows.held_out if "items" in stage.inputs else rows.train + rows.held_out
         number = min(number, getattr(config, "max_items", None) or number)
-        drawn = number * getattr(config, "num_samples", 1)
+        samples, longest = drawn_by(stage)
+        drawn = number * samples
         prompt = _mean(rows, longest_prompt(rows))
-        length = round(prompt + config.max_new_tokens)
+        length = round(prompt + longest)
         whole = Pass("scoring", "forward", shape, drawn * length, length, "lm", config.dtype)
         passes += [
             dataclasses.replace(whole, what="prompts", tokens=number * prompt),
@@ -236,11 +237,12 @@ def _sampled(stage: Stage, stages: Mapping[str, Stage], distributed: Distributed
                 whole,
                 what="sampling",
                 kind="decode",
-                tokens=drawn * config.max_new_tokens,
-                batch=max(1, round(min(config.batch_size, drawn))),
+                tokens=drawn * longest,
+                batch=max(1, round(min(config.batch_size, drawn / distributed.num_processes))),
             ),
         ]
         models = {"evaluate.drift": ["policy", "reference"], "evaluate.best_of_n": ["reward"]}.get(run, [])
+        models += ["reward"] if run == "sample.generate" and "reward_model" in stage.inputs else []
         passes += [dataclasses.replace(whole, what=model) for model in models]
     if "data" in stage.inputs:
         data = stages[stage.inputs["data"]]

@@ -28,6 +28,7 @@ from posttrain.sample import rank
 from posttrain.sample.choose.select import derived_seed
 from posttrain.sample.config.rank import RankConfig
 from posttrain.sample.engine.sampler import Sampler
+from posttrain.sample.judges import build_judge
 from posttrain.sample.sampling import Sample, SamplingParams
 from posttrain.stage.entry import Context, StageResult
 from posttrain.stage.errors import PosttrainError, UsageError
@@ -205,7 +206,7 @@ def said(text: str, reasoning: str = "", finish: Any = "stop", answered: bool = 
 
 def judged(*samples: Sample) -> rank.Ranked:
     """Return the samples of one prompt, ranked by how many numbers their answers have right."""
-    judge = rank.build_judge(None, "number", [prompt(0, reference="5")])
+    judge = build_judge("sample.rank", None, "number", [prompt(0, reference="5")])
     return rank.rank_samples(words_tokenizer(), judge, prompt(0, reference="5"), [1], samples)
 
 

@@ -59,6 +59,28 @@ def test_one_long_prompt_does_not_lengthen_all_rows(monkeypatch: pytest.MonkeyPa
     assert watched.mask <= decoder_module.CHUNK_TOKENS * 3008
 
 
+@pytest.mark.parametrize(("budget", "most"), [(None, 16), (400, 4), (100, 1), (10, 1)])
+def test_a_budget_of_tokens_admits_fewer_long_samples(
+    budget: int | None, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+    step = Decoder.step
+
+    def stepped(decoder: Decoder, tokens: Tensor) -> Tensor:
+        rows.append(len(decoder.starts))
+        return step(decoder, tokens)
+
+    monkeypatch.setattr(Decoder, "step", stepped)
+    watched = Watched(monkeypatch)
+    prompts, params = prompts_of(16, 92, 92), SamplingParams(max_tokens=8)
+    sampler = Sampler(build("llama").double(), byte_tokenizer(), max_batch_tokens=budget)
+    found = [[sample.token_ids for sample in own] for own in sampler.generate(prompts, params)]
+    assert max(rows) == most
+    assert watched.room <= max(budget or 1600, 100)
+    monkeypatch.undo()
+    assert found == tokens_of("llama", prompts, params)
+
+
 def test_samples_of_similar_length_stay_together() -> None:
     prompts = [[3] * length for length in (40, 900, 30, 500, 20)]
     assert length_groups(prompts, [SamplingParams(max_tokens=100)] * 5, 64) == [[1, 3, 0, 2, 4]]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from build_artifacts import commit_artifact
 
-from posttrain.models.load import BASE_FILE, backbone_directory, trusts_remote_code
-from posttrain.stage.artifact import read_manifest
+from posttrain.models.load import BASE_FILE, backbone_directory
+from posttrain.stage.artifact import read_manifest, trusts_remote_code
 from posttrain.stage.errors import UsageError
 from posttrain.stage.files import write_json_atomic
 

@@ -12,6 +12,7 @@ from posttrain.pipeline.config.compose import compose_config
 from posttrain.pipeline.config.pipeline import PipelineConfig
 from posttrain.pipeline.graph.graph import build_graph
 from posttrain.pipeline.graph.overlap import unguarded
+from posttrain.pipeline.local.launch import local_launcher
 from posttrain.stage.errors import UsageError
 from posttrain.stage.schema import build
 
@@ -180,3 +181,18 @@ def test_a_misspelt_knob_of_a_stage_type_outside_the_graph_is_refused() -> None:
         build_graph(compose_config([*given, "train.dpo.betta=0.2"]))
     with pytest.raises(UsageError, match=r"^train\.ppo\.clip_range: 'x': "):
         build_graph(compose_config([*given, "train.ppo.clip_range=x"]))
+
+
+@pytest.mark.parametrize(("group", "kinds"), [("fsdp2", ("fsdp", "ddp")), ("ddp", ("ddp", "ddp"))])
+def test_stages_that_sample_have_as_many_processes_as_those_that_train(group: str, kinds: tuple[str, str]) -> None:
+    spread = [f"distributed={group}", "distributed.num_processes=2", "distributed.device=cpu"]
+    config = compose_config(["recipe=demo_distill", *spread, "stages.evaluate_dpo.distributed=single"])
+    stages = {stage.name: stage for stage in build_graph(config)}
+    launcher = local_launcher(config, list(stages.values()))
+    found = {name: launcher.distributed(stage) for name, stage in stages.items()}
+    assert (found["sft"].kind, found["best"].kind) == kinds
+    assert (found["best"].num_processes, found["best"].fsdp) == (2, None)
+    assert {found[name].num_processes for name in ("evaluate_dpo", "drift_sft", "items")} == {1}
+    of_many, of_one = (launcher.command(stages[name], []).arguments for name in ("best", "evaluate_dpo"))
+    assert "accelerate.commands.launch" in of_many and of_many[of_many.index("--num_processes") + 1] == "2"
+    assert of_one[1:] == ["-m", "posttrain.evaluate.policy"]

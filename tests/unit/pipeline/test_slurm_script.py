@@ -108,9 +108,21 @@ def test_what_clusters_ask_for_has_a_form(overrides: list[str], expected: set[st
 
 def test_a_stage_of_one_process_gets_one_gpu_of_the_type() -> None:
     typed = ["launcher.slurm.evaluate.gpus_per_node=h100:4"]
-    assert "--gpus-per-node=h100:1" in directives(script_of("evaluate_sft", *GPUS, *typed))
-    config, stage = stage_of("evaluate_sft", *GPUS, *typed)
+    assert "--gpus-per-node=h100:1" in directives(script_of("evaluate_reward", *GPUS, *typed))
+    config, stage = stage_of("evaluate_reward", *GPUS, *typed)
     assert "CUDA_VISIBLE_DEVICES" not in SlurmLauncher(config).environment(stage)
+
+
+def test_a_stage_that_samples_has_a_process_for_each_gpu_of_its_job() -> None:
+    typed = ["launcher.slurm.evaluate.gpus_per_node=h100:4", "distributed.num_processes=16"]
+    found = directives(script_of("evaluate_sft", *GPUS, *typed))
+    assert {"--nodes=1", "--ntasks-per-node=4", "--gpus-per-node=h100:4"} <= set(found)
+    config, stage = stage_of("evaluate_sft", *GPUS, *typed)
+    launcher = SlurmLauncher(config)
+    assert (launcher.distributed(stage).kind, launcher.distributed(stage).num_processes) == ("ddp", 4)
+    assert launcher.environment(stage)["POSTTRAIN_RANKS"] == "slurm" and "--ntasks=4" in launcher.srun(stage, Path("s"))
+    alone = directives(script_of("evaluate_sft", *GPUS, *typed, "stages.evaluate_sft.distributed=single"))
+    assert {"--ntasks-per-node=1", "--gpus-per-node=h100:1"} <= set(alone)
 
 
 def test_ranks_run_in_a_container() -> None:
