@@ -60,9 +60,19 @@ def _is_untouched(module: Any) -> bool:
 
 
 def chosen_states(trunk: Any, ids_BT: Tensor, chosen_BT: Tensor) -> Tensor:
-    """Do as `states_at`, for a trunk that `is_known`."""
-    positions_1T = torch.arange(ids_BT.shape[1], device=ids_BT.device)[None]
-    return _states(trunk, ids_BT, positions_1T, chosen_BT.flatten().nonzero().squeeze(1), None)
+    """Do as `states_at`, for a trunk that `is_known`.
+
+    What comes after the last chosen token of a row, padding above all, is not computed: rows of unequal lengths lie end
+    to end.
+    """
+    ends_BT = chosen_BT * torch.arange(1, ids_BT.shape[1] + 1, device=ids_BT.device)
+    lengths = ends_BT.amax(1).clamp(min=1).tolist()
+    kept_BT = torch.arange(max(lengths), device=ids_BT.device) < torch.tensor(lengths, device=ids_BT.device)[:, None]
+    ids_BT, chosen_BT = (part_BT[:, : max(lengths)] for part_BT in (ids_BT, chosen_BT))
+    chosen_S = chosen_BT[kept_BT].nonzero().squeeze(1)
+    if min(lengths) == max(lengths):
+        return _states(trunk, ids_BT, torch.arange(max(lengths), device=ids_BT.device)[None], chosen_S, None)
+    return chosen_shared_states(trunk, ids_BT[kept_BT][None], Groups.apart(lengths), chosen_S)
 
 
 def chosen_shared_states(trunk: Any, ids_1T: Tensor, groups: Groups, chosen_S: Tensor) -> Tensor:

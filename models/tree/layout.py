@@ -39,6 +39,11 @@ class Groups:
     prompts: tuple[int, ...]
     responses: tuple[tuple[int, ...], ...]
 
+    @classmethod
+    def apart(cls, lengths: Sequence[int]) -> Groups:
+        """Return how sequences of these lengths lie end to end, which have nothing in common."""
+        return cls(tuple(lengths), ((),) * len(lengths))
+
     @property
     def num_tokens(self) -> int:
         """Tokens of the row."""

@@ -113,6 +113,17 @@ def test_states_and_gradients_are_those_of_the_modules(kind: str) -> None:
     assert found[1].keys() == dict(model.named_parameters()).keys()
 
 
+@pytest.mark.parametrize("ends", [[9, 5, 8], [6, 6, 6], [4, 0, 1]])
+def test_what_nobody_asks_for_is_not_computed(ends: list[int]) -> None:
+    model = build(CONFIGS["grouped"]())
+    ids_BT = torch.randint(4, 61, (3, 9), generator=torch.Generator().manual_seed(2))
+    chosen_BT = torch.arange(9) == torch.tensor(ends)[:, None] - 1
+    expected = of_modules(model.model, ids_BT, chosen_BT)
+    no_token = torch.arange(9) >= torch.tensor(ends).clamp(min=1)[:, None]
+    found = chosen_states(model.model, ids_BT.masked_fill(no_token, -1), chosen_BT)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_in_single_precision_it_stands_in_for_the_modules(kind: str) -> None:
     model = build(CONFIGS[kind]())
