@@ -34,11 +34,11 @@ from posttrain.train.rows.references import read_reference, require_reference
 class DpoTrainer(StageTrainer, trl.DPOTrainer):
     """TRL's trainer and losses; the reference log-probabilities come with the rows."""
 
-    def __init__(self, **theirs: Any) -> None:
-        """``theirs`` are the arguments of `StageTrainer`."""
+    def __init__(self, *, share: bool, **theirs: Any) -> None:
+        """``theirs`` are the arguments of `StageTrainer`; ``share`` says whether prompts may be computed once."""
         super().__init__(**theirs)
         if not self.use_weighting:  # its weights need sums of squared probabilities
-            fused_on_cpu(self.model, mean_logits=True)
+            fused_on_cpu(self.model, mean_logits=True, share=share)
 
     def try_model(self, model: Any, inputs: dict[str, Any]) -> None:
         """Check that the fused output layer is the model's own, and that responses which share a prompt keep apart."""
@@ -102,6 +102,7 @@ def run(config: DpoConfig, context: Context) -> StageResult:
         padded = DataCollatorForPreference(pad)
         collate = partial(collate_pairs, collate=padded, with_mask=wants_mask(policy))
     trainer = DpoTrainer(
+        share=config.share_prompts != "never",
         plan=plan,
         context=context,
         keep_checkpoints=config.keep_checkpoints,

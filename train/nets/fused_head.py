@@ -42,10 +42,11 @@ def with_fused_head(model: Any, where: str) -> Any:
     return fused_on_cpu(model)
 
 
-def fused_on_cpu(model: Any, mean_logits: bool = False) -> Any:
+def fused_on_cpu(model: Any, mean_logits: bool = False, share: bool = True) -> Any:
     """Return a model with TRL's fused output layer whose place ours takes on a CPU, to the same numbers.
 
-    TRL's is written for GPUs: elsewhere it scores every position, with a label or without.
+    TRL's is written for GPUs: elsewhere it scores every position, with a label or without. ``share`` is that of
+    `states_at`.
     """
     inner = without_adapter_wrapper(model)
     theirs = inner.forward
@@ -58,7 +59,7 @@ def fused_on_cpu(model: Any, mean_logits: bool = False) -> Any:
         if not ours or ids_BT is None or labels_BT is None or ids_BT.device.type != "cpu":
             return theirs(*args, fused_lm_head=fused_lm_head, **batch) if fused_lm_head else theirs(*args, **batch)
         labeled_BT = labels_BT[:, 1:] != IGNORED
-        states_NH = _states(self.base_model, ids_BT, labeled_BT, **batch)
+        states_NH = _states(self.base_model, ids_BT, labeled_BT, share, **batch)
         return _scored(self, states_NH, labels_BT, labeled_BT, mean_logits)
 
     inner.forward = types.MethodType(forward, inner)
@@ -69,6 +70,7 @@ def _states(
     trunk: Any,
     ids_BT: Tensor,
     labeled_BT: Tensor,
+    share: bool,
     *,
     groups: Groups | None = None,
     attention_mask: Tensor | None = None,
@@ -82,7 +84,7 @@ def _states(
     if attention_mask is None or bool(attention_mask.all()):
         attention_mask = None
     if attention_mask is None and position_ids is None:
-        return states_at(trunk, ids_BT, chosen_BT)
+        return states_at(trunk, ids_BT, chosen_BT, share)
     given = {"attention_mask": attention_mask, "position_ids": position_ids}
     states_BTH: Tensor = trunk(input_ids=ids_BT, use_cache=False, **given).last_hidden_state
     return states_BTH[chosen_BT]

@@ -62,7 +62,10 @@ def build(config: PreTrainedConfig) -> Any:
 
 
 def batches() -> list[tuple[Tensor, Tensor]]:
-    """Return two batches: tokens, and which of them are responses; one row has the padding token inside it."""
+    """Return three batches: tokens, and which of them are responses; one row has the padding token inside it.
+
+    Rows of the last begin alike: one is the beginning of others, and some predict different tokens from one state.
+    """
     generator = torch.Generator().manual_seed(1)
     made = []
     for lengths in ([(4, 9), (2, 5), (7, 8)], [(1, 12), (5, 10)]):
@@ -74,7 +77,11 @@ def batches() -> list[tuple[Tensor, Tensor]]:
             chosen_BT[row, start:end] = True
         ids_BT[0, 1] = PAD
         made.append((ids_BT, chosen_BT))
-    return made
+    ids_BT = torch.randint(4, 61, (5, 24), generator=generator)
+    ids_BT[1:4, :20] = ids_BT[0, :20]
+    chosen_BT = torch.arange(24) >= torch.tensor([20, 17, 20, 20, 3])[:, None]
+    chosen_BT &= torch.arange(24) < torch.tensor([24, 18, 22, 23, 24])[:, None]
+    return [*made, (ids_BT, chosen_BT)]
 
 
 def in_full_precision(model: Any) -> Any:
@@ -88,7 +95,7 @@ def in_full_precision(model: Any) -> Any:
 
 
 def learn(model: Any, states: Callable[[Any, Tensor, Tensor], Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """Return log-probabilities of two micro-batches and the gradients that both leave."""
+    """Return log-probabilities of micro-batches and the gradients that all leave."""
     logps = []
     for ids_BT, chosen_BT in batches():
         states_SE = states(model.model, ids_BT, functional.pad(chosen_BT[:, 1:], (0, 1)))
