@@ -36,6 +36,32 @@ def by_tokens(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     return batches
 
 
+def begun_alike(rows: Sequence[Sequence[int]], batches: Sequence[list[int]]) -> list[list[int]]:
+    """Return the rows of ``batches`` in others that keep together what begins alike, for a model that computes it once.
+
+    None has more tokens to compute than the largest of ``batches`` has, its padding counted.
+    """
+    numbers = sorted((number for batch in batches for number in batch), key=lambda number: (list(rows[number]), number))
+    budget = max((len(batch) * max(len(rows[number]) for number in batch) for batch in batches), default=0)
+    made: list[list[int]] = []
+    room = 0
+    for number in numbers:
+        row = rows[number]
+        new = len(row) - (_common(rows[made[-1][-1]], row) if made else 0)
+        if not made or new > room:
+            made.append([])
+            new, room = len(row), budget
+        made[-1].append(number)
+        room -= new
+    return made
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return with how many tokens two rows begin alike."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (left, right) in pairs if left != right), min(len(one), len(other)))
+
+
 def pad_rows(
     rows: Sequence[Sequence[int]], padding: int, side: Literal["left", "right"] = "right"
 ) -> tuple[Tensor, Tensor]:

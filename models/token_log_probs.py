@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from posttrain.models.adapters import without_adapter_wrapper
-from posttrain.models.batching import pad_rows
+from posttrain.models.batching import begun_alike, pad_rows
 from posttrain.models.cpu.linear import is_plain
-from posttrain.models.cpu.llama_layers import states_at
+from posttrain.models.cpu.llama_layers import is_known, states_at
 from posttrain.models.cpu.logit_tiles import OutputLayer
 from posttrain.models.cpu.output_layer import score_tokens
 from posttrain.models.load import evaluating
@@ -36,9 +36,9 @@ def backbone_and_head(model: Any) -> tuple[Any, Any]:
     return inner.base_model, inner.get_output_embeddings()
 
 
-def states_before(trunk: Any, ids_BT: Tensor, chosen_BT: Tensor) -> Tensor:
+def states_before(trunk: Any, ids_BT: Tensor, chosen_BT: Tensor, share: bool = True) -> Tensor:
     """Return the states ``NH`` from which chosen tokens are predicted; rows are padded on the right."""
-    return states_at(trunk, ids_BT, functional.pad(chosen_BT[:, 1:], (0, 1)))
+    return states_at(trunk, ids_BT, functional.pad(chosen_BT[:, 1:], (0, 1)), share)
 
 
 @torch.no_grad()
@@ -48,23 +48,28 @@ def response_log_probs(
     responses: Sequence[Sequence[int]],
     batches: Sequence[list[int]],
     temperature: float = 1.0,
+    share: bool = True,
 ) -> dict[int, NDArray[np.float32]]:
     """Return the log-probability of each token of the responses in ``batches``, in nats, by the response's number.
 
-    ``batches`` are the numbers of responses that run together, see `models.batching.by_tokens`. ``temperature`` divides
-    the logits, as in sampling. The model is in evaluation mode meanwhile, since dropout is no part of a policy. A model
-    whose logits are more than its output layer's product is asked for them.
+    ``batches`` are the numbers of responses that run together, see `models.batching.by_tokens`; with ``share``, on a
+    trunk that computes once what rows begin alike with, responses to one prompt do. ``temperature`` divides the logits,
+    as in sampling. The model is in evaluation mode meanwhile, since dropout is no part of a policy. A model whose
+    logits are more than its output layer's product is asked for them.
     """
     trunk, head = backbone_and_head(model)
     device = next(model.parameters()).device
     by_head = head_gives_logits(model)
     found: dict[int, NDArray[np.float32]] = {}
     with evaluating(model):
+        if share and by_head and is_known(trunk):
+            whole_rows = [[*prompt, *response] for prompt, response in zip(prompts, responses, strict=True)]
+            batches = begun_alike(whole_rows, batches)
         for rows in track(batches, sum(map(len, batches)), "log-probabilities"):
             batch = response_batch([(prompts[n], responses[n]) for n in rows])
             ids_BT, chosen_BT = (part.to(device) for part in batch)
             if by_head:
-                hidden_NH = states_before(trunk, ids_BT, chosen_BT)
+                hidden_NH = states_before(trunk, ids_BT, chosen_BT, share)
                 logps_N, _ = head_log_probs(model, head, hidden_NH, ids_BT[chosen_BT], temperature)
             else:
                 logits_NV = model(input_ids=ids_BT, use_cache=False).logits[:, :-1][chosen_BT[:, 1:]].float()

@@ -49,7 +49,8 @@ def run(config: DpoConfig, context: Context) -> StageResult:
         collate = partial(collate_pairs, pad_token_id=pad, with_mask=wants_mask(policy))
     options = config.options()
     weighted = bool(options.pop("use_weighting"))
-    with_fused_head(policy, "train.dpo", *(["log_sum_sq_probs"] if weighted else []), "mean_logits", "is_top1")
+    more = [*(["log_sum_sq_probs"] if weighted else []), "mean_logits", "is_top1"]
+    with_fused_head(policy, "train.dpo", *more, share=config.share_prompts != "never")
     if config.gradient_checkpointing and isinstance(policy, PeftModel):
         policy.enable_input_require_grads()
     trainer = DpoTrainer(

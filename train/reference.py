@@ -77,7 +77,7 @@ def _each_alone(model: Any, groups: list[Group], batch_tokens: int) -> tuple[lis
     responses = [response for _, _, of_group in groups for response in of_group]
     lengths = [len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)]
     batches = by_tokens(lengths, batch_tokens)
-    found = response_log_probs(model, prompts, responses, _own(batches))
+    found = response_log_probs(model, prompts, responses, _own(batches), share=False)
     return [(*names[number], float(logps.sum(dtype="float64"))) for number, logps in found.items()], len(batches)
 
 

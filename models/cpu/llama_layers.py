@@ -20,18 +20,19 @@ from transformers import LlamaModel, Qwen2Model, Qwen3Model
 
 from posttrain.models.cpu.linear import add_product, embed, is_plain, is_unwatched, products
 from posttrain.models.tree.attention import SHARED, attend_along
-from posttrain.models.tree.layout import Groups
+from posttrain.models.tree.layout import Groups, lay_end_to_end
 
 FAMILIES = (LlamaModel, Qwen2Model, Qwen3Model)
 
 
-def states_at(trunk: Any, ids_BT: Tensor, chosen_BT: Tensor) -> Tensor:
+def states_at(trunk: Any, ids_BT: Tensor, chosen_BT: Tensor, share: bool = True) -> Tensor:
     """Return a trunk's last hidden states at chosen positions ``SE``.
 
-    Rows are padded on the right, so that causal attention alone keeps padding out.
+    Rows are padded on the right, so that causal attention alone keeps padding out. With ``share`` a trunk that
+    `is_known` computes once what rows begin alike with.
     """
     if is_known(trunk):
-        return chosen_states(trunk, ids_BT, chosen_BT)
+        return chosen_states(trunk, ids_BT, chosen_BT, share)
     states_SE: Tensor = trunk(input_ids=ids_BT, use_cache=False).last_hidden_state[chosen_BT]
     return states_SE
 
@@ -59,8 +60,18 @@ def _is_untouched(module: Any) -> bool:
     return own and is_unwatched(module) and not random and not getattr(module, "gradient_checkpointing", False)
 
 
-def chosen_states(trunk: Any, ids_BT: Tensor, chosen_BT: Tensor) -> Tensor:
-    """Do as `states_at`, for a trunk that `is_known`."""
+def chosen_states(trunk: Any, ids_BT: Tensor, chosen_BT: Tensor, share: bool = True) -> Tensor:
+    """Do as `states_at`, for a trunk that `is_known`.
+
+    What comes after the last chosen token of a row, padding above all, is not computed: rows lie end to end unless they
+    are all as long and share nothing.
+    """
+    ends_BT = chosen_BT * torch.arange(1, ids_BT.shape[1] + 1, device=ids_BT.device)
+    lengths = ends_BT.amax(1).clamp(min=1).tolist()
+    ids_BT, chosen_BT = (part_BT[:, : max(lengths)] for part_BT in (ids_BT, chosen_BT))
+    ids_1T, place_BT, groups = lay_end_to_end(ids_BT, lengths, share)
+    if ids_1T.numel() < ids_BT.numel():
+        return chosen_shared_states(trunk, ids_1T, groups, place_BT[chosen_BT])
     positions_1T = torch.arange(ids_BT.shape[1], device=ids_BT.device)[None]
     return _states(trunk, ids_BT, positions_1T, chosen_BT.flatten().nonzero().squeeze(1), None)
 

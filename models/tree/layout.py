@@ -124,6 +124,59 @@ def lay_out_to_predict(rows: Sequence[tuple[Sequence[int], Sequence[Sequence[int
     return ids_1T, labels_1T, groups
 
 
+LEAST_SHARED = 16
+"""Tokens that rows have in common at least where these are computed once: a part of its own costs a layer as much."""
+
+
+def lay_end_to_end(ids_BT: Tensor, lengths: Sequence[int], share: bool = True) -> tuple[Tensor, Tensor, Groups]:
+    """Return the first tokens of rows as one row ``1T`` without padding, what they begin alike with once if ``share``.
+
+    Also where in it each of their tokens is ``BT``, and how it lies.
+    """
+    place_BT, parts, prompts, responses, end = torch.zeros_like(ids_BT), [], [], [], 0
+    groups = _alike(ids_BT, lengths) if share else [(length, [row]) for row, length in enumerate(lengths)]
+    for common, members in groups:
+        first, tails = end, [(row, common, lengths[row]) for row in members]
+        prompts.append(common)
+        responses.append(tuple(stop - start for _, start, stop in tails) if len(members) > 1 else ())
+        for row, start, stop in [(members[0], 0, common), *tails]:
+            parts.append(ids_BT[row, start:stop])
+            place_BT[row, start:stop] = torch.arange(end, end + stop - start)
+            end += stop - start
+        place_BT[members, :common] = torch.arange(first, first + common)
+    return torch.cat(parts)[None], place_BT, Groups(tuple(prompts), tuple(responses))
+
+
+def _alike(ids_BT: Tensor, lengths: Sequence[int]) -> list[tuple[int, list[int]]]:
+    """Return rows in groups, and with how many tokens those of a group begin alike, so that the fewest are left.
+
+    Groups are neighbours among sorted rows; the best beginning of a group is found for each end.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: ids_BT[row, : lengths[row]].tolist())
+    common = [0]
+    for row, other in itertools.pairwise(order):
+        shortest = min(lengths[row], lengths[other])
+        differ = (ids_BT[row, :shortest] != ids_BT[other, :shortest]).nonzero()
+        common.append(int(differ[0]) if len(differ) else shortest)
+    saved, begins = [0], [0]
+    for stop in range(1, len(order) + 1):
+        alike, best = lengths[order[stop - 1]], (saved[stop - 1], stop - 1)
+        for start in range(stop - 2, -1, -1):
+            alike = min(alike, common[start + 1])
+            if alike <= LEAST_SHARED:
+                break
+            best = max(best, (saved[start] + (alike - LEAST_SHARED) * (stop - 1 - start), start))
+        saved.append(best[0])
+        begins.append(best[1])
+    groups, stop = [], len(order)
+    while stop:
+        start = begins[stop]
+        alike = min(common[start + 1 : stop], default=lengths[order[start]])
+        groups.append((alike, [order[at] for at in range(start, stop)]))
+        stop = start
+    return groups[::-1]
+
+
 def visible(groups: Groups, window: int | None = None, span: slice = slice(None)) -> Tensor:
     """Return which tokens a token sees, ``TT`` of the whole row or of a part of it.
 

@@ -28,11 +28,11 @@ _KNOWN = {"input_ids", "attention_mask", "position_ids", "use_cache", "labels", 
 """Arguments that say all that there is about a batch of text; `groups` says it of a row of shared prompts."""
 
 
-def with_fused_head(model: Any, where: str, *more: str, temperature: float = 1.0) -> Any:
+def with_fused_head(model: Any, where: str, *more: str, temperature: float = 1.0, share: bool = True) -> Any:
     """Return the model, which gives log-probabilities and entropies where it is called with ``fused_lm_head=True``.
 
     ``more`` are other fields of TRL's `FusedCausalLMOutput`; sums of squared probabilities are TRL's also on a CPU.
-    ``temperature`` divides the logits.
+    ``temperature`` divides the logits, ``share`` is that of `states_at`.
     Raises UsageError for an adapter on the output layer, which that does not know.
     """
     inner = without_adapter_wrapper(model)
@@ -43,13 +43,14 @@ def with_fused_head(model: Any, where: str, *more: str, temperature: float = 1.0
     add_fused_lm_head(inner, temperature=temperature, outputs=("log_probs", "entropy", *more))
     if "log_sum_sq_probs" in more:
         return model
-    return fused_on_cpu(model, mean_logits="mean_logits" in more, temperature=temperature)
+    return fused_on_cpu(model, mean_logits="mean_logits" in more, temperature=temperature, share=share)
 
 
-def fused_on_cpu(model: Any, mean_logits: bool = False, temperature: float = 1.0) -> Any:
+def fused_on_cpu(model: Any, mean_logits: bool = False, temperature: float = 1.0, share: bool = True) -> Any:
     """Return a model with TRL's fused output layer whose place ours takes on a CPU, to the same numbers.
 
-    TRL's is written for GPUs: elsewhere it scores every position, with a label or without.
+    TRL's is written for GPUs: elsewhere it scores every position, with a label or without. ``share`` is that of
+    `states_at`.
     """
     inner = without_adapter_wrapper(model)
     theirs = inner.forward
@@ -62,7 +63,7 @@ def fused_on_cpu(model: Any, mean_logits: bool = False, temperature: float = 1.0
         if not ours or ids_BT is None or labels_BT is None or ids_BT.device.type != "cpu":
             return theirs(*args, fused_lm_head=fused_lm_head, **batch) if fused_lm_head else theirs(*args, **batch)
         labeled_BT = labels_BT[:, 1:] != IGNORED
-        states_NH = _states(self.base_model, ids_BT, labeled_BT, **batch)
+        states_NH = _states(self.base_model, ids_BT, labeled_BT, share, **batch)
         return _scored(self, states_NH, labels_BT, labeled_BT, mean_logits, temperature)
 
     inner.forward = types.MethodType(forward, inner)
@@ -73,6 +74,7 @@ def _states(
     trunk: Any,
     ids_BT: Tensor,
     labeled_BT: Tensor,
+    share: bool,
     *,
     groups: Groups | None = None,
     attention_mask: Tensor | None = None,
@@ -86,7 +88,7 @@ def _states(
     if attention_mask is None or bool(attention_mask.all()):
         attention_mask = None
     if attention_mask is None and position_ids is None:
-        return states_at(trunk, ids_BT, chosen_BT)
+        return states_at(trunk, ids_BT, chosen_BT, share)
     given = {"attention_mask": attention_mask, "position_ids": position_ids}
     states_BTH: Tensor = trunk(input_ids=ids_BT, use_cache=False, **given).last_hidden_state
     return states_BTH[chosen_BT]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from posttrain.models.batching import by_length, by_tokens, pad_rows
+from posttrain.models.batching import begun_alike, by_length, by_tokens, pad_rows
 
 
 def test_batches_by_hand() -> None:
@@ -31,3 +31,13 @@ def test_padding_stands_on_its_side_and_outside_the_mask() -> None:
     assert (ids.tolist(), mask.tolist()) == ([[7, 0], [8, 0]], [[1, 1], [1, 0]])
     ids, mask = pad_rows([[7, 0], [8]], 5, side="left")
     assert (ids.tolist(), mask.tolist()) == ([[7, 0], [5, 8]], [[1, 1], [0, 1]])
+
+
+def test_rows_that_begin_alike_run_together_in_batches_that_are_no_larger() -> None:
+    one, other = [7] * 20, [5] * 20
+    rows = [[*one, 1], [*other, 1, 2], [*one, 2, 2], [*other, 3], [*one, 3], [4]]
+    # at most 2 × 22 tokens; after [4], 22 and 1 there is no room for the 21 of the first that begins otherwise
+    assert begun_alike(rows, [[1, 2], [0, 3], [4, 5]]) == [[5, 1, 3], [0, 2, 4]]
+    # a batch of one row leaves room for no other that differs
+    assert begun_alike(rows, [[1], [2]]) == [[1], [2]]
+    assert begun_alike(rows, []) == []

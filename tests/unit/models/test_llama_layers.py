@@ -62,7 +62,10 @@ def build(config: PreTrainedConfig) -> Any:
 
 
 def batches() -> list[tuple[Tensor, Tensor]]:
-    """Return two batches: tokens, and which of them are responses; one row has the padding token inside it."""
+    """Return three batches: tokens, and which of them are responses; one row has the padding token inside it.
+
+    Rows of the last begin alike: one is the beginning of others, and some predict different tokens from one state.
+    """
     generator = torch.Generator().manual_seed(1)
     made = []
     for lengths in ([(4, 9), (2, 5), (7, 8)], [(1, 12), (5, 10)]):
@@ -74,7 +77,11 @@ def batches() -> list[tuple[Tensor, Tensor]]:
             chosen_BT[row, start:end] = True
         ids_BT[0, 1] = PAD
         made.append((ids_BT, chosen_BT))
-    return made
+    ids_BT = torch.randint(4, 61, (5, 24), generator=generator)
+    ids_BT[1:4, :20] = ids_BT[0, :20]
+    chosen_BT = torch.arange(24) >= torch.tensor([20, 17, 20, 20, 3])[:, None]
+    chosen_BT &= torch.arange(24) < torch.tensor([24, 18, 22, 23, 24])[:, None]
+    return [*made, (ids_BT, chosen_BT)]
 
 
 def in_full_precision(model: Any) -> Any:
@@ -88,7 +95,7 @@ def in_full_precision(model: Any) -> Any:
 
 
 def learn(model: Any, states: Callable[[Any, Tensor, Tensor], Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """Return log-probabilities of two micro-batches and the gradients that both leave."""
+    """Return log-probabilities of micro-batches and the gradients that all leave."""
     logps = []
     for ids_BT, chosen_BT in batches():
         states_SE = states(model.model, ids_BT, functional.pad(chosen_BT[:, 1:], (0, 1)))
@@ -111,6 +118,17 @@ def test_states_and_gradients_are_those_of_the_modules(kind: str) -> None:
     found = learn(model, chosen_states)
     torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-10)
     assert found[1].keys() == dict(model.named_parameters()).keys()
+
+
+@pytest.mark.parametrize("ends", [[9, 5, 8], [6, 6, 6], [4, 0, 1]])
+def test_what_nobody_asks_for_is_not_computed(ends: list[int]) -> None:
+    model = build(CONFIGS["grouped"]())
+    ids_BT = torch.randint(4, 61, (3, 9), generator=torch.Generator().manual_seed(2))
+    chosen_BT = torch.arange(9) == torch.tensor(ends)[:, None] - 1
+    expected = of_modules(model.model, ids_BT, chosen_BT)
+    no_token = torch.arange(9) >= torch.tensor(ends).clamp(min=1)[:, None]
+    found = chosen_states(model.model, ids_BT.masked_fill(no_token, -1), chosen_BT)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

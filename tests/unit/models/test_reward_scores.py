@@ -22,8 +22,9 @@ def test_rewards_are_those_of_each_sequence_alone() -> None:
     torch.manual_seed(0)
     model = LlamaForSequenceClassification(shape).eval()
     torch.nn.init.normal_(model.score.weight)
-    sequences = [[5, 6, 7, 8, 9], [10], [11, 12, 13]]
+    prompt = list(range(3, 23))
+    sequences = [[5, 6, 7, 8, 9], [10], [11, 12, 13], [*prompt, 7], prompt, [*prompt, 30, 31]]
     with torch.no_grad():
         alone = [float(model(torch.tensor([ids])).logits) for ids in sequences]
-    assert score_sequences(model, sequences, 0, [[0, 1], [2]]) == pytest.approx(alone, abs=1e-5)
+    assert score_sequences(model, sequences, 0, [[0, 1, 4], [2, 3, 5]]) == pytest.approx(alone, abs=1e-5)
     assert max(alone) - min(alone) > 0.1

@@ -170,6 +170,20 @@ def test_a_confident_token_keeps_its_gradient_in_bfloat16(probability: float, ca
     assert ((found[0] - found[1]).norm() / found[1].norm()).item() < 0.01
 
 
+@pytest.mark.parametrize("share", [True, False])
+def test_responses_to_one_prompt_are_scored_as_alone(share: bool) -> None:
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=64, **shape))
+    prompts = [list(range(5, 25)), [3, 4], list(range(5, 25)), list(range(5, 25))]
+    responses = [[7, 8], [9], [7, 10, 11], [12]]
+    found = response_log_probs(model, prompts, responses, [[0, 1], [2, 3]], 0.7, share)
+    for number, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        ids = torch.tensor([prompt + response])
+        logps = (model(ids).logits[0, :-1] / 0.7).log_softmax(-1)[torch.arange(ids.shape[1] - 1), ids[0, 1:]]
+        torch.testing.assert_close(torch.from_numpy(found[number]), logps[-len(response) :].detach())
+
+
 def test_scoring_evaluates_whatever_mode_the_model_is_in() -> None:
     """A reference with live dropout would be another model at every look, and a frozen policy would have a KL to it."""
     torch.manual_seed(0)

@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention.flex_attention import flex_attention
 
+from posttrain.models.batching import pad_rows
 from posttrain.models.tree.attention import attend_along, block_mask
-from posttrain.models.tree.layout import Groups, lay_out, lay_out_to_predict, visible
+from posttrain.models.tree.layout import Groups, lay_end_to_end, lay_out, lay_out_to_predict, visible
 
 ROWS = [([5, 6, 7], [[8, 9], [], [10]]), ([11], [[12, 13, 14]]), ([15, 16], [])]
 """An empty response, a prompt of one token with one response, and a prompt without any."""
@@ -49,6 +50,34 @@ def test_who_sees_whom_by_hand() -> None:
     narrow = visible(groups, window=2).int().tolist()
     # by positions along the branch: the second response sees the last token of its prompt, at the distance of 1
     assert [narrow[3], narrow[4]] == [[0, 0, 1, 1, 0, 0, 0], [0, 1, 0, 0, 1, 0, 0]]
+
+
+def test_what_rows_begin_alike_with_is_there_once() -> None:
+    system, other = list(range(100, 130)), list(range(200, 240))
+    rows = [
+        [*system, 1, 2],
+        [*other, 3],
+        [*system, 4],
+        [*system[:15], 5],  # too little in common
+        [*other, 6, 7, 8],
+        other,
+        [9],
+    ]
+    ids_BT, mask_BT = pad_rows(rows, 0)
+    ids_1T, place_BT, groups = lay_end_to_end(ids_BT, [len(row) for row in rows])
+    assert ids_1T.tolist() == [[9, *system[:15], 5, *system, 1, 2, 4, *other, 3, 6, 7, 8]]
+    assert groups == Groups((1, 16, 30, 40), ((), (), (2, 1), (0, 1, 3)))
+    assert torch.equal(ids_1T[0, place_BT][mask_BT == 1], ids_BT[mask_BT == 1])
+    assert torch.equal(groups.positions()[place_BT][mask_BT == 1], mask_BT.nonzero()[:, 1])
+    alone_1T, _, apart = lay_end_to_end(ids_BT, [len(row) for row in rows], share=False)
+    assert alone_1T.tolist() == [[token for row in rows for token in row]] and apart.prompts == tuple(map(len, rows))
+
+
+def test_rows_that_begin_with_the_same_word_alone_share_nothing_for_it() -> None:
+    rows = [[1, *range(2, 40), 50], [1, *range(2, 40), 60], [1, *range(70, 90)], [1, *range(70, 90), 3]]
+    ids_BT, _ = pad_rows(rows, 0)
+    ids_1T, _, groups = lay_end_to_end(ids_BT, [len(row) for row in rows])
+    assert groups == Groups((39, 21), ((1, 1), (0, 1))) and ids_1T.numel() == groups.num_tokens
 
 
 def random_states(groups: Groups, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
