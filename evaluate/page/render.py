@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from posttrain.evaluate.page import drift_plots, plots, selection_plots
 from posttrain.evaluate.page.accounting import Account
-from posttrain.evaluate.page.compare import Policy
+from posttrain.evaluate.page.compare import METRIC_NAMES, Policy
 from posttrain.evaluate.page.drift_rows import Drift, by_reference
 from posttrain.evaluate.page.lineage import MODEL_KINDS, PARENT_MODEL, Lineage
 from posttrain.evaluate.page.lineage_svg import lineage_svg
+from posttrain.evaluate.page.templates import page_environment, percent
 from posttrain.evaluate.page.training_logs import read_curves, read_rollouts
 from posttrain.evaluate.page.verdicts import WORDS, Verdict, shades, verdict_line
-from posttrain.stage.wording import duration
-
-METRIC_NAMES = {"exact_match": "exact match", "preference": "preference"}
-LONGEST_SAMPLE = 1500
-"""Characters of a prompt or response that the page shows."""
 
 
 def headline_of(
@@ -60,21 +54,13 @@ def render_page(
     samples: list[list[Any]],
 ) -> str:
     """Return the page as one HTML text that loads nothing. All values are escaped; figures are inline SVG."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"duration": duration, "clip": clip, "signed": signed, "decimal": decimal, "count": count}
-    template = environment.get_template("report.html.j2")
+    template = page_environment().get_template("report.html.j2")
     labels = lineage.labels()
     anchors = {node_id: f"stage-{index}" for index, node_id in enumerate(lineage.nodes)}
     return template.render(
         title=title,
         confidence=confidence,
-        percent=f"{confidence:.0%}" if confidence * 100 % 1 == 0 else f"{confidence:.1%}",
+        percent=percent(confidence),
         headline=headline_of(paired, policies, drifts, rewards),
         verdicts=verdicts,
         verdict_line=verdict_line(verdicts),
@@ -189,25 +175,3 @@ def _environments(lineage: Lineage, labels: dict[str, str]) -> list[dict[str, An
             entry = found.setdefault(json.dumps(shown, sort_keys=True), {**shown, "stages": []})
             entry["stages"].append(labels[node.id])
     return list(found.values())
-
-
-def clip(text: str) -> str:
-    """Return a text cut to `LONGEST_SAMPLE` characters, saying how many are left out."""
-    if len(text) <= LONGEST_SAMPLE:
-        return text
-    return f"{text[:LONGEST_SAMPLE]} … ({len(text) - LONGEST_SAMPLE:,} more characters)"
-
-
-def signed(value: float, digits: int = 3) -> str:
-    """Return a difference with its sign: ``+0.120``, ``−0.030``."""
-    return f"{value:+.{digits}f}".replace("-", "−")
-
-
-def decimal(value: float, digits: int = 3) -> str:
-    """Return a number with a fixed count of digits after the point."""
-    return f"{value:.{digits}f}".replace("-", "−")
-
-
-def count(value: float) -> str:
-    """Return a number with thousands set apart."""
-    return f"{value:,.0f}".replace(",", "\u202f")
