@@ -11,14 +11,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from posttrain.evaluate.config.gate import GateConfig
-from posttrain.evaluate.measure.drift_scores import SampledResponse, read_responses
 from posttrain.evaluate.measure.gating import (
     FELL,
     UNCLEAR,
@@ -30,7 +27,8 @@ from posttrain.evaluate.measure.gating import (
     planned_power,
     worst_items,
 )
-from posttrain.evaluate.measure.item_scores import ScoredItem, read_items
+from posttrain.evaluate.measure.item_scores import ScoredItem
+from posttrain.evaluate.measure.stored_items import stored_items
 from posttrain.stage.artifact import read_manifest
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError
@@ -46,7 +44,7 @@ NAMED_ITEMS = 5
 
 def run(config: GateConfig, context: Context) -> StageResult:
     """Write verdict.json: state, reasons, what became of each metric, and the items that got worse."""
-    before, after = _items_of(context.inputs["before"]), _items_of(context.inputs["after"])
+    before, after = stored_items(context.inputs["before"]), stored_items(context.inputs["after"])
     if config.max_kl is not None and "drift" not in context.inputs:
         raise UsageError(
             f"evaluate.gate.max_kl={config.max_kl}: how far the policy went is not known; give inputs.drift"
@@ -78,35 +76,6 @@ def run(config: GateConfig, context: Context) -> StageResult:
     }
     facts = {"model": model, "state": state, "blocks": blocks, "reason": reason}
     return StageResult(metrics=metrics, headline=f"{state}{': ' + reasons[0] if reasons else ''}", facts=facts)
-
-
-def _items_of(directory: Path) -> list[ScoredItem]:
-    """Return the scored items of an artifact; where items were sampled many times, the mean of their scores."""
-    if read_manifest(directory).kind != "drift":
-        return read_items(directory)
-    by_item: dict[str, list[SampledResponse]] = defaultdict(list)
-    for response in read_responses(directory):
-        by_item[response.id].append(response)
-    return [_mean_item(own) for own in by_item.values()]
-
-
-def _mean_item(own: Sequence[SampledResponse]) -> ScoredItem:
-    first = own[0]
-    judged = [one.preference for one in own if one.preference is not None]
-    return ScoredItem(
-        id=first.id,
-        task=first.task,
-        language=first.language,
-        prompt=first.prompt,
-        response=first.scored,
-        reference="",
-        ideal=None,
-        scorer="",
-        correct=fmean(one.correct for one in own),
-        preference=fmean(judged) if judged else None,
-        ended=all(one.ended for one in own),
-        group=first.group,
-    )
 
 
 def _judge_items(

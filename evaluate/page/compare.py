@@ -8,6 +8,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import chain, zip_longest
+from statistics import fmean
 from typing import Any
 
 from posttrain.evaluate.measure.item_scores import ScoredItem, read_items, summarise_items
@@ -19,6 +20,7 @@ METRICS: dict[str, Callable[[ScoredItem], float | None]] = {
     "exact_match": lambda item: item.correct,
     "preference": lambda item: item.preference,
 }
+METRIC_NAMES = {"exact_match": "exact match", "preference": "preference"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +91,7 @@ def consecutive(lineage: Lineage, policies: Sequence[Policy]) -> list[tuple[Poli
 def compare(
     before: Policy, after: Policy, confidence: float, resamples: int, seed: int, **group: str
 ) -> list[dict[str, Any]]:
-    """Return one row per metric on the items that both policies answered: difference, interval, n and p-value.
+    """Return one row per metric on the items that both policies answered: means, difference, interval, n and p-value.
 
     Translations of one question are one cluster. `detectable` is the least true difference that so many items show with
     a power of 80 %. The rows of exact match also count the items that were lost and won. ``group`` narrows the items,
@@ -110,6 +112,7 @@ def compare(
         x_N, y_N, clusters_N = zip(*scores, strict=True)
         change = paired_change(x_N, y_N, clusters_N, confidence, resamples, seed)
         row: dict[str, Any] = {"before": before.label, "after": after.label, "metric": metric, **group}
+        row |= {"was": fmean(x_N), "now": fmean(y_N)}
         row |= {"difference": change.value, "low": change.low, "high": change.high, "n": change.n}
         row |= {"clusters": change.clusters, "p_value": change.p_value}
         row["detectable"] = detectable(change.error, confidence)

@@ -13,7 +13,7 @@ from posttrain.evaluate.page.accounting import Account
 from posttrain.evaluate.page.data_flow import FlowStep
 from posttrain.evaluate.page.data_rows import Rows, by, figures
 from posttrain.evaluate.page.data_samples import PII, Told
-from posttrain.evaluate.page.templates import page_template
+from posttrain.evaluate.page.templates import page_environment
 from posttrain.stage.card import TERMS
 
 NEAR = ("near_duplicate", "near_duplicate_of_held_out")
@@ -90,17 +90,21 @@ def render_data_page(
 ) -> str:
     """Return the page as one HTML text that loads nothing. All values are escaped; figures are inline SVG."""
     summaries = {dataset.label: dataset.summary(limit) for dataset in datasets}
-    return page_template("data.html.j2").render(
-        title=title,
-        headline=headline,
-        accounts=accounts,
-        datasets=datasets,
-        summaries=summaries,
-        anchors={dataset.label: f"data-{index}" for index, dataset in enumerate(datasets)},
-        pictures={dataset.label: list(_pictures(dataset, index)) for index, dataset in enumerate(datasets)},
-        limit=limit,
-        near=NEAR,
-        terms=TERMS,
+    return (
+        page_environment()
+        .get_template("data.html.j2")
+        .render(
+            title=title,
+            headline=headline,
+            accounts=accounts,
+            datasets=datasets,
+            summaries=summaries,
+            anchors={dataset.label: f"data-{index}" for index, dataset in enumerate(datasets)},
+            pictures={dataset.label: list(_pictures(dataset, index)) for index, dataset in enumerate(datasets)},
+            limit=limit,
+            near=NEAR,
+            terms=TERMS,
+        )
     )
 
 

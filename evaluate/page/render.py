@@ -9,15 +9,13 @@ from markupsafe import Markup
 
 from posttrain.evaluate.page import drift_plots, plots, selection_plots
 from posttrain.evaluate.page.accounting import Account
-from posttrain.evaluate.page.compare import Policy
+from posttrain.evaluate.page.compare import METRIC_NAMES, Policy
 from posttrain.evaluate.page.drift_rows import Drift, by_reference
 from posttrain.evaluate.page.lineage import MODEL_KINDS, PARENT_MODEL, Lineage
 from posttrain.evaluate.page.lineage_svg import lineage_svg
-from posttrain.evaluate.page.templates import page_template
+from posttrain.evaluate.page.templates import page_environment, percent
 from posttrain.evaluate.page.training_logs import read_curves, read_rollouts
 from posttrain.evaluate.page.verdicts import WORDS, Verdict, shades, verdict_line
-
-METRIC_NAMES = {"exact_match": "exact match", "preference": "preference"}
 
 
 def headline_of(
@@ -57,13 +55,13 @@ def render_page(
     samples: list[list[Any]],
 ) -> str:
     """Return the page as one HTML text that loads nothing. All values are escaped; figures are inline SVG."""
-    template = page_template("report.html.j2")
+    template = page_environment().get_template("report.html.j2")
     labels = lineage.labels()
     anchors = {node_id: f"stage-{index}" for index, node_id in enumerate(lineage.nodes)}
     return template.render(
         title=title,
         confidence=confidence,
-        percent=f"{confidence:.0%}" if confidence * 100 % 1 == 0 else f"{confidence:.1%}",
+        percent=percent(confidence),
         headline=headline_of(paired, policies, drifts, rewards),
         verdicts=verdicts,
         verdict_line=verdict_line(verdicts),

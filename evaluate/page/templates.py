@@ -1,10 +1,10 @@
-"""The templates of pages, and how they write numbers and texts; all values are escaped, a missing one is an error."""
+"""What pages are made with: templates of this folder, and how they write numbers and texts."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from posttrain.stage.wording import duration
 
@@ -12,8 +12,8 @@ LONGEST_SAMPLE = 1500
 """Characters of a prompt or response that a page shows."""
 
 
-def page_template(name: str) -> Template:
-    """Return one of the templates beside this module."""
+def page_environment() -> Environment:
+    """Return the environment of the templates, in which all values are escaped and a missing one is an error."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -23,7 +23,12 @@ def page_template(name: str) -> Template:
     )
     environment.filters |= {"duration": duration, "clip": clip, "signed": signed, "decimal": decimal, "count": count}
     environment.filters["reason"] = reason
-    return environment.get_template(name)
+    return environment
+
+
+def percent(confidence: float) -> str:
+    """Return a confidence as people say it: ``95%``, ``97.5%``."""
+    return f"{confidence:.0%}" if confidence * 100 % 1 == 0 else f"{confidence:.1%}"
 
 
 def clip(text: str) -> str:

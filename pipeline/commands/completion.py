@@ -36,8 +36,8 @@ compdef _posttrain posttrain
 }
 """What a shell reads at its start: ``source <(posttrain completion bash)``."""
 COMPOSING = ("run", "plan", "config", "why")
-NAMING_RUNS = ("status", "cancel", "sync", "resume", "diff", "rm", "--run")
-NAMING_ARTIFACTS = ("show", "verify", "export", "generate", "rm")
+NAMING_RUNS = ("status", "cancel", "sync", "resume", "diff", "compare", "rm", "--run")
+NAMING_ARTIFACTS = ("show", "verify", "export", "compare", "generate", "rm")
 
 
 def candidates(line: str, parser: argparse.ArgumentParser, root: Path) -> list[str]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, FileSystemLoader
 from markupsafe import Markup
 
 from posttrain.evaluate.page import plots
 from posttrain.evaluate.page.plots import Curve
+from posttrain.evaluate.page.templates import page_environment
 from posttrain.pipeline.page.view import RunView, StageView
 
 FIGURES = 256
@@ -18,14 +19,10 @@ FIGURES = 256
 
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
-    """Return the templates; the style is the report's, with a few lines beside it."""
-    return Environment(
-        loader=FileSystemLoader([Path(__file__).parent, Path(plots.__file__).parent]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    """Return the templates: the report's, whose style they take, and those of this folder."""
+    environment = page_environment()
+    environment.loader = ChoiceLoader([FileSystemLoader(Path(__file__).parent), environment.loader])
+    return environment
 
 
 def page(run: RunView, chosen: str) -> str:

@@ -1,8 +1,9 @@
-"""The commands about runs: `posttrain ls`, `status`, `watch`, `logs`, `diff`, `why`, `cancel` and `sync`."""
+"""The commands about runs: `ls`, `status`, `watch`, `logs`, `diff`, `compare`, `why`, `cancel` and `sync`."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from posttrain.pipeline.commands.parsers.shared import Commands, add_json, add_overrides, add_root, add_run
 
@@ -30,15 +31,25 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
     diff.add_argument("first", metavar="RUN", help="name of a run")
     diff.add_argument("second", nargs="?", default="latest", metavar="RUN", help="of another; the latest by default")
     diff.set_defaults(action=_diff)
+    compare = commands.add_parser(
+        "compare", help="which of two runs, models or evaluations is better, on the same items"
+    )
+    compare.add_argument("first", metavar="A", help="a run, RUN/STAGE, or an artifact")
+    compare.add_argument("second", metavar="B", help="another of the same kind")
+    compare.add_argument("--confidence", type=float, default=0.95, metavar="SHARE", help="of the intervals; 0.95")
+    compare.add_argument(
+        "--html", type=Path, metavar="FILE", help="write it as a page too, with the items won and lost"
+    )
+    compare.set_defaults(action=_compare)
     cancel = commands.add_parser("cancel", help="end a run; artifacts and checkpoints stay")
     cancel.set_defaults(action=_cancel)
     sync = commands.add_parser("sync", help="bring the finished stages of a run to W&B")
     sync.set_defaults(action=_sync)
     for parser in (watch, cancel, sync):
         add_run(parser)
-    for parser in (ls, status, watch, logs, diff, cancel, sync):
+    for parser in (ls, status, watch, logs, diff, compare, cancel, sync):
         add_root(parser)
-    for parser in (ls, status, diff):
+    for parser in (ls, status, diff, compare):
         add_json(parser)
     why = commands.add_parser("why", help="why a stage would run again: what of its key is not what it was")
     why.add_argument("stage", metavar="STAGE", help="stage of the graph")
@@ -71,6 +82,12 @@ def _diff(options: argparse.Namespace) -> int:
     from posttrain.pipeline.commands.diff import print_diff
 
     return print_diff(options.root, options.first, options.second, options.json)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from posttrain.pipeline.commands.compare import print_comparison
+
+    return print_comparison(options.root, options.first, options.second, options.confidence, options.json, options.html)
 
 
 def _status(options: argparse.Namespace) -> int:
