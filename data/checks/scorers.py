@@ -22,6 +22,7 @@ constraints are about the manner. Those of `RATINGS` call nothing right: they ra
     constraints_loose  the same                     the same, without its first or last line, or asterisks
     call        a JSON list of calls                it calls these tools with these arguments, and no others
     valid_call  a JSON list of tool definitions     it calls a tool, and every call fits a definition
+    code        tests, in Python                    its program passes them, in a sandbox (`posttrain.data.checks.code`)
     sentiment   any text, which is not looked at    a rating: how glad its words are, in [−1, 1]
 
 The part after the first ``|`` may be absent.
@@ -36,6 +37,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from posttrain.data.checks.calls import calls_as_wanted, calls_that_fit, parse_tools, parse_wanted
+from posttrain.data.checks.code import parse_tests, passes_tests, require_sandbox
 from posttrain.data.checks.constraints import parse_constraints, share_followed, share_followed_loosely
 from posttrain.data.checks.documents import fields_found, fits_schema, json_object, parse_object, parse_schema
 from posttrain.data.checks.numbers import number
@@ -100,6 +102,7 @@ SCORERS: dict[str, Scorer] = {
     "constraints_loose": share_followed_loosely,
     "call": calls_as_wanted,
     "valid_call": calls_that_fit,
+    "code": passes_tests,
     "sentiment": sentiment,
 }
 _REFERENCES: dict[str, Callable[[str], object]] = {
@@ -107,6 +110,7 @@ _REFERENCES: dict[str, Callable[[str], object]] = {
     "constraints_loose": parse_constraints,
     "call": parse_wanted,
     "valid_call": parse_tools,
+    "code": parse_tests,
     "json_fields": parse_object,
     "json_schema": parse_schema,
 }
@@ -125,11 +129,13 @@ def score(name: str, response: str, reference: str) -> float:
 
 
 def require_scorer(name: str) -> None:
-    """Raise UsageError when there is no scorer of that name, or what it needs is not installed."""
+    """Raise UsageError when there is no scorer of that name, or what it needs is not at hand."""
     if name not in SCORERS:
         raise UsageError(f"scorer {name!r}: unknown; use one of {', '.join(SCORERS)}{did_you_mean(name, SCORERS)}")
     if name == "sentiment":
         _vader()
+    if name == "code":
+        require_sandbox()
 
 
 def check_reference(name: str, reference: str) -> None:
