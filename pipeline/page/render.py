@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from jinja2 import ChoiceLoader, Environment, FileSystemLoader
+from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from posttrain.evaluate.page import plots
@@ -21,7 +21,8 @@ FIGURES = 256
 def _environment() -> Environment:
     """Return the templates: the report's, whose style they take, and those of this folder."""
     environment = page_environment()
-    environment.loader = ChoiceLoader([FileSystemLoader(Path(__file__).parent), environment.loader])
+    folders = [Path(__file__).parent, Path(plots.__file__).parent]
+    environment.loader = FileSystemLoader(folders)
     return environment
 
 
