@@ -227,7 +227,12 @@ def known_columns() -> set[str]:
 def _nearest(row: Values, record_type: RecordType) -> str:
     """Return the fewest renamings after which an adapter would make records of the type, as a fix; maybe none."""
     makers = [adapter for adapter in ADAPTERS.values() if record_type in adapter.makes]
-    fixes = [found for adapter in makers if (found := renames(adapter.columns, row, PROVENANCE))]
+    fixes = [
+        found
+        for adapter in makers
+        if (found := renames(adapter.columns, row, PROVENANCE))
+        and adapter.fits({found.get(name, name): value for name, value in row.items()})
+    ]
     return phrase(min(fixes, key=cost)) if fixes else ""
 
 

@@ -85,7 +85,8 @@ def _disagreement(values: Sequence[int]) -> tuple[float, int, int]:
 def _alphas(sums_RK: Floats) -> Floats:
     observed_R, values_R, preferences_R = 2 * sums_RK.T
     with np.errstate(invalid="ignore", divide="ignore"):
-        return 1 - observed_R * (values_R - 1) / (2 * values_R * preferences_R)
+        alphas_R: Floats = 1 - observed_R * (values_R - 1) / (2 * values_R * preferences_R)
+    return alphas_R
 
 
 def _with_others(name: str, several: Sequence[Sequence[Judgement]], confidence: float) -> dict[str, Any] | None:

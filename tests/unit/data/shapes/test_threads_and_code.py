@@ -115,7 +115,7 @@ def test_documented_functions_become_requests_and_their_code(tmp_path: Path) -> 
 
 
 def test_code_beside_a_prompt_is_no_file_of_functions(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="code, prompt"):
+    with pytest.raises(UsageError, match="adapter 'prompt' makes prompt records"):
         curate(tmp_path, "demonstration", [source(tmp_path, "s", [{"prompt": "Write it.", "code": CODE}])])
 
 
