@@ -33,8 +33,9 @@ class PairScores:
 
     def only(self, counted_P: Tensor) -> PairScores:
         """Return the scores of some pairs."""
-        parts: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return PairScores(**{name: part if part is None else part[counted_P] for name, part in parts.items()})
+        parts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        kept: dict[str, Any] = {name: None if part is None else part[counted_P] for name, part in parts.items()}
+        return PairScores(**kept)
 
 
 @dataclasses.dataclass(frozen=True)
