@@ -92,6 +92,19 @@ adapter.alpha @ TRAINED
 adapter.dropout @ TRAINED
     TRL: lora_dropout | Axolotl: lora_dropout | LLaMA-Factory: lora_dropout | OpenRLHF: lora_dropout | torchtune:
     model.lora_dropout
+adapter.rslora=true @ TRAINED
+    TRL: use_rslora | Axolotl: peft_use_rslora | LLaMA-Factory: use_rslora
+adapter.dora=true @ TRAINED
+    TRL: use_dora | Axolotl: peft_use_dora | LLaMA-Factory: use_dora
+best.metric @ train.sft train.reward train.dpo train.kto
+    transformers: metric_for_best_model load_best_model_at_end | LLaMA-Factory: metric_for_best_model
+    load_best_model_at_end
+best.patience @ train.sft train.reward train.dpo train.kto
+    Axolotl: early_stopping_patience
+neftune_alpha @ train.sft
+    transformers: neftune_noise_alpha | Axolotl: neftune_noise_alpha | LLaMA-Factory: neftune_noise_alpha
+optimizer.kind @ TRAINED
+    transformers: optim | Axolotl: optimizer | LLaMA-Factory: optim
 adapter.target_modules @ TRAINED
     TRL: lora_target_modules | Axolotl: lora_target_modules lora_target_linear | LLaMA-Factory: lora_target |
     OpenRLHF: target_modules | verl: actor_rollout_ref.model.target_modules | torchtune: model.lora_attn_modules

@@ -9,11 +9,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from peft import PeftModel
 from transformers import TrainingArguments
 
 from posttrain.stage.entry import Context, StageResult, stage_main
+from posttrain.stage.errors import UsageError
+from posttrain.train.config.common import Sharing
 from posttrain.train.config.dpo import DpoConfig
 from posttrain.train.engine.arguments import training_arguments
 from posttrain.train.engine.fit import fit, plan_steps, save_model
@@ -21,7 +24,7 @@ from posttrain.train.engine.opening import announce, begin, describe_rows, estim
 from posttrain.train.maths.pair_losses import PairOptions
 from posttrain.train.methods.dpo_trainer import DpoTrainer
 from posttrain.train.nets.fused_head import with_fused_head
-from posttrain.train.nets.policy import trainable_policy, wants_mask
+from posttrain.train.nets.policy import balance_coefficient, trainable_policy, wants_mask
 from posttrain.train.nets.sharing import made_to_share
 from posttrain.train.rows.collate import Batch, collate_pairs, collate_shared_pairs
 from posttrain.train.rows.columns import lengths_of
@@ -42,11 +45,14 @@ def run(config: DpoConfig, context: Context) -> StageResult:
     plan = plan_steps(config, len(rows), distributed.num_processes, len(held_out), "train.dpo")
     arguments = TrainingArguments(**training_arguments(config, plan, context), label_names=[])
     policy = trainable_policy(source, config.adapter, config.dtype, config.attention, distributed, "train.dpo")
-    if shared := made_to_share(policy, config.share_prompts, config.attention, "train.dpo"):
+    sharing = sharing_beside_experts(policy, config.share_prompts)
+    if shared := made_to_share(policy, sharing, config.attention, "train.dpo"):
         collate: Callable[[list[Row]], Batch] = partial(collate_shared_pairs, pad_token_id=pad)
         rows, plan = shared_pair_lengths(rows), dataclasses.replace(plan, balanced=True)
     else:
-        collate = partial(collate_pairs, pad_token_id=pad, with_mask=wants_mask(policy))
+        collate = partial(
+            collate_pairs, pad_token_id=pad, with_mask=wants_mask(policy) or balance_coefficient(policy) > 0
+        )
     options = config.options()
     weighted = bool(options.pop("use_weighting"))
     more = [*(["log_sum_sq_probs"] if weighted else []), "mean_logits", "is_top1"]
@@ -74,6 +80,21 @@ def run(config: DpoConfig, context: Context) -> StageResult:
     save_model(trainer.accelerator.unwrap_model(trainer.model), context, tokenizer, config.save_dtype)
     accuracy = metrics.get("eval_rewards/accuracies")
     return StageResult(metrics, f"eval accuracy {accuracy:.3f}" if accuracy is not None else "", int(metrics["tokens"]))
+
+
+def sharing_beside_experts(policy: Any, wanted: Sharing) -> Sharing:
+    """Return whether prompts are shared: not by a model whose experts are balanced over the tokens of both responses.
+
+    Raises UsageError where they always should be.
+    """
+    if balance_coefficient(policy) == 0 or wanted == "never":
+        return wanted
+    if wanted == "always":
+        raise UsageError(
+            f"train.dpo.share_prompts=always: {policy.config.model_type} balances its experts, and would count a "
+            "shared prompt once; set train.dpo.share_prompts=auto"
+        )
+    return "never"
 
 
 if __name__ == "__main__":

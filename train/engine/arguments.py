@@ -40,7 +40,6 @@ def training_arguments(config: TrainingConfig, plan: BatchPlan, context: Context
         )
     require_known_ways(config, engine, context.spec.run)
     optimizer = config.optimizer
-    evaluate_every = config.best.every or config.eval_steps
     on_gpu = torch.cuda.is_available()
     if on_gpu and config.dtype == "float32" and not config.large_float32:
         require_fast_precision(stored_parameters(find_weights(backbone_directory(context.inputs["model"])))[0])
@@ -71,8 +70,8 @@ def training_arguments(config: TrainingConfig, plan: BatchPlan, context: Context
         "save_strategy": "steps",
         "save_steps": config.save_steps,
         "save_total_limit": None,
-        "eval_strategy": "no" if evaluate_every is None else "steps",
-        "eval_steps": evaluate_every,
+        "eval_strategy": "steps" if config.best.every or config.eval_steps else "no",
+        "eval_steps": config.best.every or config.eval_steps,
         "logging_steps": config.log_steps,
         "logging_first_step": True,
         "logging_nan_inf_filter": False,

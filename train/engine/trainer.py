@@ -130,7 +130,7 @@ class StageTrainer(Trainer):
 
     def create_optimizer(self, model: Any = None) -> Any:
         """Return the optimizer; Muon is two of them."""
-        if self.optimizer is None and self.args.optim_args == MUON:
+        if getattr(self, "optimizer", None) is None and self.args.optim_args == MUON:
             args, decayed = self.args, set(self.get_decay_parameter_names(self.model))
             options = {"betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
             self.optimizer = muon(self.model, decayed, args.learning_rate, args.weight_decay, options)
@@ -253,8 +253,8 @@ class StageTrainer(Trainer):
 
     def save_state(self, directory: Path) -> None:
         """Write what `transformers` does not know of into a checkpoint; on the first rank."""
-        counters = {"tokens_seen": self.tokens_seen, "evaluation_owed": self.stop.evaluation_owed}
-        counters |= {"best": self.best.state()}
+        counters: dict[str, Any] = {"tokens_seen": self.tokens_seen, "best": self.best.state()}
+        counters["evaluation_owed"] = self.stop.evaluation_owed
         (directory / _COUNTERS).write_text(json.dumps(counters), encoding="utf-8")
 
     def load_state(self, checkpoint: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,7 +34,8 @@ class PairScores:
     def only(self, counted_P: Tensor) -> PairScores:
         """Return the scores of some pairs."""
         parts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return PairScores(**{name: None if part is None else part[counted_P] for name, part in parts.items()})
+        kept: dict[str, Any] = {name: None if part is None else part[counted_P] for name, part in parts.items()}
+        return PairScores(**kept)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,7 +49,9 @@ def collate_packs(rows: list[Row], pad_token_id: int, flatten: bool) -> Batch:
         }
         return {**bookkeeping, **joined}
     longest = max(len(row["input_ids"]) for row in rows)
-    positions = [np.concatenate([row["position_ids"], np.arange(longest - len(row["position_ids"]))]) for row in rows]
+    positions = [
+        np.concatenate([row["position_ids"], np.arange(longest - len(row["position_ids"]))]).tolist() for row in rows
+    ]
     return {
         **bookkeeping,
         "input_ids": pad_rows([row["input_ids"] for row in rows], pad_token_id)[0],

@@ -50,7 +50,7 @@ class Lists:
 
     def __init__(self, column: pa.ChunkedArray) -> None:
         self._chunks = [(chunk.offsets.to_numpy(), chunk.values.to_numpy()) for chunk in column.chunks]
-        self._ends = np.cumsum([len(offsets) - 1 for offsets, _ in self._chunks]).tolist()
+        self._ends: list[int] = np.cumsum([len(offsets) - 1 for offsets, _ in self._chunks]).tolist()
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0

@@ -11,17 +11,19 @@ import pytest
 import torch
 import trl
 from counted_reads import CountedReads
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.utils import add_fused_lm_head
 
 from posttrain.stage.errors import UsageError
 from posttrain.stage.schema import build
 from posttrain.train.config.dpo import DIVERGENCES, LOSSES, DpoConfig
+from posttrain.train.dpo import sharing_beside_experts
 from posttrain.train.engine.metrics import RatioSums
 from posttrain.train.maths.pair_losses import PAIR_LOSSES, PairOptions
 from posttrain.train.methods.dpo_trainer import DpoTrainer
 from posttrain.train.nets.fused_head import with_fused_head
+from posttrain.train.nets.policy import balance_coefficient
 from posttrain.train.rows.collate import collate_pairs
 from posttrain.train.rows.dataset import FILLER
 
@@ -105,6 +107,33 @@ def test_a_micro_batch_has_the_loss_gradients_and_metrics_of_trls(knobs: dict[st
         torch.testing.assert_close(mine.grad / largest, its.grad / largest, atol=5e-6, rtol=0)
     logged = {name: values[-1] for name, values in reference._metrics["train"].items() if name != "num_tokens"}
     assert trainer.sums.take("train") == pytest.approx(logged, abs=1e-5)
+
+
+def test_the_experts_of_a_mixture_are_balanced_as_by_trl() -> None:
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": 61,
+        "hidden_size": 32,
+        "intermediate_size": 56,
+        "num_hidden_layers": 1,
+        "num_key_value_heads": 2,
+        "num_local_experts": 2,
+    }
+    one = AutoModelForCausalLM.from_config(MixtralConfig(**sizes, num_attention_heads=4, router_aux_loss_coef=0.5))
+    other = copy.deepcopy(one)
+    add_fused_lm_head(other, outputs=("log_probs", "entropy", "mean_logits", "is_top1"))
+    with_fused_head(one, "train.dpo", "mean_logits", "is_top1")
+    reference, trainer = theirs({}, other), ours({})
+    reference.aux_loss_enabled, reference.router_aux_loss_coef = True, 0.5
+    trainer.balance = balance_coefficient(one)
+    expected = trl.DPOTrainer._compute_loss(reference, other, DataCollatorForPreference(0)(PAIRS), False)
+    found = trainer.compute_loss(one, collate_pairs(PAIRS, 0, with_mask=True))
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
+    assert trainer.sums.take("train")["aux_loss"] == pytest.approx(reference._metrics["train"]["aux_loss"][0], abs=1e-6)
+    assert [sharing_beside_experts(one, wanted) for wanted in ("auto", "never")] == ["never", "never"]
+    with pytest.raises(UsageError, match="share_prompts=always: mixtral balances its experts"):
+        sharing_beside_experts(one, "always")
+    assert sharing_beside_experts(tiny(), "auto") == "auto"
 
 
 def test_a_micro_batch_reads_nothing_from_its_device() -> None:

@@ -38,7 +38,7 @@ def demonstrations(count: int = 40) -> Dataset:
     texts = [[draw.randrange(5, 500) for _ in range(draw.randint(1, 30))] for _ in range(count)]
     labels = [[IGNORED] * (len(text) // 2) + text[len(text) // 2 :] for text in texts]
     columns = {
-        "id": [f"d/{n}" for n in range(count)],
+        "id": pa.array([f"d/{n}" for n in range(count)], pa.string()),
         "input_ids": pa.array(texts, IDS),
         "labels": pa.array(labels, IDS),
     }
