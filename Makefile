@@ -54,6 +54,8 @@ check: $(READY)  ## lint, types, import layers, size ceilings
 
 bench: $(READY)  ## training beside TRL's, in turns; what is worse than in scripts/baselines is shown (quiet machine)
 	$(BIN)/python scripts/bench_sft.py
+	$(BIN)/python scripts/bench_preference.py --stages reward,dpo
+	$(BIN)/python scripts/bench_ppo.py
 
 chaos: $(READY)  ## strike whole runs at random, 200 times (very long; goes on where it stopped)
 	$(BIN)/python scripts/chaos.py $(CHAOS)
