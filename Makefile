@@ -58,6 +58,8 @@ docs: $(READY)  ## build the site in build/site; a link that leads nowhere is an
 
 bench: $(READY)  ## training beside TRL's, in turns; what is worse than in scripts/baselines is shown (quiet machine)
 	$(BIN)/python scripts/bench_sft.py
+	$(BIN)/python scripts/bench_preference.py --stages reward,dpo
+	$(BIN)/python scripts/bench_ppo.py
 
 chaos: $(READY)  ## strike whole runs at random, 200 times (very long; goes on where it stopped)
 	$(BIN)/python scripts/chaos.py $(CHAOS)

@@ -45,7 +45,7 @@ class Training:
     shape: ModelShape
     head: Head
     row_tokens: int
-    """Most tokens of a row: of both sequences of a pair, or of prompt and response."""
+    """Most tokens of a row: of a prompt with all its responses, or with each of them where it is not shared."""
     processes: int
     rank: int = 16
     target_modules: str | Sequence[str] = "all-linear"
@@ -95,7 +95,7 @@ class Training:
             zero_stage=setting.zero,
             offload=setting.offload,
             kernels=not self.on_cpu,
-            own_trunk=self.on_cpu and self.rollouts is not None and not shape.blocks,
+            own_trunk=self.on_cpu and not shape.blocks,
             fresh=self.processes == 1 and setting.zero is None and setting.micro_batch == self.share,
         )
 

@@ -93,7 +93,7 @@ _SAVED: dict[str, _Saved] = {
     "adapter autocast": _Saved(18, 6, 4, 8, rank=14, norm_query=4, norm_kv=4),
 }
 """By regime: float32 throughout, float32 weights under bfloat16 autocast, bfloat16 weights, the trunk of `models/cpu`
-that rollouts are learned from on CPUs, frozen backbone."""
+that learns on CPUs, frozen backbone."""
 
 
 def estimate_memory(

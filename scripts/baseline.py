@@ -24,11 +24,13 @@ def worse(found: Mapping[str, float], before: Mapping[str, float]) -> list[str]:
     return lines
 
 
-def compare(name: str, found: Mapping[str, float], keep: bool) -> None:
-    """Print what got worse since the baseline ``name``; ``keep`` makes the figures the new one."""
+def show(name: str, found: Mapping[str, float], keep: bool) -> None:
+    """Print the figures and what got worse since the baseline ``name``; ``keep`` makes them the new one."""
     path = FOLDER / f"{name}.json"
     before: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     print("\n".join(worse(found, before)) or f"nothing is worse than {path.name}" if before else f"no {path.name} yet")
+    for figure, value in found.items():
+        print(f"RESULT {figure} {value:.2f} {'of 1' if figure.endswith('bound') else 'x'}", flush=True)
     if keep:
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps({**before, **found}, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -90,10 +90,10 @@ def planned(stage: str, shape: Any) -> Any:
     """Return the estimate of a stage."""
     from posttrain.plan.footprint import Rollouts, Setting, Training
 
-    pairs = 2 if stage in ("reward", "dpo") else 1
+    row = 3 * LENGTH // 2 if stage in ("reward", "dpo") else LENGTH  # half of it is a prompt, of two responses
     rollouts = Rollouts(LENGTH // 2, ROWS, True, shape, shape) if stage == "ppo" else None
     training = Training(
-        shape, "score" if stage == "reward" else "lm", pairs * LENGTH, 1, rollouts=rollouts, share=ROWS, on_cpu=True
+        shape, "score" if stage == "reward" else "lm", row, 1, rollouts=rollouts, share=ROWS, on_cpu=True
     )
     return training.memory(Setting(ROWS, False, "full", "float32", None))
 

@@ -1,11 +1,12 @@
 """Episodes per second and peak memory of PPO beside TRL 1.12's PPOTrainer, on the same models, prompts and numbers.
 
-    python scripts/bench_ppo.py [--cases abc] [--threads 2] [--turns 2] [--environment DIR]
+    python scripts/bench_ppo.py [--cases abc] [--threads 2] [--turns 2] [--environment DIR] [--keep]
 
 A Llama of 6 layers and width 288 with random weights, a reward model and critic of the same trunk, 64 episodes per
 update, prompts of 16 to 64 tokens, 4 PPO epochs of one optimizer step each, float32. The two sides run in turns, each
 in processes of its own; an update is timed from its rollout to its last step, a process's first is not counted.
-TRL 1.12 gets an environment of its own, made on first use. The bound is the arithmetic that must be done (matrix
+TRL 1.12 gets an environment of its own, made on first use. What is worse by more than a tenth than the ratios in
+`scripts/baselines/ppo.json` is shown. The bound is the arithmetic that must be done (matrix
 products of sampling, scoring and training, counted below) over the rate of a float32 matrix product in the same run.
 
 (a) vocabulary 4096, 64 new tokens; (b) 32,000 and 128; (c) as (b), responses end at about 40 % of the limit.
@@ -36,6 +37,7 @@ import itertools
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from baseline import show
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
@@ -71,19 +73,8 @@ def build(root: Path, case: Case) -> dict[str, Any]:
     generator = random.Random(0)
     tokenizer = word_tokenizer(case.vocab)
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=case.vocab,
-        hidden_size=HIDDEN,
-        intermediate_size=INTERMEDIATE,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=6,
-        max_position_embeddings=256,
-        tie_word_embeddings=False,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-        num_labels=1,
-    )
+    config = small_llama(tokenizer, positions=256)
+    config.num_labels = 1
     policy = LlamaForCausalLM(config)
     end_at_random(policy, tokenizer.eos_token_id, case)
     reward = LlamaForSequenceClassification(config)
@@ -99,6 +90,22 @@ def build(root: Path, case: Case) -> dict[str, Any]:
     prompts = [[generator.choice(words) for _ in range(generator.randint(16, 64))] for _ in range(EPISODES)]
     places["data"] = prompt_tokens(root, tokenizer, prompts)
     return {**places, "prompts": prompts}
+
+
+def small_llama(tokenizer: Any, positions: int, tied: bool = False) -> LlamaConfig:
+    """Return the shape of the model that the benchmarks of training have in common."""
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=HIDDEN,
+        intermediate_size=INTERMEDIATE,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=6,
+        max_position_embeddings=positions,
+        tie_word_embeddings=tied,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
 
 
 def word_tokenizer(vocab: int) -> PreTrainedTokenizerFast:
@@ -261,7 +268,10 @@ def must_do(case: Case, prompts: list[list[int]], length: float) -> dict[str, fl
     }
 
 
-def report(case: Case, our: list[dict[str, Any]], their: list[dict[str, Any]], places: dict[str, Any]) -> None:
+def report(
+    case: Case, our: list[dict[str, Any]], their: list[dict[str, Any]], places: dict[str, Any]
+) -> dict[str, float]:
+    """Print what was found of a case; returns its figures."""
     our_seconds = statistics.median(second for result in our for second in result["seconds"])
     their_seconds = statistics.median(second for result in their for second in result["seconds"])
     peaks = [statistics.median(result["peak"] for result in side) for side in (our, their)]
@@ -284,9 +294,11 @@ def report(case: Case, our: list[dict[str, Any]], their: list[dict[str, Any]], p
             f"at least {least:5.2f} s ({least / seconds:.0%})"
         )
     print(f"  bound at {rate / 1e9:.0f} GFLOP/s: {bound:.2f} s, {their_seconds / bound:.2f} x TRL")
-    print(f"RESULT ppo_{case.name}_speed {their_seconds / our_seconds:.2f} x")
-    print(f"RESULT ppo_{case.name}_memory {peaks[0] / peaks[1]:.2f} x")
-    print(f"RESULT ppo_{case.name}_share_of_bound {bound / our_seconds:.2f} of 1", flush=True)
+    return {
+        f"ppo_{case.name}_speed": their_seconds / our_seconds,
+        f"ppo_{case.name}_memory": peaks[0] / peaks[1],
+        f"ppo_{case.name}_share_of_bound": bound / our_seconds,
+    }
 
 
 def main() -> None:
@@ -295,10 +307,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--environment", type=Path, default=HERE.parent / "outputs" / "trl-1.12")
+    parser.add_argument("--keep", action="store_true", help="make the figures those that later runs compare with")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     python = environment_of_trl(options.environment)
     print(f"{platform.machine()}, {os.cpu_count()} cores, {options.threads} threads, torch {torch.__version__}")
+    figures: dict[str, float] = {}
     for name in options.cases:
         case = CASES[name]
         root = Path(tempfile.mkdtemp(prefix="bench-ppo-"))
@@ -308,9 +322,10 @@ def main() -> None:
             for turn in range(options.turns):
                 our.append(ours(root, places, case, options.threads, turn))
                 their.append(theirs(root, places, case, options.threads, turn, python))
-            report(case, our, their, places)
+            figures |= report(case, our, their, places)
         finally:
             shutil.rmtree(root)
+    show("ppo", figures, options.keep)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """Pairs per second and peak memory of reward models and DPO beside TRL's trainers, on the same models and pairs.
 
-    python scripts/bench_preference.py [--stages reward,dpo] [--cases abcde] [--threads 2] [--turns 2] [--data DIR]
+    python scripts/bench_preference.py [--stages reward,dpo] [--cases abcde] [--turns 2] [--data DIR] [--keep]
 
 A Llama of 6 layers and width 288 with random weights in float32, vocabulary 4096 for the reward model and 50,283 for
 DPO. Both sides are processes that take a step in turn, each over all pairs of the case; the first step is not counted.
 TRL gets every pair of a ranked group, sorted by length within a batch, in micro-batches of four pairs; for DPO both
 sides' references are counted, ours as the stage train.reference. Peak memory is a step's above the loaded model.
 The bound is the arithmetic that must be done, each prompt once (matrix products of the trunk and its attention, for DPO
-also the output layer on responses), over the rate of a float32 matrix product in the same run.
+also the output layer on responses), over the rate of a float32 matrix product in the same run. What is worse by more
+than a tenth than the ratios in `scripts/baselines/preference.json` is shown.
 
 (a) prompts of 512 tokens and 2 responses of 64; (b) 128 and 2 of 256; (c) 256 and 4 of 64; (d) lengths of hh_rlhf and
 of four ifeval_responses to a prompt, in --data; (e) 1,500 and 2 of 100.
@@ -36,15 +37,15 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "WANDB_MO
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from bench_ppo import matmul_rate, put, word_tokenizer
-from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM, TrainerCallback
+from baseline import show
+from bench_ppo import HIDDEN, INTERMEDIATE, LAYERS, matmul_rate, put, small_llama, word_tokenizer
+from transformers import AutoModelForSequenceClassification, LlamaForCausalLM, TrainerCallback
 
 from posttrain.data.chat.templates import template_digest
 from posttrain.data.chat.tokenizer import load_tokenizer, tokenizer_digest
 from posttrain.data.records import Comparison, untied_pairs
 from posttrain.data.tokenize import SCHEMAS
 
-HIDDEN, LAYERS, INTERMEDIATE = 288, 6, 768
 VOCABULARY = {"reward": 4096, "dpo": 50283}
 LONGEST = 1700
 MICRO_BATCH = {"ours": 4, "theirs": 4}
@@ -83,19 +84,7 @@ def build(root: Path, stage: str, lengths: Lengths) -> list[dict[str, Any]]:
     """Write a policy and tokens of ranked groups as artifacts; returns the groups."""
     tokenizer = word_tokenizer(VOCABULARY[stage])
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=HIDDEN,
-        intermediate_size=INTERMEDIATE,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=6,
-        max_position_embeddings=2048,
-        tie_word_embeddings=False,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-    )
-    LlamaForCausalLM(config).save_pretrained(root / ".policy")
+    LlamaForCausalLM(small_llama(tokenizer, positions=2048)).save_pretrained(root / ".policy")
     tokenizer.save_pretrained(root / ".policy")
     tokenizer = load_tokenizer(put(root, "policy", "model"))
     draw = random.Random(0)
@@ -294,7 +283,8 @@ def must_do(stage: str, groups: list[dict[str, Any]]) -> float:
     return total
 
 
-def compare(stage: str, case: str, options: argparse.Namespace) -> None:
+def measured(stage: str, case: str, options: argparse.Namespace) -> dict[str, float]:
+    """Run a case of a stage on both sides, and print what was found; returns its figures."""
     root = Path(tempfile.mkdtemp(prefix="bench-preference-"))
     sides: dict[str, Side] = {}
     try:
@@ -326,9 +316,12 @@ def compare(stage: str, case: str, options: argparse.Namespace) -> None:
     for side, took in seconds.items():
         rate_and_memory = f"{pairs / took:6.2f} pairs/s, {peaks[side]:6.0f} MB above the model"
         print(f"  {side:<7}{took:7.2f} s a step, {rate_and_memory}; training took {cpu[side]:.2f} s of processors")
-    print(f"RESULT {name}_speed {seconds['theirs'] / seconds['ours']:.2f} x")
-    print(f"RESULT {name}_memory {peaks['ours'] / peaks['theirs']:.2f} x")
-    print(f"RESULT {name}_share_of_bound {bound / seconds['ours']:.2f} of 1", flush=True)
+    sys.stdout.flush()
+    return {
+        f"{name}_speed": seconds["theirs"] / seconds["ours"],
+        f"{name}_memory": peaks["ours"] / peaks["theirs"],
+        f"{name}_share_of_bound": bound / seconds["ours"],
+    }
 
 
 def main() -> None:
@@ -347,15 +340,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--keep", action="store_true", help="make the figures those that later runs compare with")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(f"{platform.machine()}, {os.cpu_count()} cores, {options.threads} threads, torch {torch.__version__}")
+    figures: dict[str, float] = {}
     for stage in options.stages.split(","):
         for case in options.cases:
             if case == "d" and not options.data.is_dir():
                 print(f"\n{stage}_d: left out, {options.data} is not there")
                 continue
-            compare(stage, case, options)
+            figures |= measured(stage, case, options)
+    show("preference", figures, options.keep)
 
 
 if __name__ == "__main__":

@@ -31,9 +31,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from baseline import compare
-from bench_ppo import HIDDEN, INTERMEDIATE, LAYERS, matmul_rate, put, run, word_tokenizer
-from transformers import LlamaConfig, LlamaForCausalLM
+from baseline import show
+from bench_ppo import HIDDEN, INTERMEDIATE, LAYERS, matmul_rate, put, run, small_llama, word_tokenizer
+from transformers import LlamaForCausalLM
 
 from posttrain.data.chat.templates import template_digest
 from posttrain.data.chat.tokenizer import load_tokenizer, tokenizer_digest
@@ -52,19 +52,7 @@ def build(root: Path, vocab: int, steps: int) -> Found:
     """Write model and rows as artifacts; returns their places, and the rows in the order of the steps."""
     tokenizer = word_tokenizer(vocab)
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=vocab,
-        hidden_size=HIDDEN,
-        intermediate_size=INTERMEDIATE,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=6,
-        max_position_embeddings=PACK_LENGTH,
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-    )
-    LlamaForCausalLM(config).save_pretrained(root / ".model")
+    LlamaForCausalLM(small_llama(tokenizer, PACK_LENGTH, tied=True)).save_pretrained(root / ".model")
     tokenizer.save_pretrained(root / ".model")
     model = put(root, "model", "model")
     tokenizer = load_tokenizer(model)
@@ -213,9 +201,7 @@ def main() -> None:
             figures |= report(case, found, made, rates)
         finally:
             shutil.rmtree(root)
-    compare("sft", figures, options.keep)
-    for name, value in figures.items():
-        print(f"RESULT {name} {value:.2f} {'of 1' if name.endswith('bound') else 'x'}", flush=True)
+    show("sft", figures, options.keep)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from posttrain.models.packing import best_fit_decreasing
 from posttrain.stage.artifact import read_manifest
 from posttrain.train.export import export
 
+STEPS = [16, pytest.param(200, marks=pytest.mark.slow)]
 LORA = {"adapter.kind": "lora", "adapter.rank": 4}
 
 
@@ -237,12 +238,13 @@ def test_reward_model_ranks_and_keeps_its_scale(bench: Bench) -> None:
         assert torch.equal(a, b)
 
 
-def test_shared_prompts_train_what_responses_alone_train(bench: Bench) -> None:
+@pytest.mark.parametrize("steps", STEPS)
+def test_shared_prompts_train_what_responses_alone_train(bench: Bench, steps: int) -> None:
     inputs = {"model": bench.model, "data": bench.comparisons}
     runs = {}
     for share in ("always", "never"):
-        knobs = {"max_steps": 24, "optimizer.learning_rate": 1e-3, "eval_steps": 8, "share_prompts": share}
-        runs[share] = bench.run("reward", f"reward-{share}", inputs, knobs=knobs)
+        knobs = {"max_steps": steps, "optimizer.learning_rate": 1e-3, "eval_steps": 8, "share_prompts": share}
+        runs[share] = bench.run("reward", f"reward-{share}-{steps}", inputs, knobs=knobs)
     for line, other in zip(*(history(runs[share]) for share in ("always", "never")), strict=True):
         for name in ("loss", "eval_loss", "mean_reward", "eval_accuracy", "grad_norm", "tokens_seen"):
             assert line.get(name, 0.0) == pytest.approx(other.get(name, 0.0), abs=1e-4, rel=1e-4), name
@@ -250,27 +252,32 @@ def test_shared_prompts_train_what_responses_alone_train(bench: Bench) -> None:
     assert facts[0] == pytest.approx(facts[1], abs=1e-4)
 
 
-def test_dpo_with_shared_prompts_and_a_shared_reference_trains_what_pairs_alone_train(bench: Bench) -> None:
+@pytest.mark.parametrize("steps", STEPS)
+def test_dpo_with_shared_prompts_and_a_shared_reference_trains_what_pairs_alone_train(bench: Bench, steps: int) -> None:
     runs = []
     for share in ("always", "never"):
         data = {"model": bench.model, "data": bench.comparisons}
-        reference = bench.run("reference", f"reference-{share}", data, knobs={"share_prompts": share})
-        knobs = {"max_steps": 24, "optimizer.learning_rate": 1e-3, "eval_steps": 8, "share_prompts": share}
-        runs.append(history(bench.run("dpo", f"dpo-{share}", {**data, "reference": reference}, knobs=knobs)))
+        reference = bench.run("reference", f"reference-{share}-{steps}", data, knobs={"share_prompts": share})
+        knobs = {"max_steps": steps, "optimizer.learning_rate": 1e-3, "eval_steps": 8, "share_prompts": share}
+        runs.append(history(bench.run("dpo", f"dpo-{share}-{steps}", {**data, "reference": reference}, knobs=knobs)))
     assert runs[0][0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
     for line, other in zip(*runs, strict=True):
         for name in {"loss", "eval_loss", "rewards/margins", "logps/chosen", "eval_logps/rejected"} & line.keys():
             assert line[name] == pytest.approx(other[name], abs=2e-4, rel=2e-4), name
 
 
-def test_a_stopped_reward_model_with_shared_prompts_goes_on_exactly(bench: Bench) -> None:
+@pytest.mark.parametrize("stage", ["dpo", pytest.param("reward", marks=pytest.mark.slow)])
+def test_a_killed_stage_with_shared_prompts_goes_on_exactly(bench: Bench, stage: str) -> None:
     inputs = {"model": bench.model, "data": bench.comparisons}
+    if stage == "dpo":
+        inputs["reference"] = bench.run("reference", "reference-of-killed", inputs)
     knobs = {"max_steps": 8, "save_steps": 2, "share_prompts": "always"}
-    whole = read_manifest(bench.run("reward", "reward-whole", inputs, knobs=knobs)).digest
-    artifact = bench.run("reward", "reward-killed", inputs, knobs=knobs, expect=-9, signal_at=90, number=signal.SIGKILL)
-    saved = list((bench.root / "artifacts" / "reward-killed.work" / "checkpoints").glob("checkpoint-*"))
+    whole = read_manifest(bench.run(stage, f"{stage}-whole", inputs, knobs=knobs)).digest
+    killed = {"expect": -9, "signal_at": 90, "number": signal.SIGKILL}
+    artifact = bench.run(stage, f"{stage}-killed", inputs, knobs=knobs, **killed)
+    saved = list((bench.root / "artifacts" / f"{stage}-killed.work" / "checkpoints").glob("checkpoint-*"))
     assert not artifact.exists() and saved
-    bench.run("reward", "reward-killed", inputs, knobs=knobs)
+    bench.run(stage, f"{stage}-killed", inputs, knobs=knobs)
     assert read_manifest(artifact).digest == whole
 
 

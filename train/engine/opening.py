@@ -66,9 +66,11 @@ def estimated_memory(
     config: TrainingConfig, context: Context, plan: BatchPlan, tokens_per_row: int, head: Head
 ) -> MemoryEstimate | None:
     """Return the estimate for one process; None, and why, for a family whose shape is not known."""
+    on_gpu = torch.cuda.is_available()
     try:
+        shape = read_shape(backbone_directory(context.inputs["model"]))
         return estimate_memory(
-            read_shape(backbone_directory(context.inputs["model"])),
+            shape,
             tokens=plan.micro_batch_size * tokens_per_row,
             head=head,
             adapter=config.adapter.kind,
@@ -78,7 +80,8 @@ def estimated_memory(
             gradient_checkpointing=config.gradient_checkpointing,
             num_processes=plan.world_size,
             zero_stage=shards_like_zero(context.spec.distributed),
-            kernels=torch.cuda.is_available(),
+            kernels=on_gpu,
+            own_trunk=not on_gpu and not shape.blocks,
         )
     except UsageError as unknown_family:  # an estimate is a courtesy, not a condition
         log.info("no memory estimate: %s", unknown_family)

@@ -24,6 +24,8 @@ from posttrain.stage.spec import Distributed
 SEQUENCES_PER_ROW = {"train.sft": 1, "train.reward": 2, "train.dpo": 2, "train.kto": 1}
 """Sequences that one row puts through the model; a reward model's group is taken as a pair where nothing tells more."""
 WITH_ROLLOUTS = ("train.ppo", "train.rloo", "train.grpo")
+SHARED = 0.5
+"""Share of a row's most tokens that is its prompt, which its responses share: an assumption."""
 UNKNOWN_LENGTH = 0.5
 """Mean tokens of a row over the most that it may have, where nothing tells: an assumption."""
 
@@ -117,7 +119,7 @@ def _trained(stage: Stage, stages: Mapping[str, Stage], distributed: Distributed
     training = Training(
         base_shape(stage, stages),
         head,
-        row_tokens=each * limit,
+        row_tokens=round(limit * (each - (each - 1) * _prompt_share(config))),
         processes=distributed.num_processes,
         rank=config.adapter.rank,
         target_modules=config.adapter.target_modules,
@@ -142,6 +144,11 @@ def _trained(stage: Stage, stages: Mapping[str, Stage], distributed: Distributed
     setting, keeps = _setting(config, micro, distributed), _keeps(config, distributed)
     tf32 = config.tf32
     return Work(stage.name, run, training.shape, distributed, passes, steps, training, setting, share, keeps, tf32)
+
+
+def _prompt_share(config: Any) -> float:
+    """Return the share of a row's most tokens that is computed once for all its responses."""
+    return SHARED if getattr(config, "share_prompts", "never") != "never" else 0.0
 
 
 def _with_rollouts(stage: Stage, stages: Mapping[str, Stage], distributed: Distributed, given: Given) -> Work:

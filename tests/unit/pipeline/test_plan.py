@@ -54,6 +54,15 @@ def test_steps_are_those_that_the_stages_take(capsys: pytest.CaptureFixture[str]
     assert steps == {"base": 300, "sft": 2200, "reward": 297, "dpo": 75, "ppo": ppo}
 
 
+def test_a_prompt_that_responses_share_is_planned_once(capsys: pytest.CaptureFixture[str]) -> None:
+    apart = ("train.reward.share_prompts=never", "train.dpo.share_prompts=never")
+    plans = [_plan(capsys, "recipe=demo", *words)["stages"] for words in ((), apart)]
+    kept = {name: [plan[name]["memory"]["activations"] for plan in plans] for name in ("sft", "reward", "dpo", "ppo")}
+    assert kept["reward"][0] / kept["reward"][1] == pytest.approx(2.5 / 4, rel=0.01)  # groups of four
+    assert kept["dpo"][0] / kept["dpo"][1] == pytest.approx(1.5 / 2, rel=0.01)
+    assert kept["sft"][0] == kept["sft"][1] and kept["ppo"][0] == kept["ppo"][1]
+
+
 def test_two_nodes_of_eight_are_sixteen_processes(capsys: pytest.CaptureFixture[str]) -> None:
     nodes = ("launcher=slurm", "launcher.slurm.train.nodes=2")
     one, two = (_plan(capsys, f"recipe={LLAMA}", *words, "--card", "h100") for words in (("launcher=slurm",), nodes))

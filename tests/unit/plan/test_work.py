@@ -68,10 +68,11 @@ def test_gradients_take_the_place_of_activations_in_the_only_micro_batch_of_a_st
     assert several.total == states + several.gradients + several.activations + several.head
 
 
-def test_rollouts_on_a_cpu_are_learned_from_by_a_trunk_that_keeps_less() -> None:
+@pytest.mark.parametrize("rollouts", [None, Rollouts(256, 64, True)])
+def test_on_a_cpu_a_trunk_learns_that_keeps_less(rollouts: Rollouts | None) -> None:
     setting = dataclasses.replace(FULL, dtype="float32", zero=None, checkpointing=False)
     there, here = (
-        Training(LLAMA, "lm", 1024, 1, rollouts=Rollouts(256, 64, True), on_cpu=on_cpu).memory(setting).activations
+        Training(LLAMA, "lm", 1024, 1, rollouts=rollouts, on_cpu=on_cpu).memory(setting).activations
         for on_cpu in (False, True)
     )
     assert there - here == 1024 * 32 * (8 * 4096 + 4 * 14336)

@@ -19,15 +19,20 @@ def test_ratios_that_fell_and_memory_that_rose_by_more_than_a_tenth_are_shown() 
 
 
 def test_a_figure_compares_with_what_was_kept_before(tmp_path: Path, capsys: Any) -> None:
-    compare = BASELINE["compare"]
-    compare.__globals__["FOLDER"] = tmp_path / "baselines"
-    compare("sft", {"a": 2.0, "b": 1.0}, keep=True)
-    compare("sft", {"a": 1.0}, keep=False)
-    compare("sft", {"b": 1.2}, keep=True)
-    compare("sft", {"a": 1.9}, keep=False)
+    show = BASELINE["show"]
+    show.__globals__["FOLDER"] = tmp_path / "baselines"
+    show("sft", {"a": 2.0, "b_share_of_bound": 0.5}, keep=True)
+    show("sft", {"a": 1.0}, keep=False)
+    show("sft", {"b_share_of_bound": 0.6}, keep=True)
+    show("sft", {"a": 1.9}, keep=False)
     assert capsys.readouterr().out.splitlines() == [
         "no sft.json yet",
+        "RESULT a 2.00 x",
+        "RESULT b_share_of_bound 0.50 of 1",
         "WORSE a 2.00 -> 1.00 (-50%)",
+        "RESULT a 1.00 x",
         "nothing is worse than sft.json",
+        "RESULT b_share_of_bound 0.60 of 1",
         "nothing is worse than sft.json",
+        "RESULT a 1.90 x",
     ]
