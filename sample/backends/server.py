@@ -11,11 +11,9 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-import random
 import re
 import time
-from collections.abc import Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,14 +22,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.data.chat.reasoning import special_marks
+from posttrain.sample.backends.posting import Posting, first_choice, json_object, no_text, run_to_end
 from posttrain.sample.engine.ending import Ending, said, special_stops
 from posttrain.sample.sampling import Accept, FinishReason, Prompts, Sample, SamplingParams
 from posttrain.sample.structured.constraint import ConstraintFactory
 from posttrain.stage.errors import PosttrainError, UsageError
 
 Dialect = Literal["vllm", "transformers"]
-BUSY = frozenset([408, 429, 500, 502, 503, 504])
-"""Answers after which a request is sent again."""
 FINISHED: Mapping[Any, FinishReason] = {"stop": "stop", "length": "length"}
 """What servers say of an end; for anything else, such as ``content_filter``, the sample was aborted."""
 PROBE = "The weights of the server are those of"
@@ -62,17 +59,18 @@ class ServerSampler:
         """``url`` is the server's root, without ``/v1``, and ``model`` the name that it serves the model by.
 
         ``processed_logprobs`` says that the server gives the log-probabilities of what it draws from, after all knobs.
-        A request that finds the server busy, or loses its connection, is sent again up to ``max_retries`` times, after
-        a pause that begins at about ``backoff_seconds`` and doubles. ``api_key`` goes with every request as a bearer
-        token, and ``headers`` as they are.
+        What the rest says of busy servers, keys and headers, `Posting` explains.
         """
-        bearer = {"Authorization": f"Bearer {api_key}"} if api_key is not None else {}
-        self._headers = {**bearer, **(headers or {})}
-        self._max_retries, self._backoff = max_retries, backoff_seconds
-        self._answered = False
-        self.url, self.model, self.tokenizer, self.dialect = url.rstrip("/"), model, tokenizer, dialect
+        self._posting = Posting(
+            url,
+            timeout_seconds=timeout_seconds,
+            api_key=api_key,
+            headers=headers,
+            max_retries=max_retries,
+            backoff_seconds=backoff_seconds,
+        )
+        self.url, self.model, self.tokenizer, self.dialect = self._posting.url, model, tokenizer, dialect
         self._max_concurrent = max_concurrent if dialect == "vllm" else 1
-        self._timeout = timeout_seconds
         self._processed = processed_logprobs
 
     def generate(
@@ -98,10 +96,7 @@ class ServerSampler:
                 f"{self.url}: a server cannot run our constraints; sample with Sampler, or check afterwards"
             )
         bodies = [self._body(prompt, own) for prompt, own in zip(prompts, each, strict=True)]
-        try:
-            return _run(self._generate(prompts, bodies, each, accept))
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from None
+        return run_to_end(self._generate(prompts, bodies, each, accept))
 
     async def _generate(
         self, prompts: Prompts, bodies: list[dict[str, Any]], params: list[SamplingParams], accept: Accept | None
@@ -119,37 +114,12 @@ class ServerSampler:
                         other.cancel()  # closes its connection, at which the server stops
             return sample
 
-        async with self._client() as client, asyncio.TaskGroup() as group:
+        async with self._posting.client() as client, asyncio.TaskGroup() as group:
             for prompt, own in enumerate(params):
                 for number in range(own.num_samples):
                     tasks[prompt].append(group.create_task(one(client, prompt, number)))
         cancelled = Sample([], [], [], "aborted", "", time.perf_counter() - started)
         return [[cancelled if task.cancelled() else task.result() for task in own] for own in tasks]
-
-    def _client(self) -> httpx2.AsyncClient:
-        return httpx2.AsyncClient(base_url=self.url, timeout=self._timeout, headers=self._headers)
-
-    async def _post(self, client: httpx2.AsyncClient, body: dict[str, Any]) -> dict[str, Any]:
-        """Return the first choice of a completion, asking again while the server is busy or the connection breaks."""
-        for attempt in range(self._max_retries + 1):
-            last = attempt == self._max_retries
-            try:
-                response = await client.post("/v1/completions", json=body)
-            except httpx2.TimeoutException:
-                raise PosttrainError(f"{self.url}: no answer within {self._timeout:g} s") from None
-            except httpx2.TransportError as error:
-                if isinstance(error, httpx2.ConnectError) and not self._answered:
-                    raise UsageError(f"{self.url}: no server answers; start one as docs/serving.md says") from None
-                if last:
-                    raise PosttrainError(f"{self.url}: the connection broke {attempt + 1} times ({error})") from None
-            else:
-                self._answered = True
-                if response.status_code not in BUSY or last:
-                    return _choice(response)
-            await asyncio.sleep(
-                self._backoff * 2**attempt * random.uniform(0.5, 1.5)
-            )  # so that all do not come at once
-        raise AssertionError("the last attempt returns or raises")
 
     async def _sample(
         self,
@@ -160,7 +130,8 @@ class ServerSampler:
         number: int,
     ) -> Sample:
         started = time.perf_counter()
-        choice = await self._post(client, body | {"seed": params.seed + number})
+        answer = await self._posting.post(client, "/v1/completions", body | {"seed": params.seed + number})
+        choice = _choice(answer)
         reason = FINISHED.get(choice.get("finish_reason"), "aborted")
         seconds = time.perf_counter() - started
         if self.dialect == "transformers":
@@ -270,12 +241,12 @@ class ServerSampler:
         """
         if self.dialect != "vllm":
             raise UsageError("transformers serve cannot change a model's weights; restart it on the new folder")
-        with httpx2.Client(base_url=self.url, timeout=self._timeout, headers=self._headers) as client:
+        with httpx2.Client(base_url=self.url, timeout=self._posting.timeout, headers=self._posting.headers) as client:
             if client.post("/pause", params={"mode": "wait"}).status_code == httpx2.codes.NOT_FOUND:
                 raise UsageError(f"{self.url}: does not update weights; start vLLM with VLLM_SERVER_DEV_MODE=1")
             try:
                 kwargs = {"weights_path": str(directory.resolve())}
-                _checked(client.post("/collective_rpc", json={"method": "reload_weights", "kwargs": kwargs}))
+                json_object(client.post("/collective_rpc", json={"method": "reload_weights", "kwargs": kwargs}))
                 client.post("/reset_prefix_cache").raise_for_status()
             finally:
                 client.post("/resume")
@@ -298,38 +269,11 @@ class ServerSampler:
         return float((ours - torch.tensor(sample.logprobs)).abs().max())
 
 
-def _run(generating: Coroutine[Any, Any, list[list[Sample]]]) -> list[list[Sample]]:
-    """Run to the end, in a thread of its own where an event loop, such as a notebook's, runs already."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(generating)
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, generating).result()
-
-
 def _choice(response: httpx2.Response) -> dict[str, Any]:
-    """Return the first choice of an answer. Raises PosttrainError where it is none, such as a page of a proxy."""
-    choices = _checked(response).get("choices")
-    if not choices or not isinstance(choices[0].get("text"), str):
-        raise PosttrainError(f"{response.url}: an answer without a text: {' '.join(response.text.split())[:200]}")
-    choice: dict[str, Any] = choices[0]
+    choice = first_choice(response)
+    if not isinstance(choice.get("text"), str):
+        raise no_text(response)
     return choice
-
-
-def _checked(response: httpx2.Response) -> dict[str, Any]:
-    if response.status_code != httpx2.codes.OK:
-        raise PosttrainError(f"{response.url}: HTTP {response.status_code}: {' '.join(response.text.split())[:300]}")
-    try:
-        body = response.json()
-    except ValueError:
-        body = None
-    if not isinstance(body, dict):
-        kind = response.headers.get("content-type", "no type")
-        raise PosttrainError(
-            f"{response.url}: {kind} instead of a JSON object: {' '.join(response.text.split())[:200]}"
-        )
-    return body
 
 
 def served_dtype(server_info: str) -> str | None:
