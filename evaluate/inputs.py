@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import pyarrow.parquet as pq
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -72,7 +72,18 @@ def require_right_and_wrong(items: Iterable[EvaluationItem], where: str) -> None
             )
 
 
-def take_evenly(items: Sequence[EvaluationItem], most: int | None) -> list[EvaluationItem]:
+class _OfATask(Protocol):
+    @property
+    def task(self) -> str: ...
+
+    @property
+    def language(self) -> str: ...
+
+
+T = TypeVar("T", bound=_OfATask)
+
+
+def take_evenly(items: Sequence[T], most: int | None) -> list[T]:
     """Return at most ``most`` items, taken in turns from each task and language, in the order given."""
     if most is None or len(items) <= most:
         return list(items)

@@ -31,6 +31,7 @@ FIGURES = {
     "evaluate.reward": ("accuracy",),
     "evaluate.best_of_n": ("one", "logprob", "reward", "majority"),
     "evaluate.drift": ("score", "kl"),
+    "evaluate.judge": ("win_rate", "length_controlled", "kappa"),
 }
 """Stage type → the metrics that sum up what it made."""
 

@@ -119,6 +119,8 @@ class EvaluateNodes:
     """What choosing among N samples buys."""
     drift: dict[str, Any] = Field(default_factory=dict)
     """Fresh samples and their distance from a reference."""
+    judge: dict[str, Any] = Field(default_factory=dict)
+    """What a judge says of two policies."""
     gate: dict[str, Any] = Field(default_factory=dict)
     """What a model must hold to be built upon."""
     data: dict[str, Any] = Field(default_factory=dict)

@@ -127,6 +127,16 @@ _TYPES = (
         device=True,
     ),
     StageType(
+        "evaluate.judge",
+        "JudgeConfig",
+        "judgement",
+        {
+            "before": Input(("scores",), required=False),
+            "after": Input(("scores",), required=False),
+            "human": Input(("dataset",), required=False),
+        },
+    ),
+    StageType(
         "evaluate.gate",
         "GateConfig",
         "verdict",

@@ -11,11 +11,9 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-import random
 import re
 import time
-from collections.abc import Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,8 +22,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.data.chat.reasoning import special_marks
-from posttrain.sample.backends.credentials import require_no_credentials, without_secrets
 from posttrain.sample.backends.guided import Structure, guided_fields
+from posttrain.sample.backends.posting import Posting, run_to_end
 from posttrain.sample.engine.ending import Ending, said, special_stops
 from posttrain.sample.sampling import Accept, FinishReason, Prompts, Sample, SamplingParams
 from posttrain.sample.structured.constraint import ConstraintFactory
@@ -33,8 +31,6 @@ from posttrain.stage.errors import PosttrainError, UsageError
 from posttrain.stage.files import canonical_json
 
 Dialect = Literal["vllm", "transformers"]
-BUSY = frozenset([408, 429, 500, 502, 503, 504])
-"""Answers after which a request is sent again."""
 FINISHED: Mapping[Any, FinishReason] = {"stop": "stop", "length": "length"}
 """What servers say of an end; for anything else, such as ``content_filter``, the sample was aborted."""
 PROBE = "The weights of the server are those of"
@@ -66,19 +62,19 @@ class ServerSampler:
         Raises UsageError for a URL that holds a password.
 
         ``processed_logprobs`` says that the server gives the log-probabilities of what it draws from, after all knobs.
-        A request that finds the server busy, or loses its connection, is sent again up to ``max_retries`` times, after
-        a pause that begins at about ``backoff_seconds`` and doubles. ``headers`` go with every request; those that
-        carry keys are `credentials`, and no message shows them.
+        What the rest says of busy servers and headers, `Posting` explains.
         """
-        require_no_credentials(url)
-        self._headers = dict(headers or {})
-        self._max_retries, self._backoff = max_retries, backoff_seconds
-        self._answered = False
+        self._posting = Posting(
+            url,
+            timeout_seconds=timeout_seconds,
+            headers=headers,
+            max_retries=max_retries,
+            backoff_seconds=backoff_seconds,
+        )
         self._version: str | None = None
         self._kept: dict[str, Sample] = {}
-        self.url, self.model, self.tokenizer, self.dialect = url.rstrip("/"), model, tokenizer, dialect
+        self.url, self.model, self.tokenizer, self.dialect = self._posting.url, model, tokenizer, dialect
         self._max_concurrent = max_concurrent if dialect == "vllm" else 1
-        self._timeout = timeout_seconds
         self._processed = processed_logprobs
 
     def generate(
@@ -109,21 +105,20 @@ class ServerSampler:
             )
         bodies = [self._body(prompt, own) | self._guided(structure) for prompt, own in zip(prompts, each, strict=True)]
         try:
-            samples = _run(self._generate(prompts, bodies, each, accept))
-        except ExceptionGroup as group:
-            raise self._with_count(group.exceptions[0], bodies, each) from None
+            samples = run_to_end(self._generate(prompts, bodies, each, accept))
+        except PosttrainError as error:
+            raise self._with_count(error, bodies, each) from None
         for body, own in zip(bodies, each, strict=True):
             for number in range(own.num_samples):
                 self._kept.pop(_request(body, own, number), None)
         return samples
 
     def _with_count(
-        self, error: Exception, bodies: Sequence[dict[str, Any]], params: Sequence[SamplingParams]
-    ) -> Exception:
+        self, error: PosttrainError, bodies: Sequence[dict[str, Any]], params: Sequence[SamplingParams]
+    ) -> PosttrainError:
         """Return an error that also says what is kept."""
         asked = {_request(b, own, n) for b, own in zip(bodies, params, strict=True) for n in range(own.num_samples)}
-        kept = len(asked & self._kept.keys())
-        if not kept or not isinstance(error, PosttrainError):
+        if not (kept := len(asked & self._kept.keys())):
             return error
         return type(error)(f"{error}; {kept} of {len(asked)} samples came before and are kept for the same call again")
 
@@ -134,7 +129,8 @@ class ServerSampler:
         if self.dialect == "transformers":
             raise UsageError(f"{structure[0]}: transformers serve holds to no structure; use vllm or Sampler")
         if self._version is None:
-            with httpx2.Client(base_url=self.url, timeout=self._timeout, headers=self._headers) as client:
+            posting = self._posting
+            with httpx2.Client(base_url=self.url, timeout=posting.timeout, headers=posting.headers) as client:
                 try:
                     answer = client.get("/version")
                     self._version = str(answer.json()["version"]) if answer.status_code == httpx2.codes.OK else ""
@@ -163,37 +159,12 @@ class ServerSampler:
                         other.cancel()  # closes its connection, at which the server stops
             return sample
 
-        async with self._client() as client, asyncio.TaskGroup() as group:
+        async with self._posting.client() as client, asyncio.TaskGroup() as group:
             for prompt, own in enumerate(params):
                 for number in range(own.num_samples):
                     tasks[prompt].append(group.create_task(one(client, prompt, number)))
         cancelled = Sample([], [], [], "aborted", "", time.perf_counter() - started)
         return [[cancelled if task.cancelled() else task.result() for task in own] for own in tasks]
-
-    def _client(self) -> httpx2.AsyncClient:
-        return httpx2.AsyncClient(base_url=self.url, timeout=self._timeout, headers=self._headers)
-
-    async def _post(self, client: httpx2.AsyncClient, body: dict[str, Any]) -> dict[str, Any]:
-        """Return the first choice of a completion, asking again while the server is busy or the connection breaks."""
-        for attempt in range(self._max_retries + 1):
-            last = attempt == self._max_retries
-            try:
-                response = await client.post("/v1/completions", json=body)
-            except httpx2.TimeoutException:
-                raise PosttrainError(f"{self.url}: no answer within {self._timeout:g} s") from None
-            except httpx2.TransportError as error:
-                if isinstance(error, httpx2.ConnectError) and not self._answered:
-                    raise UsageError(f"{self.url}: no server answers; start one as docs/serving.md says") from None
-                if last:
-                    raise PosttrainError(f"{self.url}: the connection broke {attempt + 1} times ({error})") from None
-            else:
-                self._answered = True
-                if response.status_code not in BUSY or last:
-                    return _choice(response, self._headers)
-            await asyncio.sleep(
-                self._backoff * 2**attempt * random.uniform(0.5, 1.5)
-            )  # so that all do not come at once
-        raise AssertionError("the last attempt returns or raises")
 
     async def _sample(
         self,
@@ -204,7 +175,10 @@ class ServerSampler:
         number: int,
     ) -> Sample:
         started = time.perf_counter()
-        choice = await self._post(client, body | {"seed": params.seed + number})
+        answer = await self._posting.post(client, "/v1/completions", body | {"seed": params.seed + number})
+        choice = self._posting.first_choice(answer)
+        if not isinstance(choice.get("text"), str):
+            raise self._posting.no_text(answer)
         reason = FINISHED.get(choice.get("finish_reason"), "aborted")
         seconds = time.perf_counter() - started
         if self.dialect == "transformers":
@@ -314,13 +288,13 @@ class ServerSampler:
         """
         if self.dialect != "vllm":
             raise UsageError("transformers serve cannot change a model's weights; restart it on the new folder")
-        with httpx2.Client(base_url=self.url, timeout=self._timeout, headers=self._headers) as client:
+        with httpx2.Client(base_url=self.url, timeout=self._posting.timeout, headers=self._posting.headers) as client:
             if client.post("/pause", params={"mode": "wait"}).status_code == httpx2.codes.NOT_FOUND:
                 raise UsageError(f"{self.url}: does not update weights; start vLLM with VLLM_SERVER_DEV_MODE=1")
             try:
                 kwargs = {"weights_path": str(directory.resolve())}
                 reload = {"method": "reload_weights", "kwargs": kwargs}
-                _checked(client.post("/collective_rpc", json=reload), self._headers)
+                self._posting.json_object(client.post("/collective_rpc", json=reload))
                 client.post("/reset_prefix_cache").raise_for_status()
             finally:
                 client.post("/resume")
@@ -343,45 +317,9 @@ class ServerSampler:
         return float((ours - torch.tensor(sample.logprobs)).abs().max())
 
 
-def _run(generating: Coroutine[Any, Any, list[list[Sample]]]) -> list[list[Sample]]:
-    """Run to the end, in a thread of its own where an event loop, such as a notebook's, runs already."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(generating)
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, generating).result()
-
-
 def _request(body: Mapping[str, Any], params: SamplingParams, number: int) -> str:
     """Return what tells a request from others."""
     return canonical_json({**body, "seed": params.seed + number})
-
-
-def _choice(response: httpx2.Response, headers: Mapping[str, str]) -> dict[str, Any]:
-    """Return the first choice of an answer. Raises PosttrainError where it is none, such as a page of a proxy."""
-    choices = _checked(response, headers).get("choices")
-    if not choices or not isinstance(choices[0].get("text"), str):
-        raise PosttrainError(f"{response.url}: an answer without a text: {_shown(response, headers)}")
-    choice: dict[str, Any] = choices[0]
-    return choice
-
-
-def _shown(response: httpx2.Response, headers: Mapping[str, str]) -> str:
-    return without_secrets(" ".join(response.text.split()), headers)[:300]
-
-
-def _checked(response: httpx2.Response, headers: Mapping[str, str]) -> dict[str, Any]:
-    if response.status_code != httpx2.codes.OK:
-        raise PosttrainError(f"{response.url}: HTTP {response.status_code}: {_shown(response, headers)}")
-    try:
-        body = response.json()
-    except ValueError:
-        body = None
-    if not isinstance(body, dict):
-        kind = response.headers.get("content-type", "no type")
-        raise PosttrainError(f"{response.url}: {kind} instead of a JSON object: {_shown(response, headers)}")
-    return body
 
 
 def served_dtype(server_info: str) -> str | None:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
+from posttrain.sample.config.judge import JudgeModelConfig
 from posttrain.stage.schema import external, external_function, schema, speed
 from posttrain.train.config.common import TrainingConfig
 
@@ -14,7 +15,9 @@ from posttrain.train.config.common import TrainingConfig
 class RewardTerm:
     """One component of the reward; the reward of a response is the weighted sum of all of them."""
 
-    kind: Literal["reward_model", "scorer", "regex", "json_schema", "constraints", "python", "grounding", "length"]
+    kind: Literal[
+        "reward_model", "scorer", "regex", "json_schema", "constraints", "python", "grounding", "judge", "length"
+    ]
     """What judges a response."""
     name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")] | None = None
     """Under which its mean is logged; None is its kind."""
@@ -32,18 +35,28 @@ class RewardTerm:
     """json_schema: 1 where the whole response is a JSON document that this JSON Schema accepts, else 0."""
     function: str | None = external_function()
     """python: ``package.module:function``; it gets prompt (messages), response and reference, and returns a number."""
+    judge: JudgeModelConfig | None = None
+    """judge: the model that grades each response by its rubric, 0 to 1; its ``cache`` must be given."""
     max_tokens: int | None = Field(default=None, ge=1)
     """length: 0 up to this many tokens, then down to −1 at twice as many."""
 
     @model_validator(mode="after")
     def _kind_has_what_it_needs(self) -> RewardTerm:
-        needs = {"regex": "pattern", "json_schema": "schema_file", "python": "function", "length": "max_tokens"}
+        needs = {
+            "regex": "pattern",
+            "json_schema": "schema_file",
+            "python": "function",
+            "judge": "judge",
+            "length": "max_tokens",
+        }
         for kind, knob in needs.items():
             given = getattr(self, knob) is not None
             if given != (self.kind == kind):
                 raise ValueError(f"{knob} is for kind={kind}, which needs it; this term's kind is {self.kind}")
         if self.scorer is not None and self.kind != "scorer":
             raise ValueError(f"scorer is for kind=scorer; this term's kind is {self.kind}")
+        if self.judge is not None and self.judge.cache is None:
+            raise ValueError("judge.cache is null: a run that resumes must find the same grades; give a file")
         return self
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.checks.scorers import RATINGS, SCORERS, check_reference, require_scorer, score, scoring_function
+from posttrain.data.messages import Json
+from posttrain.sample.backends.judge import DEFAULT, JudgeModel, grade_question, read_grade
 from posttrain.sample.choose.grounding import grounded_share
 from posttrain.sample.structured.json_schema import Validator
 from posttrain.sample.structured.repair import parse_json
@@ -20,6 +23,8 @@ from posttrain.train.config.rollout import RewardTerm
 from posttrain.train.rewards.model_score import RewardModelScore
 from posttrain.train.rewards.weighted import Answer, Component, Reward, Rewards
 from posttrain.train.rows.dataset import Row
+
+log = logging.getLogger(__name__)
 
 
 def build_rewards(
@@ -140,6 +145,32 @@ def _grounding(term: RewardTerm, path: str) -> Reward:
     return _each_answer(one)
 
 
+def _judge(term: RewardTerm, path: str) -> Reward:
+    """Return a judge's grades of responses, all asked at once; a reply without one is worth 0, and counted."""
+    assert term.judge is not None and term.judge.cache is not None
+    judge = JudgeModel(term.judge, Path(term.judge.cache).parent, f"{path}.judge")
+    rubric = judge.rubric(DEFAULT)
+
+    def reward(answers: Sequence[Answer]) -> list[float]:
+        asked = {
+            place: grade_question(_as_text(answer.conversation.messages), answer.text, rubric)
+            for place, answer in enumerate(answers)
+            if answer.answered
+        }
+        grades = dict(zip(asked, map(read_grade, judge.ask(list(asked.values())).texts), strict=True))
+        if unread := sum(grade is None for grade in grades.values()):
+            log.warning("reward %s: %d of %d replies hold no grade and count as 0", path, unread, len(grades))
+        return [grades.get(place) or 0.0 for place in range(len(answers))]
+
+    return reward
+
+
+def _as_text(messages: Sequence[Json]) -> str:
+    if len(messages) == 1:
+        return str(messages[0]["content"])
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
+
+
 def _length(term: RewardTerm, path: str) -> Reward:
     """Return minus the share by which a response, its reasoning included, is too long."""
     assert term.max_tokens is not None
@@ -163,5 +194,6 @@ _BUILDERS: dict[str, Callable[[RewardTerm, str], Reward]] = {
     "json_schema": _json_schema,
     "python": _python,
     "grounding": _grounding,
+    "judge": _judge,
     "length": _length,
 }
