@@ -25,20 +25,19 @@ from posttrain.models.load import (
 )
 from posttrain.models.pretrained import find_weights, stored_parameters
 from posttrain.stage.artifact import LOGS, MANIFEST, read_manifest, trusts_remote_code
-from posttrain.stage.card import CARD, write_card
 from posttrain.stage.errors import PosttrainError, UsageError
 from posttrain.stage.files import files_under, follow_umask, write_json_atomic
 from posttrain.stage.whole import require_whole
 
 EXPORTABLE = ("model", "reward_model")
-
-
 GENERATION = "generation_config.json"
+CARD = "README.md"
 
 
-def export(artifact: Path, out: Path, merge: bool) -> str:
+def export(artifact: Path, out: Path, merge: bool, card: Path | None = None) -> str:
     """Write ``artifact`` to ``out``: full weights as they are, an adapter alone, or merged into its backbone.
 
+    ``card`` is a file with its model card, which becomes the folder's README.md.
     Returns what the user should know of the folder, if anything. Raises UsageError when the artifact is damaged or not
     a model, or ``out`` already exists.
     """
@@ -62,7 +61,8 @@ def export(artifact: Path, out: Path, merge: bool) -> str:
     else:
         _copy(artifact, temporary)
     note = _name_base(artifact, temporary, out) if is_adapter(artifact) and not merge else ""
-    write_card(artifact, temporary / CARD, out.name)
+    if card is not None:
+        shutil.copyfile(card, temporary / CARD)
     follow_umask(temporary)
     temporary.rename(out)
     return note
@@ -129,9 +129,10 @@ def main() -> int:
     parser.add_argument("--artifact", type=Path, required=True, help="directory of a committed model artifact")
     parser.add_argument("--out", type=Path, required=True, help="directory to create")
     parser.add_argument("--merge", action="store_true", help="merge an adapter into its backbone")
+    parser.add_argument("--card", type=Path, help="file with its model card, as `posttrain export` writes it")
     arguments = parser.parse_args()
     try:
-        note = export(arguments.artifact, arguments.out, arguments.merge)
+        note = export(arguments.artifact, arguments.out, arguments.merge, arguments.card)
     except PosttrainError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

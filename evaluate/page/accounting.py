@@ -9,6 +9,14 @@ from typing import Any
 
 ACCOUNTING_FILE = "accounting.json"
 TOTAL = "total"
+TERMS = {
+    "url": "published at",
+    "published_revision": "revision",
+    "generator": "generator",
+    "generator_uses": "its terms allow",
+    "uses": "the owner allows",
+}
+"""What a manifest may say of a source → how people say it."""
 
 
 @dataclasses.dataclass(frozen=True)

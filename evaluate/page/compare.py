@@ -37,6 +37,8 @@ class Policy:
     """`summarise_losses` of the held-out rows; None without them."""
     too_long: int
     """Items left out because the model's context had no room for a response."""
+    scores: str = ""
+    """Node id of the evaluation."""
 
 
 def policies_of(lineage: Lineage, confidence: float) -> list[Policy]:
@@ -51,7 +53,7 @@ def policies_of(lineage: Lineage, confidence: float) -> list[Policy]:
         summary = json.loads((node.directory / "summary.json").read_text(encoding="utf-8"))
         label = labels[model] if models.count(model) == 1 else f"{labels[model]} ({labels[node.id]})"
         figures = summarise_items(items, confidence) if items else None
-        found.append(Policy(label, model, items, figures, summary["loss"], len(summary["too_long"])))
+        found.append(Policy(label, model, items, figures, summary["loss"], len(summary["too_long"]), node.id))
     return sorted(found, key=lambda policy: (lineage.depth[policy.model], policy.label))
 
 

@@ -89,10 +89,8 @@ def compare_evaluations(
             f"compare: {names} share no item ({len(sides[0])} and {len(sides[1])}, {len(pairs)} of them under one id "
             "but with other prompts); give two that were asked the same items"
         )
-    policies = [
-        Policy(label, str(directory), [pair[place] for pair in alike], None, None, 0)
-        for place, (label, directory) in enumerate((first, second))
-    ]
+    before = Policy(first[0], str(first[1]), [pair[0] for pair in alike], None, None, 0)
+    after = Policy(second[0], str(second[1]), [pair[1] for pair in alike], None, None, 0)
     settings = (confidence, resamples, seed)
     return Comparison(
         name,
@@ -103,9 +101,9 @@ def compare_evaluations(
         len(sides[1]) - len(both),
         len(pairs) - len(alike),
         _asked_otherwise(first[1], second[1]),
-        compare(*policies, *settings),
-        compare_groups(*policies, "task", *settings),
-        compare_groups(*policies, "language", *settings),
+        compare(before, after, *settings),
+        compare_groups(before, after, "task", *settings),
+        compare_groups(before, after, "language", *settings),
         losses,
         alike,
     )
@@ -123,10 +121,12 @@ def reading(row: dict[str, Any], confidence: float) -> str:
 
 
 def _asked_otherwise(first: Path, second: Path) -> list[str]:
-    """Return in what two evaluations differ beside the model: their knobs, their data, and the code of the stage."""
-    manifests = [read_manifest(directory) for directory in (first, second)]
-    knobs = [{key: value for key, value in each.config.items() if key not in SPEED} for each in manifests]
-    return differences(*({"stage": each.run, **own} for each, own in zip(manifests, knobs, strict=True)))
+    """Return in what two evaluations differ beside the model: the stage and its knobs."""
+    knobs = []
+    for manifest in (read_manifest(first), read_manifest(second)):
+        own = {key: value for key, value in manifest.config.items() if key not in SPEED}
+        knobs.append({"stage": manifest.run, **own})
+    return differences(knobs[0], knobs[1])
 
 
 def _losses(first: Path, second: Path) -> tuple[float, float] | None:

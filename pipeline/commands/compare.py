@@ -12,9 +12,9 @@ from rich.table import Table
 
 from posttrain.pipeline.runs.resolve import Made, committed
 from posttrain.pipeline.runs.rundir import LATEST, RunDirectory, find_run, read_stages, runs_in
-from posttrain.pipeline.runs.store import find_artifact
+from posttrain.pipeline.runs.store import find_artifact, manifests_beside
 from posttrain.pipeline.watch.progress import console_for_tables
-from posttrain.stage.artifact import MANIFEST, Manifest, read_manifest
+from posttrain.stage.artifact import Manifest, read_manifest
 from posttrain.stage.errors import EXIT_DONE, UsageError
 from posttrain.stage.files import write_text_atomic
 from posttrain.stage.spec import StageSpec
@@ -126,11 +126,9 @@ def _evaluations_about(directory: Path) -> dict[Path, Manifest]:
     manifest = read_manifest(directory)
     if manifest.run in EVALUATIONS:
         return {directory: manifest}
-    beside = sorted(path.parent for path in directory.resolve().parent.glob(f"[!.]*/{MANIFEST}"))
-    scored = {path: read_manifest(path) for path in beside}
     found = {
         path: each
-        for path, each in scored.items()
+        for path, each in manifests_beside(directory).items()
         if each.run in EVALUATIONS and "model" in each.parents and each.parents["model"].digest == manifest.digest
     }
     if not found:

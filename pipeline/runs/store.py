@@ -16,6 +16,12 @@ def artifact_directories(root: Path) -> list[Path]:
     return sorted(path.parent for path in (root / "artifacts").glob(f"[!.]*/{MANIFEST}"))
 
 
+def manifests_beside(artifact: Path) -> dict[Path, Manifest]:
+    """Return the manifests of the artifacts in the folder of one, by directory; unreadable ones are left out."""
+    paths = sorted(path.parent for path in artifact.resolve().parent.glob(f"[!.]*/{MANIFEST}"))
+    return {path: manifest for path in paths if (manifest := _manifest(path)) is not None}
+
+
 def find_artifact(root: Path, text: str) -> Path:
     """Return the artifact that ``text`` means: a directory, a stage, ``RUN/STAGE``, or a start of name, key or digest.
 

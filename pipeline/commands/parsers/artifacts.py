@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 from pathlib import Path
 
 from posttrain.pipeline.commands.parsers.shared import Commands, add_json, add_root
@@ -35,7 +33,9 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
     promote.add_argument("--override", action="store_true", help="build upon the model all the same; recorded")
     promote.add_argument("--why", metavar="TEXT", help="why, with --override")
     promote.set_defaults(action=_promote)
-    export = commands.add_parser("export", help="copy a model out of the store, adapters merged on demand")
+    export = commands.add_parser(
+        "export", help="copy a model out of the store with its model card, adapters merged on demand"
+    )
     export.add_argument("artifact", metavar="ARTIFACT", help="a model")
     export.add_argument("directory", type=Path, metavar="DIR", help="new folder")
     export.add_argument("--merge", action="store_true", help="merge a low-rank adapter into its base")
@@ -74,16 +74,6 @@ def _promote(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from posttrain.pipeline.runs.store import find_artifact
+    from posttrain.pipeline.commands.keeping.export import export_model
 
-    artifact = find_artifact(options.root, options.artifact)
-    command = [
-        sys.executable,
-        "-m",
-        "posttrain.train.export",
-        "--artifact",
-        str(artifact),
-        "--out",
-        str(options.directory),
-    ]
-    return subprocess.run([*command, *(["--merge"] if options.merge else [])], check=False).returncode
+    return export_model(options.root, options.artifact, options.directory, options.merge)
