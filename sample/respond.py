@@ -24,7 +24,7 @@ from posttrain.models.load import load_policy, load_reward_model
 from posttrain.sample.asking.citing import asked_of, cite, read_passages, withhold
 from posttrain.sample.asking.rows import Row, answer_rows, prompt_row, read_rows
 from posttrain.sample.asking.rungs import climb_rows, rungs_of, tasks_of
-from posttrain.sample.asking.talk import chat, citations, outcome, readable, with_system
+from posttrain.sample.asking.talk import alternatives, chat, citations, outcome, readable, with_system
 from posttrain.sample.asking.ways import (
     Given,
     Judge,
@@ -222,12 +222,15 @@ def _answer(
         (given,) = give([0])
         for sample in given.samples:
             print(readable(sample) if asking.cite is None else _cited(asking, work, sample))
+            if sample.top_tokens:
+                print(alternatives(sample, tokenizer))
         if line := outcome(given.told):
             print(line)
         return
 
     def answers(places: Sequence[int]) -> list[Json]:
-        return [_fields(asking, work, work.rows[p], own) for p, own in zip(places, give(places), strict=True)]
+        given = zip(places, give(places), strict=True)
+        return [_fields(asking, work, work.rows[place], own, tokenizer) for place, own in given]
 
     own = {name: value for name, value in dataclasses.asdict(asking).items() if name not in _NO_MATTER}
     fields = [(row.place.rpartition(":")[2], row.fields) for row in work.rows]
@@ -241,9 +244,9 @@ def _cited(asking: Asking, work: _Work, sample: Sample) -> str:
     return citations(sample, cite(sample, work.passages["--prompt"], asking.least))
 
 
-def _fields(asking: Asking, work: _Work, row: Row, given: Given) -> Json:
+def _fields(asking: Asking, work: _Work, row: Row, given: Given, tokenizer: PreTrainedTokenizerBase) -> Json:
     """Return what a row of a file gets besides what it has."""
-    responses = [plain(sample) for sample in given.samples]
+    responses = [plain(sample, tokenizer) for sample in given.samples]
     if asking.cite is not None:
         found = [cite(sample, work.passages[row.place], asking.least) for sample in given.samples]
         responses = [withhold(response, own) for response, own in zip(responses, found, strict=True)]

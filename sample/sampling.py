@@ -24,6 +24,10 @@ class SamplingParams:
     max_tokens: int = 256
     repetition_penalty: float = 1.0
     """Divides positive and multiplies negative logits of tokens of the prompt and the sample (Keskar et al. 2019)."""
+    presence_penalty: float = 0.0
+    """Subtracted from the logits of tokens that the sample has, once."""
+    frequency_penalty: float = 0.0
+    """Subtracted from them as often as the sample has the token."""
     logit_bias: Mapping[int, float] = dataclasses.field(default_factory=dict)
     """Added to the logit of a token."""
     temperature: float = 1.0
@@ -38,18 +42,26 @@ class SamplingParams:
     """Texts that end a sample; they are cut from its text."""
     stop_token_ids: tuple[int, ...] = ()
     """Tokens that end a sample, besides EOS."""
+    min_tokens: int = 0
+    """Nothing ends a sample before it has so many tokens, as in transformers and vLLM."""
     num_samples: int = 1
     seed: int = 0
     num_beams: int = 1
     """Beam search over this many continuations instead of sampling; needs temperature 0."""
     length_penalty: float = 1.0
     """A beam's score is its log-probability divided by its tokens to this power."""
+    top_logprobs: int = 0
+    """Most likely tokens that are noted at each place, with their log-probabilities under the model itself."""
 
     def __post_init__(self) -> None:
         """Raise UsageError on a value out of range."""
         limits = {
             "max_tokens": (self.max_tokens >= 1, "at least 1"),
             "repetition_penalty": (self.repetition_penalty > 0, "above 0"),
+            "presence_penalty": (-2 <= self.presence_penalty <= 2, "in [-2, 2]"),
+            "frequency_penalty": (-2 <= self.frequency_penalty <= 2, "in [-2, 2]"),
+            "min_tokens": (0 <= self.min_tokens <= self.max_tokens, f"in [0, max_tokens={self.max_tokens}]"),
+            "top_logprobs": (self.top_logprobs >= 0, "at least 0"),
             "temperature": (self.temperature >= 0, "at least 0"),
             "top_k": (self.top_k >= 0, "at least 0"),
             "top_p": (0 < self.top_p <= 1, "in (0, 1]"),
@@ -64,10 +76,11 @@ class SamplingParams:
             raise UsageError(f"logit_bias of token {nan[0]}: must be a number, or minus infinity to forbid the token")
         if "" in self.stop:
             raise UsageError("stop: an empty text would end every sample at once; leave it out")
-        if self.num_beams > 1 and (self.temperature > 0 or self.repetition_penalty != 1 or self.logit_bias):
+        turned = (self.temperature, self.repetition_penalty != 1, self.logit_bias, self.presence_penalty)
+        if self.num_beams > 1 and any((*turned, self.frequency_penalty, self.min_tokens, self.top_logprobs)):
             raise UsageError(
                 f"num_beams={self.num_beams}: beam search follows the model alone; set temperature=0 and leave "
-                "repetition_penalty and logit_bias at their defaults"
+                "penalties, logit_bias, min_tokens and top_logprobs at their defaults"
             )
         if 1 < self.num_beams < self.num_samples:
             raise UsageError(f"num_samples={self.num_samples}: {self.num_beams} beams give no more than that many")
@@ -96,6 +109,10 @@ class Sample:
     """Whether the reasoning, where there is any, came to its end; if not, there is no answer."""
     whole: str | None = None
     """The response with its reasoning and the marks that set it apart; None where it is `text`."""
+    top_tokens: list[list[int]] = dataclasses.field(default_factory=list)
+    """The most likely tokens at each place, falling, where they were asked for."""
+    top_logprobs: list[list[float]] = dataclasses.field(default_factory=list)
+    """Their log-probabilities under the model itself."""
 
     @property
     def ended(self) -> bool:

@@ -8,11 +8,13 @@ import sys
 from collections.abc import Callable
 
 from tokenizers.decoders import DecodeStream
+from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.chat.pieces import encode_prompts
 from posttrain.data.chat.reasoning import hidden_tokens
 from posttrain.data.messages import Conversation, Json
 from posttrain.sample.asking.citing import Citation
+from posttrain.sample.asking.ways import most_likely_tokens
 from posttrain.sample.choose.select import derived_seed
 from posttrain.sample.engine.sampler import Sampler
 from posttrain.sample.sampling import Sample, SamplingParams
@@ -97,6 +99,15 @@ def citations(sample: Sample, citation: Citation) -> str:
         for support in supports
     ]
     return "\n".join([readable(sample), *places])
+
+
+def alternatives(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a line for each token of a sample: its log-probability, and the most likely tokens of its place."""
+    return "\n".join(
+        f"{own['logprob']:8.3f} {own['token']!r}  of "
+        + ", ".join(f"{other['token']!r} {other['logprob']:.3f}" for other in own["top"])
+        for own in most_likely_tokens(sample, tokenizer)
+    )
 
 
 def outcome(told: Json) -> str:

@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 from posttrain.data.checks.scorers import RATINGS, check_reference, require_scorer, score, scoring_function
 from posttrain.data.messages import Json
 from posttrain.sample.asking.rows import Row
@@ -99,7 +101,7 @@ def verified(judge: Judge) -> Callable[[Sequence[Row]], Score]:
     return lambda rows: by_verifier(lambda place, sample: judge(rows[place], sample))
 
 
-def plain(sample: Sample) -> Json:
+def plain(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> Json:
     """Return a sample as JSON."""
     reasoning = {"reasoning": sample.reasoning} if sample.reasoning else {}
     return {
@@ -109,7 +111,21 @@ def plain(sample: Sample) -> Json:
         "finish_reason": sample.finish_reason,
         "tokens": len(sample.token_ids),
         "mean_logprob": mean_logprob(sample.logprobs),
+        **({"top_logprobs": most_likely_tokens(sample, tokenizer)} if sample.top_tokens else {}),
     }
+
+
+def most_likely_tokens(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> list[Json]:
+    """Return each token of a sample with the most likely ones of its place; a token is id, text and log-probability."""
+
+    def token(number: int, logprob: float) -> Json:
+        return {"id": number, "token": tokenizer.decode([number]), "logprob": logprob}
+
+    places = zip(sample.token_ids, sample.logprobs, sample.top_tokens, sample.top_logprobs, strict=True)
+    return [
+        token(own, logprob) | {"top": [token(*pair) for pair in zip(ids, logprobs, strict=True)]}
+        for own, logprob, ids, logprobs in places
+    ]
 
 
 def _of_answers(judge: Judge) -> Judge:

@@ -217,6 +217,12 @@ class ServerSampler:
     def _check(self, params: SamplingParams) -> None:
         if params.num_beams > 1:
             raise UsageError(f"num_beams={params.num_beams}: no beam search through a server; sample with Sampler")
+        if params.top_logprobs:
+            raise UsageError(f"top_logprobs={params.top_logprobs}: not read from a server; sample with Sampler")
+        if self.dialect == "transformers" and any(
+            (params.presence_penalty, params.frequency_penalty, params.min_tokens)
+        ):
+            raise UsageError("presence_penalty, frequency_penalty, min_tokens: not of transformers serve; use vllm")
         if self.dialect == "transformers" and params.logit_bias:
             raise UsageError("logit_bias: transformers serve passes over it in silence; use vllm or Sampler")
         if self.dialect == "transformers" and (marks := special_marks(self.tokenizer)):
@@ -238,6 +244,9 @@ class ServerSampler:
             "top_p": params.top_p,
             "min_p": params.min_p,
             "repetition_penalty": params.repetition_penalty,
+            "presence_penalty": params.presence_penalty,
+            "frequency_penalty": params.frequency_penalty,
+            "min_tokens": params.min_tokens,
             "logit_bias": {str(token): bias for token, bias in params.logit_bias.items()} or None,
             "stop": texts,
             "stop_token_ids": [*params.stop_token_ids, *special],

@@ -98,6 +98,7 @@ def _check_talk(asking: Asking, sampling: SamplingConfig) -> None:
         "--first-valid": asking.first_valid is not None,
         "--ladder": asking.ladder,
         "--cite": asking.cite is not None,
+        f"top_logprobs={sampling.top_logprobs}": sampling.top_logprobs > 0,
     }
     if given := [option for option, is_given in asked.items() if is_given]:
         raise UsageError(f"{given[0]}: no chat takes it; give a prompt or --file")
@@ -171,6 +172,7 @@ def _check_structure(asking: Asking, sampling: SamplingConfig) -> None:
             "--first-valid": asking.first_valid is not None,
             "--cite": asking.cite is not None,
             f"num_samples={sampling.num_samples}": sampling.num_samples > 1,
+            f"top_logprobs={sampling.top_logprobs}": sampling.top_logprobs > 0,
         }
         if given := [option for option, is_given in others.items() if is_given]:
             raise UsageError(f"{given[0]}: --ladder takes one sample a rung; leave one of them out")
@@ -180,6 +182,8 @@ def _check_structure(asking: Asking, sampling: SamplingConfig) -> None:
         raise UsageError(f"--cite: looks for quotes in running text, which {constraint} does not leave; give one")
     if sampling.num_beams > 1:
         raise UsageError(f"num_beams={sampling.num_beams}: beam search takes no {constraint}; leave one of them out")
+    if sampling.min_tokens and asking.first_valid is None:
+        raise UsageError(f"min_tokens={sampling.min_tokens}: {constraint} says where it may end; leave one of them out")
 
 
 def _constraint(asking: Asking) -> str | None:

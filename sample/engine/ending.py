@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypedDict
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -28,8 +28,12 @@ class Said(TypedDict):
 class Ending:
     """The end tokens and stop texts of a request, and the text that they leave."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, tokens: frozenset[int], stop: Sequence[str]) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, tokens: frozenset[int], stop: Sequence[str], min_tokens: int = 0
+    ) -> None:
+        """A stop text within the first ``min_tokens`` tokens is text like any other."""
         special, self.stop = special_stops(tokenizer, stop)
+        self.min_tokens = min_tokens
         self.tokenizer, self.tokens = tokenizer, tokens.union(special)
         # Every token of text has a byte at least, so a stop text that has just come lies within as many tokens as it
         # has bytes. It is looked for there first: to decode everything at every token would take quadratic time.
@@ -37,24 +41,38 @@ class Ending:
 
     def reached(self, tokens: Sequence[int]) -> bool:
         """Return whether a sample ends with its last token."""
+        if len(tokens) <= self.min_tokens and self.min_tokens:
+            return False
         if tokens[-1] in self.tokens:
             return True
-        return bool(self.stop) and self._stops(tokens[-self.window :]) and self._stops(tokens)
+        if not self.stop or not any(text in self._plain(tokens[-self.window :]) for text in self.stop):
+            return False
+        text = self._plain(tokens)
+        return self._before_stop(text, tokens, self._plain) != text
 
     def said(self, prompt: Sequence[int], tokens: Sequence[int]) -> Said:
         """Return what a sample says in answer to a prompt, without end tokens, up to the first stop text."""
-        text = decode_marked(self.tokenizer, self._kept(tokens))
-        text = text[: min((place for stop in self.stop if (place := text.find(stop)) >= 0), default=len(text))]
+        text = self._before_stop(self._marked(tokens), tokens, self._marked)
         return said(self.tokenizer, prompt, text)
 
     def text(self, tokens: Sequence[int]) -> str:
         """Return the text of a sample as one piece, without special and end tokens: that of a document."""
-        text: str = self.tokenizer.decode(self._kept(tokens), skip_special_tokens=True)
-        return text[: min((place for stop in self.stop if (place := text.find(stop)) >= 0), default=len(text))]
+        return self._before_stop(self._plain(tokens), tokens, self._plain)
 
-    def _stops(self, tokens: Sequence[int]) -> bool:
+    def _before_stop(self, text: str, tokens: Sequence[int], decode: Callable[[Sequence[int]], str]) -> str:
+        """Return a text up to the first stop text that does not come too early."""
+        if not self.stop:
+            return text
+        early = len(decode(tokens[: self.min_tokens])) if self.min_tokens else 0
+        places = (text.find(stop, max(0, early - len(stop) + 1)) for stop in self.stop)
+        return text[: min((place for place in places if place >= 0), default=len(text))]
+
+    def _plain(self, tokens: Sequence[int]) -> str:
         text: str = self.tokenizer.decode(self._kept(tokens), skip_special_tokens=True)
-        return any(stop in text for stop in self.stop)
+        return text
+
+    def _marked(self, tokens: Sequence[int]) -> str:
+        return decode_marked(self.tokenizer, self._kept(tokens))
 
     def _kept(self, tokens: Sequence[int]) -> list[int]:
         return [token for token in tokens if token not in self.tokens]

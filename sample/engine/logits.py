@@ -96,6 +96,11 @@ def penalise_repeats(logits_BV: Tensor, seen_BV: Tensor, penalty_B1: Tensor) -> 
     return torch.where(seen_BV, penalised_BV, logits_BV)
 
 
+def penalise_counts(logits_BV: Tensor, counts_BV: Tensor, presence_B1: Tensor, frequency_B1: Tensor) -> Tensor:
+    """Return logits less a penalty for each token that was there, and another for each time that it was."""
+    return logits_BV - presence_B1 * (counts_BV > 0) - frequency_B1 * counts_BV
+
+
 def add_bias(logits_BV: Tensor, biases: Sequence[Mapping[int, float]]) -> None:
     """Add each row's bias to the logits of its tokens, in place."""
     entries = [(row, token, value) for row, bias in enumerate(biases) for token, value in bias.items()]
@@ -108,6 +113,12 @@ def log_probabilities(logits_BV: Tensor, tokens_B: Tensor) -> Tensor:
     largest_B1 = logits_BV.amax(-1, keepdim=True)
     chosen_B = (logits_BV.gather(1, tokens_B[:, None]) - largest_B1)[:, 0]
     return chosen_B - (logits_BV - largest_B1).exp_().sum(-1).log()
+
+
+def most_likely(logits_BV: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the most likely tokens of each row, falling, and their log-probabilities: shape (B, count)."""
+    values_BK, ids_BK = largest(logits_BV, min(count, logits_BV.shape[1]))
+    return ids_BK, values_BK - logits_BV.logsumexp(-1, keepdim=True)
 
 
 def choose(logits_BV: Tensor, knobs: Knobs, uniforms_B2: Tensor) -> tuple[Tensor, Tensor]:

@@ -36,6 +36,8 @@ class Running:
         self.tokens: list[int] = []
         self.logprobs: list[float] = []
         self.sampling_logprobs: list[float] = []
+        self.top_tokens: list[list[int]] = []
+        self.top_logprobs: list[list[float]] = []
         self.forced: deque[int] = deque(constraint.forced() if constraint is not None else ())
         self.reason: FinishReason | None = None
         self.started = time.perf_counter()
@@ -47,6 +49,11 @@ class Running:
     def tokens_left(self) -> int:
         """How many tokens may still come."""
         return self.params.max_tokens - len(self.tokens)
+
+    @property
+    def too_early(self) -> bool:
+        """Whether the next token must not end the sample."""
+        return len(self.tokens) < self.params.min_tokens
 
     @property
     def draws_under_constraint(self) -> bool:
@@ -90,6 +97,11 @@ class Running:
         elif not self.tokens_left:
             self.reason = "length"
 
+    def note(self, tokens: list[int], logprobs: list[float]) -> None:
+        """Note the most likely tokens of the place whose token comes next, as many as are asked for."""
+        self.top_tokens.append(tokens[: self.params.top_logprobs])
+        self.top_logprobs.append(logprobs[: self.params.top_logprobs])
+
     def sample(self) -> Sample:
         """Return what has been generated."""
         return Sample(
@@ -98,6 +110,8 @@ class Running:
             sampling_logprobs=self.sampling_logprobs,
             finish_reason=self.reason or "aborted",
             seconds=time.perf_counter() - self.started,
+            top_tokens=self.top_tokens[: len(self.tokens)],  # of forced tokens more may be noted than taken
+            top_logprobs=self.top_logprobs[: len(self.tokens)],
             **self._said(),
         )
 

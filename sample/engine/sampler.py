@@ -22,7 +22,8 @@ from posttrain.models.load import evaluating
 from posttrain.sample.engine.beam import Search, beam_search
 from posttrain.sample.engine.decoder import Decoder, shared_tokens
 from posttrain.sample.engine.ending import Ending, end_tokens
-from posttrain.sample.engine.logits import add_bias, choose, knobs_of, log_probabilities, penalise_repeats
+from posttrain.sample.engine.history import History
+from posttrain.sample.engine.logits import add_bias, choose, knobs_of, log_probabilities, most_likely
 from posttrain.sample.engine.requests import check_bias, check_length, length_groups, prefill_groups
 from posttrain.sample.engine.running import Running
 from posttrain.sample.sampling import Accept, OnToken, Prompts, Sample, SamplingParams
@@ -78,6 +79,9 @@ class Sampler:
             check_bias(number, request, self.model.config.get_text_config().vocab_size)
             check_length(number, prompt, request, self.model.config)
         factories = constraints if constraints is not None else [None] * len(prompts)
+        for number, (factory, request) in enumerate(zip(factories, each, strict=True)):
+            if factory is not None and request.min_tokens:
+                raise UsageError(f"prompt {number}: min_tokens={request.min_tokens}: a grammar says where it may end")
         if any(request.num_beams > 1 for request in each):
             return self._search(prompts, each, factories)
         with torch.inference_mode(), evaluating(self.model):
@@ -85,7 +89,7 @@ class Sampler:
 
     def ending(self, params: SamplingParams) -> Ending:
         """Return where samples of a request end."""
-        return Ending(self.tokenizer, self.ends.union(params.stop_token_ids), params.stop)
+        return Ending(self.tokenizer, self.ends.union(params.stop_token_ids), params.stop, params.min_tokens)
 
     def _run_in_groups(self, prompts: Prompts, params: Sequence[SamplingParams], asked: _Asked) -> list[list[Sample]]:
         """Run prompts whose samples are of similar length together, and with fewer rows where memory runs out."""
@@ -209,14 +213,9 @@ class _Run:
         width = self.logits_BV.shape[1]
         self.knobs = knobs_of([row.params for row in rows], width, device)
         self.biases = [row.params.logit_bias for row in rows] if any(row.params.logit_bias for row in rows) else None
-        self.seen_BV = None
-        if any(row.params.repetition_penalty != 1 for row in rows):
-            self.seen_BV = torch.zeros(len(rows), width, dtype=torch.bool, device=device)
-            for place, row in enumerate(rows):
-                self.seen_BV[place, torch.tensor([*row.prompt, *row.tokens], device=device)] = True
-            self.penalty_B1 = torch.tensor([[row.params.repetition_penalty] for row in rows], device=device)
+        self.history = History(rows, width, device)
         bound = any(row.constraint is not None for row in rows)
-        self.untouched = self.knobs.plain and self.biases is None and self.seen_BV is None and not bound
+        self.untouched = self.knobs.plain and self.biases is None and self.history.idle and not bound
         if bound and not self.bitmask_BW.size:
             self.bitmask_BW = np.zeros((self.most, mask_words(width)), np.int32)
 
@@ -241,13 +240,13 @@ class _Run:
                 tokens[row], sampling_logprobs[row] = token, logprob
             refused, attempt = [row for row in refused if not self.rows[row].take(tokens[row])], attempt + 1
         tokens_B = torch.tensor(tokens, device=self.decoder.device)
-        if self.seen_BV is not None:
-            self.seen_BV[torch.arange(len(tokens)), tokens_B] = True
+        self.history.note(torch.arange(len(tokens)), tokens_B)
         logprobs = sampling_logprobs
         if not self.untouched:
             logprobs = log_probabilities(self.logits_BV, tokens_B).tolist()
         if any(map(math.isnan, logprobs)):
             self._require_numbers()
+        self._note_most_likely(everyone, self.logits_BV[:, None])
         for place, sampled in enumerate(self.rows):
             self._append(sampled, tokens[place], logprobs[place], sampling_logprobs[place])
 
@@ -274,8 +273,7 @@ class _Run:
         """Return logits after penalty, bias and constraint; the model's own where a row has none of them."""
         part = slice(None) if everyone else torch.tensor(places, device=self.decoder.device)
         logits_BV = self.logits_BV[part]
-        if self.seen_BV is not None:
-            logits_BV = penalise_repeats(logits_BV, self.seen_BV[part], self.penalty_B1[part])
+        logits_BV = self.history.weigh(logits_BV, places, part)
         if self.biases is not None:
             logits_BV = logits_BV.clone()
             add_bias(logits_BV, [self.biases[place] for place in places])
@@ -291,6 +289,19 @@ class _Run:
                 apply_bitmask(part_BV, self.bitmask_BW[[places[n] for n in bound]])
                 logits_BV[bound] = part_BV
         return logits_BV
+
+    def _note_most_likely(self, places: Sequence[int], logits_PTV: Tensor) -> None:
+        """Note the most likely tokens at the next places of rows that ask for them, given the logits of each place."""
+        asking = [number for number, place in enumerate(places) if self.rows[place].params.top_logprobs]
+        if not asking:
+            return
+        most = max(self.rows[places[number]].params.top_logprobs for number in asking)
+        ids_PTK, logprobs_PTK = most_likely(logits_PTV[asking].flatten(0, 1), most)
+        shape = (len(asking), -1)
+        own = zip(asking, ids_PTK.unflatten(0, shape).tolist(), logprobs_PTK.unflatten(0, shape).tolist(), strict=True)
+        for number, ids_TK, logprobs_TK in own:
+            for ids, logprobs in zip(ids_TK, logprobs_TK, strict=True):
+                self.rows[places[number]].note(ids, logprobs)
 
     def _append(self, row: Running, token: int, logprob: float, sampling_logprob: float) -> None:
         row.append(token, logprob, sampling_logprob)
@@ -311,13 +322,13 @@ class _Run:
         logits_PTV = self.decoder.extend(places, pending)
         tokens_N = torch.tensor(forced, device=logits_PTV.device).flatten()
         logprobs = log_probabilities(logits_PTV.flatten(0, 1), tokens_N).unflatten(0, (-1, count)).tolist()
+        self._note_most_likely(places, logits_PTV)
         for place, tokens, row_logprobs in zip(places, forced, logprobs, strict=True):
             row = self.rows[place]
             for token, logprob in zip(tokens, row_logprobs, strict=True):
                 if row.reason is None and row.take(token):
                     self._append(row, token, logprob, 0.0)
-        if self.seen_BV is not None:
-            self.seen_BV[torch.tensor(places)[:, None], torch.tensor(forced)] = True
+        self.history.note(torch.tensor(places)[:, None], torch.tensor(forced))
 
     def _drop_ended(self) -> None:
         """Take the results of rows that ended, cancel what they make needless, and close the gaps."""

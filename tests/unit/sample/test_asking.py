@@ -73,6 +73,9 @@ def test_what_does_not_go_together_is_one_line(line: str, message: str) -> None:
         ("--prompt a --ladder --schema s", SamplingConfig(num_samples=2), "num_samples=2: --ladder takes one sample"),
         ("--prompt a --regex a", SamplingConfig(temperature=0, num_beams=2), "num_beams=2: beam search takes no --reg"),
         ("--prompt a --best-of 2", SamplingConfig(temperature=0, num_beams=2), "--best-of 2: num_beams=2 searches"),
+        ("--prompt a --regex a", SamplingConfig(min_tokens=2), "min_tokens=2: --regex says where it may end"),
+        ("--prompt a --ladder --schema s", SamplingConfig(top_logprobs=2), "top_logprobs=2: --ladder takes one sample"),
+        ("", SamplingConfig(top_logprobs=2), "top_logprobs=2: no chat takes it"),
         ("", SamplingConfig(num_samples=2), "num_samples=2: a chat has one answer"),
     ],
 )

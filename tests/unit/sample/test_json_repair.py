@@ -130,7 +130,7 @@ def test_what_was_changed_is_told(text: str, value: Any, change: str) -> None:
         ('First {"a": 1, "b": 2}, then {"a": 3,}', {"a": 3}),
         ('See [1]: {"a": 1}, as in [2], or {}.', {"a": 1}),
         ("[1, 2, 3], or rather [4]", [4]),
-        ('{"a": 1} (with {braces} and {"more)', {"a": 1}),
+        ('{"a": 1} (with {braces} and {more)', {"a": 1}),
     ],
 )
 def test_the_last_document_of_a_response_is_taken(text: str, value: Any) -> None:
