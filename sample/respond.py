@@ -1,190 +1,81 @@
 """Answer one prompt, a file of prompts, or a person at the terminal; `posttrain generate` starts this.
 
-python -m posttrain.sample.respond --model DIR --sampling '{"temperature": 0.5}' [--prompt TEXT | --file IN --out OUT]
+python -m posttrain.sample.respond --model DIR --sampling '{"temperature": 0.5}' --asking '{"prompt": "Who are you?"}'
 """
 
 from __future__ import annotations
 
 import argparse
-import codecs
 import contextlib
 import dataclasses
-import itertools
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
-from tokenizers.decoders import DecodeStream
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.data.chat.pieces import encode_prompts
-from posttrain.data.chat.reasoning import hidden_tokens
-from posttrain.data.chat.tokenizer import load_tokenizer
-from posttrain.data.messages import Conversation, Json, Message, message_dicts
-from posttrain.models.load import load_policy
-from posttrain.sample.backends.cached import CachedSampler
+from posttrain.data.chat.tokenizer import load_tokenizer, tokenizer_digest
+from posttrain.data.messages import Conversation, Json
+from posttrain.models.load import load_policy, load_reward_model
+from posttrain.sample.asking.citing import asked_of, cite, read_passages, withhold
+from posttrain.sample.asking.rows import Row, answer_rows, prompt_row, read_rows
+from posttrain.sample.asking.rungs import climb_rows, rungs_of, tasks_of
+from posttrain.sample.asking.talk import chat, citations, outcome, readable, with_system
+from posttrain.sample.asking.ways import (
+    Given,
+    Judge,
+    Way,
+    best_sample,
+    every_sample,
+    first_valid_sample,
+    judge_of,
+    plain,
+    verified,
+    voted_sample,
+)
+from posttrain.sample.backends.cached import CachedSampler, engine
+from posttrain.sample.backends.credentials import credentials
+from posttrain.sample.backends.guided import Guided
 from posttrain.sample.backends.response_cache import ResponseCache
-from posttrain.sample.choose.confidence import mean_logprob
-from posttrain.sample.choose.select import derived_seed
+from posttrain.sample.backends.server import ServerSampler
+from posttrain.sample.choose.select import by_logprob
+from posttrain.sample.config.asking import Asking, check_asking
 from posttrain.sample.config.sampling import SamplingConfig, sampling_params
 from posttrain.sample.engine.sampler import Sampler
 from posttrain.sample.sampling import Generates, Sample, SamplingParams
+from posttrain.sample.score import by_reward
 from posttrain.sample.structured.closing import Vocabulary
-from posttrain.sample.structured.named import Constrained, constraint_of, read_constraint
+from posttrain.sample.structured.json_schema import Validator
+from posttrain.sample.structured.ladder import RungReport, ladder_table, read_document, schema_prompt
+from posttrain.sample.structured.named import Constrained, constraint_of, read_constraint, read_schema
 from posttrain.stage.artifact import read_manifest
 from posttrain.stage.errors import PosttrainError, UsageError
-from posttrain.stage.progress import track
+from posttrain.stage.files import sha256_text, write_text_atomic
 from posttrain.stage.schema import build
 from posttrain.stage.whole import require_whole
 
-CHUNK = 256
-"""Prompts of a file that are sampled together; their responses are on the disk before the next ones begin."""
-RESET = "/reset"
-_CUT = "the reasoning did not end; raise max_tokens"
-
-Row = tuple[Json, list[Json]]
-"""A row of a file as it is, and the conversation that its prompt means."""
+PART_BATCHES = 4
+"""Batches of a file that are sampled together; their responses are on the disk before the next ones begin."""
+_NO_MATTER = {"file", "out", "batch", "cache", "cache_mb"}
+"""What of the asking changes no response."""
 
 
-def read_rows(source: Path) -> list[Row]:
-    """Return the rows of a JSONL file with their conversations.
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """What was read and checked before anything was loaded."""
 
-    A row's ``prompt`` is a text or a list of messages; what else it holds is kept. Lines end at a line feed alone,
-    since a text may hold any other separator; blank ones are passed over, and so is a byte order mark. Raises
-    UsageError that names the line of a row that cannot be read.
-    """
-    if not source.is_file():
-        raise UsageError(f"{source}: no such file")
-    lines = source.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
-    return [_row(line, f"{source}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
-
-
-def _row(line: bytes, where: str) -> Row:
-    try:
-        row = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{where}: not UTF-8 ({error.reason} at byte {error.start + 1}); save it as UTF-8") from None
-    except ValueError as error:
-        raise UsageError(f"{where}: not JSON ({error}); give one object per line") from None
-    if not isinstance(row, dict) or "prompt" not in row:
-        raise UsageError(f'{where}: no prompt; give {{"prompt": TEXT or a list of messages}}')
-    return row, _conversation(row["prompt"], where)
-
-
-def respond_to_rows(
-    sampler: Generates,
-    tokenizer: PreTrainedTokenizerBase,
-    params: SamplingParams,
-    rows: Sequence[Row],
-    out: Path,
-    system: str = "",
-) -> None:
-    """Write each row with its ``responses`` as JSONL; ``out`` is there once all are."""
-    ids = encode_prompts(tokenizer, [_with_system(conversation, system) for _, conversation in rows])
-    temporary = out.with_name(f".{out.name}.incomplete")
-    with temporary.open("w", encoding="utf-8") as file:
-        chunks = [list(range(len(rows)))[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
-        for places in track(chunks, len(rows), "generate"):
-            samples = sampler.generate([ids[place] for place in places], params)
-            for place, own in zip(places, samples, strict=True):
-                row = rows[place][0] | {"responses": [_plain(sample) for sample in own]}
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            file.flush()
-    temporary.rename(out)
-
-
-def _conversation(prompt: Any, where: str) -> list[Json]:
-    if isinstance(prompt, str):
-        return [{"role": "user", "content": prompt}]
-    try:
-        messages = TypeAdapter(list[Message]).validate_python(prompt)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        place = ".".join(str(part) for part in ("prompt", *fault["loc"]))
-        raise UsageError(f"{where}: {place}: {fault['msg']}; give a text or role and content of each message") from None
-    if not messages:
-        raise UsageError(f"{where}: prompt: no message; give a text or role and content of each message")
-    return message_dicts(messages)
-
-
-def _with_system(messages: list[Json], system: str) -> Conversation:
-    return Conversation([{"role": "system", "content": system}, *messages] if system else messages)
-
-
-def _plain(sample: Sample) -> dict[str, Any]:
-    reasoning = {"reasoning": sample.reasoning} if sample.reasoning else {}
-    return {
-        "text": sample.text,
-        **reasoning,
-        "ended": sample.ended,
-        "finish_reason": sample.finish_reason,
-        "tokens": len(sample.token_ids),
-        "mean_logprob": mean_logprob(sample.logprobs),
-    }
-
-
-def readable(sample: Sample) -> str:
-    """Return a response for people to read, its reasoning set apart from the answer."""
-    if not sample.reasoning and sample.answered:
-        return sample.text
-    head = f"[reasoning: {len(sample.reasoning.split())} words]\n{sample.reasoning}"
-    return f"{head}\n\n[answer]\n{sample.text}" if sample.answered else f"{head}\n\n[no answer: {_CUT}]"
-
-
-def chat(
-    sampler: Sampler,
-    params: SamplingParams,
-    system: str,
-    read: Callable[[str], str] = input,
-    write: Callable[[str], object] = sys.stdout.write,
-) -> None:
-    """Talk until the input ends; responses appear token by token, unless a stop text could have to be taken back."""
-    write(f"Say something; {RESET} forgets the conversation, an empty line ends it.\n")
-    conversation: list[Json] = []
-    for turn in itertools.count():
-        try:
-            said = read("> ").strip()
-        except EOFError:
-            said = ""
-        if not said:
-            return
-        if said == RESET:
-            conversation = []
-            continue
-        asked = [*conversation, {"role": "user", "content": said}]
-        own = dataclasses.replace(params, seed=derived_seed(params.seed, f"turn {turn}"))
-        try:
-            answer = _stream(sampler, own, _with_system(asked, system), write)
-        except UsageError as error:
-            write(f"({error}; {RESET} makes room)\n")
-            continue
-        conversation = [*asked, answer]
-
-
-def _stream(
-    sampler: Sampler, params: SamplingParams, conversation: Conversation, write: Callable[[str], object]
-) -> Json:
-    """Write a response as it comes, and return it as a message."""
-    decoder, tokenizer = DecodeStream(skip_special_tokens=False), sampler.tokenizer.backend_tokenizer
-    hidden = hidden_tokens(sampler.tokenizer) | sampler.ending(params).tokens
-    shown: list[str] = []
-
-    def show(prompt: int, number: int, token: int) -> None:
-        if token not in hidden:
-            shown.append(decoder.step(tokenizer, token) or "")
-            write(shown[-1])
-            sys.stdout.flush()
-
-    ids = encode_prompts(sampler.tokenizer, [conversation])
-    ((sample,),) = sampler.generate(ids, params, on_token=None if params.stop else show)
-    rest = sample.response.removeprefix("".join(shown))  # all of it, or the half of a character that was held back
-    write(f"{rest}\n" if sample.answered else f"{rest}\n(no answer: {_CUT})\n")
-    message: Json = {"role": "assistant", "content": sample.text or " "}
-    return message | ({"reasoning_content": sample.reasoning} if sample.reasoning and sample.answered else {})
+    rows: list[Row]
+    passages: dict[str, list[str]]
+    """Of rows that are to cite them, by their places."""
+    constraint: str | Mapping[str, Any] | None
+    """What a grammar is made of."""
+    schema: Mapping[str, Any] | None
+    """What a sample is checked against, where no grammar holds it to that."""
+    judge: Judge | None
 
 
 def main() -> int:
@@ -192,16 +83,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--model", type=Path, required=True, help="directory of a committed model artifact")
     parser.add_argument("--sampling", type=json.loads, default={}, help="knobs of sampling as JSON")
-    parser.add_argument("--prompt", help="one prompt")
-    parser.add_argument("--file", type=Path, help="JSONL file of prompts")
-    parser.add_argument("--out", type=Path, help="JSONL file to write, with --file")
-    parser.add_argument("--system", default="", help="system message")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--constraint", type=json.loads, help="kind and value, as JSON, of what responses must be")
-    parser.add_argument("--cache", type=Path, help="file of responses that need not be made again")
-    parser.add_argument("--cache-mb", type=int, default=1024, help="largest size of that file")
+    parser.add_argument("--asking", type=json.loads, default={}, help="fields of Asking as JSON")
+    options = parser.parse_args()
     try:
-        _run(parser.parse_args())
+        _run(options.model, build(SamplingConfig, options.sampling, "sampling"), Asking(**options.asking))
     except PosttrainError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -210,51 +95,198 @@ def main() -> int:
     return 0
 
 
-def _run(options: argparse.Namespace) -> None:
-    params = sampling_params(build(SamplingConfig, options.sampling, "sampling"), seed=0)
-    manifest = read_manifest(options.model)
-    talking = options.prompt is None and options.file is None
-    _check(options, params, manifest.kind, talking)
-    kind, value = options.constraint or ("", "")
-    constraint = read_constraint(kind, value) if kind else None
-    require_whole(options.model)
-    rows = read_rows(options.file) if options.file is not None else []
-    tokenizer = load_tokenizer(options.model)
-    model = load_policy(options.model, options.dtype).eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    sampler = Sampler(model, tokenizer)
-    grammar = constraint_of(Vocabulary.of(tokenizer, sampler.ends), kind, constraint) if constraint else None
-    if talking:
-        chat(sampler, params, options.system)
+def _run(directory: Path, sampling: SamplingConfig, asking: Asking) -> None:
+    check_asking(asking, sampling)
+    params = sampling_params(sampling, seed=0)
+    source: Generates
+    digests = [_require_kind(directory, "model")]
+    if asking.reward is not None:
+        digests.append(_require_kind(Path(asking.reward), "reward_model"))
+    work = _read_work(asking)
+    require_whole(directory)
+    tokenizer = load_tokenizer(directory)
+    if asking.server is not None:
+        source = _served(asking, work, tokenizer, read_manifest(directory).stage)
+        _answer(asking, work, _way(asking, work, source, params, tokenizer), tokenizer, params, digests)
+        return
+    sampler = Sampler(_placed(load_policy(directory, asking.dtype)), tokenizer, max_batch_size=asking.batch)
+    if asking.talking:
+        chat(sampler, params, asking.system)
+        return
+    if asking.ladder:
+        assert isinstance(work.constraint, Mapping)
+        vocabulary = Vocabulary.of(tokenizer, sampler.ends)
+        _show_ladder(
+            asking, work.rows, climb_rows(sampler, work.rows, work.constraint, asking.system, params, vocabulary)
+        )
         return
     with contextlib.ExitStack() as stack:
-        source: Generates = sampler if grammar is None else Constrained(sampler, grammar)
-        if options.cache is not None:
-            cache = stack.enter_context(ResponseCache(options.cache, options.cache_mb << 20))
-            source = CachedSampler(sampler, cache, f"{manifest.digest} {options.dtype}")
-        if options.file is not None:
-            respond_to_rows(source, tokenizer, params, rows, options.out, options.system)
-            print(f"{len(rows)} prompts answered in {options.out}")
-            return
-        conversation = _with_system(_conversation(options.prompt, "--prompt"), options.system)
-        for sample in source.generate(encode_prompts(tokenizer, [conversation]), params)[0]:
-            print(readable(sample))
+        source = sampler
+        if asking.constraint is not None and work.constraint is not None:
+            vocabulary = Vocabulary.of(tokenizer, sampler.ends)
+            source = Constrained(sampler, constraint_of(vocabulary, asking.constraint[0], work.constraint))
+        if asking.cache is not None:
+            cache = stack.enter_context(ResponseCache(Path(asking.cache), asking.cache_mb << 20))
+            source = CachedSampler(sampler, cache, f"{digests[0]} {asking.dtype}")
+        way = _way(asking, work, source, params, tokenizer)
+        _answer(asking, work, way, tokenizer, params, digests)
 
 
-def _check(options: argparse.Namespace, params: SamplingParams, kind: str, talking: bool) -> None:
-    if kind != "model":
-        raise UsageError(f"{options.model.name}: a {kind} artifact; give a model")
-    if (options.file is None) != (options.out is None):
-        raise UsageError("--file and --out: one without the other; give both")
-    if options.out is not None and options.out.exists():
-        raise UsageError(f"{options.out}: exists already; give a new file")
-    if options.file is not None and options.prompt is not None:
-        raise UsageError("a prompt and --file: give one of them")
-    if talking and params.num_samples > 1:
-        raise UsageError(f"num_samples={params.num_samples}: a chat has one answer; give a prompt or --file")
-    if options.constraint and (talking or options.cache is not None):
-        raise UsageError(f"--{options.constraint[0]}: neither a chat nor the cache takes it; give a prompt or --file")
-    if talking and options.cache is not None:
-        raise UsageError("--cache: a chat is not cached; give a prompt or --file")
+def _served(asking: Asking, work: _Work, tokenizer: PreTrainedTokenizerBase, stage: str) -> Generates:
+    """Return what samples through a server, held to what responses must be."""
+    name = asking.served_name or stage
+    server = ServerSampler(
+        asking.server or "", name, tokenizer, asking.dialect, max_concurrent=asking.batch, headers=credentials()
+    )
+    if asking.constraint is None or work.constraint is None:
+        return server
+    return Guided(server, (asking.constraint[0], work.constraint))
+
+
+def _placed(model: PreTrainedModel) -> PreTrainedModel:
+    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _require_kind(directory: Path, kind: str) -> str:
+    """Return the digest of an artifact. Raises UsageError where it is of another kind."""
+    manifest = read_manifest(directory)
+    if manifest.kind != kind:
+        raise UsageError(f"{directory.name}: a {manifest.kind} artifact; give a {kind}")
+    return manifest.digest
+
+
+def _read_work(asking: Asking) -> _Work:
+    """Return what files say. Raises UsageError where they do not say it, or not what a judge needs."""
+    rows: list[Row] = []
+    if asking.prompt is not None:
+        rows = [prompt_row(asking.prompt, asking.reference)]
+    elif asking.file is not None:
+        rows = read_rows(Path(asking.file))
+    kind, value = asking.constraint or ("", "")
+    checked = asking.first_valid is not None and kind == "schema"
+    constraint = read_constraint(kind, value) if kind and not checked else None
+    if asking.ladder and isinstance(constraint, Mapping):
+        tasks_of(rows, constraint, asking.system)
+    passages = read_passages(asking.cite, rows) if asking.cite is not None else [[] for _ in rows]
+    judged = asking.scorer is not None and asking.by != "vote"
+    return _Work(
+        rows=rows,
+        passages={row.place: own for row, own in zip(rows, passages, strict=True)},
+        constraint=constraint,
+        schema=read_schema(value) if checked else None,
+        judge=judge_of(asking.scorer or "", rows) if judged else None,
+    )
+
+
+def _way(
+    asking: Asking, work: _Work, source: Generates, params: SamplingParams, tokenizer: PreTrainedTokenizerBase
+) -> Way:
+    if asking.first_valid is not None:
+        return first_valid_sample(source, params, _Valid(asking, work), asking.first_valid)
+    if asking.best_of is None:
+        return every_sample(source, params)
+    several = dataclasses.replace(params, num_samples=asking.best_of)
+    if asking.by == "vote":
+        return voted_sample(source, several, asking.scorer)
+    if asking.by == "verifier" and work.judge is not None:
+        return best_sample(source, several, "verifier", verified(work.judge))
+    if asking.by == "reward" and asking.reward is not None:
+        folder = Path(asking.reward)
+        if tokenizer_digest(tokenizer) != tokenizer_digest(load_tokenizer(folder)):
+            raise UsageError(f"--reward {folder.name}: its tokenizer is not the model's; train both from one base")
+        require_whole(folder)
+        reward = by_reward(_placed(load_reward_model(folder, asking.dtype)), tokenizer.pad_token_id, asking.batch)
+        return best_sample(source, several, "reward", lambda rows: reward)
+    return best_sample(source, several, "logprob", lambda rows: by_logprob)
+
+
+class _Valid:
+    """Whether a sample is what was asked for: a document of the schema, of enough score, cited."""
+
+    def __init__(self, asking: Asking, work: _Work) -> None:
+        self.least, self.work, self.cites = asking.least, work, asking.cite is not None
+        self.validator = Validator(work.schema) if work.schema is not None else None
+
+    def __call__(self, row: Row, sample: Sample) -> bool:
+        if self.validator is not None and not read_document(sample.text, self.validator).valid:
+            return False
+        if self.work.judge is not None and not self.work.judge(row, sample) >= self.least:
+            return False
+        return not self.cites or cite(sample, self.work.passages[row.place], self.least).holds
+
+
+def _conversation(asking: Asking, work: _Work, row: Row) -> Conversation:
+    """Return what the model is asked: a row's conversation behind what it is told of system, passages and schema."""
+    told = dataclasses.replace(row, conversation=with_system(row.conversation, asking.system).messages)
+    if asking.cite is not None:
+        told = asked_of(told, work.passages[row.place])
+    conversation = Conversation(told.conversation)
+    return conversation if work.schema is None else schema_prompt(conversation, work.schema, ())
+
+
+def _answer(
+    asking: Asking,
+    work: _Work,
+    way: Way,
+    tokenizer: PreTrainedTokenizerBase,
+    params: SamplingParams,
+    digests: Sequence[str],
+) -> None:
+    ids = encode_prompts(tokenizer, [_conversation(asking, work, row) for row in work.rows])
+
+    def give(places: Sequence[int]) -> list[Given]:
+        return way([work.rows[place] for place in places], [ids[place] for place in places])
+
+    if asking.out is None:
+        (given,) = give([0])
+        for sample in given.samples:
+            print(readable(sample) if asking.cite is None else _cited(asking, work, sample))
+        if line := outcome(given.told):
+            print(line)
+        return
+
+    def answers(places: Sequence[int]) -> list[Json]:
+        return [_fields(asking, work, work.rows[p], own) for p, own in zip(places, give(places), strict=True)]
+
+    own = {name: value for name, value in dataclasses.asdict(asking).items() if name not in _NO_MATTER}
+    fields = [(row.place.rpartition(":")[2], row.fields) for row in work.rows]
+    request = sha256_text(repr([digests, engine(), params, own, work.constraint, work.schema, work.passages, fields]))
+    chunk = max(1, PART_BATCHES * asking.batch // (asking.best_of or params.num_samples))
+    written = answer_rows(answers, work.rows, Path(asking.out), request, chunk)
+    print(f"{len(written)} prompts answered in {asking.out}{_without(written)}")
+
+
+def _cited(asking: Asking, work: _Work, sample: Sample) -> str:
+    return citations(sample, cite(sample, work.passages["--prompt"], asking.least))
+
+
+def _fields(asking: Asking, work: _Work, row: Row, given: Given) -> Json:
+    """Return what a row of a file gets besides what it has."""
+    responses = [plain(sample) for sample in given.samples]
+    if asking.cite is not None:
+        found = [cite(sample, work.passages[row.place], asking.least) for sample in given.samples]
+        responses = [withhold(response, own) for response, own in zip(responses, found, strict=True)]
+    return {"responses": responses, **given.told}
+
+
+def _without(rows: Sequence[Json]) -> str:
+    """Return how many rows got no response that was valid, or had one withheld."""
+    invalid = sum(not row["responses"] for row in rows)
+    withheld = sum("withheld" in response for row in rows for response in row["responses"])
+    notes = [f"{invalid} without a valid response"] * bool(invalid)
+    notes += [f"{withheld} responses withheld that the passages do not support"] * bool(withheld)
+    return "".join(f"; {note}" for note in notes)
+
+
+def _show_ladder(asking: Asking, rows: Sequence[Row], reports: Sequence[RungReport]) -> None:
+    """Print the figures of each rung, and what it gave for a single prompt; write what it gave for each of a file."""
+    if asking.file is None:
+        for rung in rungs_of(reports, 0):
+            print(f"[{rung['rung']}] {'valid' if rung['valid'] else 'not valid'}\n{rung['text']}\n")
+    print(ladder_table(reports))
+    if asking.out is not None:
+        lines = [row.fields | {"rungs": rungs_of(reports, place)} for place, row in enumerate(rows)]
+        write_text_atomic(Path(asking.out), "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from importlib import resources
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from posttrain.sample.config.asking import Asking, check_asking
 from posttrain.sample.config.sampling import SamplingConfig
 from posttrain.stage.errors import UsageError, did_you_mean
 from posttrain.stage.schema import build, to_dict
@@ -16,24 +18,12 @@ from posttrain.stage.schema import build, to_dict
 PRESETS = "posttrain.conf"
 
 
-def generate_command(
-    artifact: Path,
-    knobs: dict[str, object],
-    prompt: str | None,
-    file: Path | None,
-    out: Path | None,
-    system: str,
-    dtype: str,
-    cache: Path | None,
-    constraint: tuple[str, str] | None = None,
-) -> list[str]:
-    """Return the command that answers a prompt, a file, or without either a person at the terminal."""
-    given = {"--prompt": prompt, "--file": file, "--out": out, "--cache": cache}
-    if constraint is not None:
-        given["--constraint"] = json.dumps(constraint)
-    optional = [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
+def generate_command(artifact: Path, knobs: dict[str, object], asking: Asking) -> list[str]:
+    """Return the command that answers what is asked. Raises UsageError on what does not go together."""
+    check_asking(asking, build(SamplingConfig, knobs, "sampling"))
+    given = {name: value for name, value in dataclasses.asdict(asking).items() if value is not None}
     command = [sys.executable, "-m", "posttrain.sample.respond", "--model", str(artifact)]
-    return [*command, "--sampling", json.dumps(knobs), "--system", system, "--dtype", dtype, *optional]
+    return [*command, "--sampling", json.dumps(knobs), "--asking", json.dumps(given)]
 
 
 def sampling_knobs(preset: str, overrides: list[str]) -> dict[str, object]:

@@ -6,6 +6,7 @@ An extractor returns None where a response holds no answer, or more than one; su
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +20,18 @@ Extractor = Callable[[str], str | None]
 
 ABSTAINED, REFUSED = "<abstained>", "<refused>"
 """Keys of responses that give no answer and say so, in whatever language and wording."""
+
+_LEAD = re.compile(
+    r"^(?:(?:sure|certainly|of course|well|okay|ok) )*"
+    r"(?:(?:i think|i believe|i would say|i'd say) (?:that )?)?"
+    r"(?:(?:it|that|this) is |(?:it|that)'s "
+    r"|(?:(?:the|my) )?(?:(?:correct|right|final) )?answer (?:is )?"
+    r"|(?:es|das|dies) ist |(?:die |meine )?(?:richtige )?antwort (?:ist |lautet )?"
+    r"|(?:la |mi )?respuesta (?:correcta )?(?:es )?|es (?!ist )"
+    r"|c'est |(?:la |ma )?réponse (?:est )?|(?:la |mia )?risposta (?:è )?|è |(?:a |minha )?resposta (?:é )?|é )?"
+    r"(?=.)"
+)
+"""Words that lead to an answer, normalised, in English, German, Spanish, French, Italian and Portuguese."""
 
 
 def number_answer(text: str) -> str | None:
@@ -64,10 +77,22 @@ def _with_whole_numbers(value: Any) -> Any:
 
 
 def text_answer(text: str) -> str | None:
-    """Return a text without case, punctuation and spacing; all abstentions are one answer, and so are all refusals."""
+    """Return a text without case, punctuation, spacing and what merely leads to an answer: "It is Paris." is "Paris".
+
+    All abstentions are one answer, and so are all refusals.
+    """
+    return _key(text, _LEAD.sub("", normalise(text)))
+
+
+def worded_answer(text: str) -> str | None:
+    """Return a text without case, punctuation and spacing, as `exact` compares it; abstentions as above."""
+    return _key(text, normalise(text))
+
+
+def _key(text: str, words: str) -> str | None:
     if abstains(text):
         return ABSTAINED
-    return REFUSED if refuses(text) else normalise(text) or None
+    return REFUSED if refuses(text) else words or None
 
 
 def majority(answers: Sequence[str | None]) -> tuple[int, int]:
@@ -89,4 +114,5 @@ def extractor(scorer: str, choices: Sequence[str] = ()) -> Extractor:
     """
     if scorer == "choice":
         return lambda text: choice_answer(text, choices)
-    return {"number": number_answer, "json": json_answer}.get(scorer, text_answer)
+    readers: dict[str, Extractor] = {"number": number_answer, "json": json_answer, "exact": worded_answer}
+    return readers.get(scorer, text_answer)

@@ -4,18 +4,19 @@ Each function takes one prompt's samples and returns the expected value of what 
 replacement: the mean over all C(N, k) subsets, without listing them. A value is any score of a sample, such as 1 for
 right and 0 for wrong.
 
-Letters of array shapes: N samples of a prompt, K sizes k.
+Letters of array shapes: N samples of a prompt, J + 1 numbers of answers that tie, E votes of those that
+do not.
 """
 
 from __future__ import annotations
 
-import functools
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import binom
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:
@@ -53,47 +54,59 @@ def majority_at_k(answers: Sequence[str | None], values: ArrayLike, k: int) -> f
     values_of: dict[str | None, list[float]] = defaultdict(list)
     for answer, value in zip(answers, np.asarray(values, dtype=np.float64).tolist(), strict=True):
         values_of[answer].append(value)
-    if not 1 <= k <= len(answers):
-        raise ValueError(f"k={k} of {len(answers)} samples; give 1 <= k <= samples")
+    n = len(answers)
+    if not 1 <= k <= n:
+        raise ValueError(f"k={k} of {n} samples; give 1 <= k <= samples")
     silent = values_of.pop(None, [])
-    chances = _winning_chances(tuple(sorted(len(group) for group in values_of.values())), len(silent), k)
-    total = math.comb(len(silent), k) / math.comb(len(answers), k) * float(np.mean(silent)) if silent else 0.0
-    return total + sum(chances[len(group)] * float(np.mean(group)) for group in values_of.values())
+    groups = sorted(((len(own), float(np.mean(own))) for own in values_of.values()), reverse=True)
+    total = 0.0
+    if silent:
+        total = float(np.mean(silent)) * binom.pmf(k, len(silent), k / n) * binom.pmf(0, n - len(silent), k / n)
+    for votes in range(1, min(k, groups[0][0] if groups else 0) + 1):
+        able = [group for group in groups if group[0] >= votes]
+        total += _won_with(votes, able, n - sum(count for count, _ in able), k, k / n)
+    worths = [float(np.mean(own)) for own in (silent, *values_of.values()) if own]
+    return float(min(max(total / binom.pmf(k, n, k / n), min(worths)), max(worths)))  # a mean, but for its rounding
 
 
-@functools.lru_cache(maxsize=65536)
-def _winning_chances(counts: tuple[int, ...], silent: int, k: int) -> dict[int, float]:
-    """Return, for each count among ``counts``, the chance that one answer with so many samples wins the vote of k.
+def _won_with(votes: int, able: Sequence[tuple[int, float]], rest: int, k: int, chance: float) -> float:
+    """Return the chance that k samples are drawn and the winners have so many votes, times what the winner is worth.
 
-    Subsets are counted by generating functions: an answer with c samples contributes ``Σ_t C(c, t) z^t``. For a winner
-    with x votes, the others stop at t = x, where a second variable counts those that tie with it.
+    Each sample is drawn with a chance by itself, which given how many were drawn makes all subsets alike, and keeps
+    the numbers near 1 however many subsets there are. ``able`` are count and worth of the answers with so many samples,
+    ``rest`` counts all other samples. Row j holds chances when j answers tie, by the votes of those that do not.
     """
-    n = sum(counts) + silent
-    chances: dict[int, float] = {}
-    for own in set(counts):
-        others = Counter(counts)
-        others[own] -= 1
-        ways = 0.0
-        for votes in range(1, min(own, k) + 1):
-            ties_by_size = _count_others(others, silent, votes, k - votes)
-            shares = 1.0 / np.arange(1, ties_by_size.shape[0] + 1)
-            ways += math.comb(own, votes) * float(shares @ ties_by_size[:, k - votes])
-        chances[own] = ways / math.comb(n, k)
-    return chances
+    most = k // votes
+    drawn_JE, worth_JE = np.ones((1, 1)), np.zeros((1, 1))
+    for count, worth in able:
+        *below, full = binom.pmf(np.arange(votes + 1), count, chance)
+        won_JE = full * (worth_JE + worth * drawn_JE)
+        worth_JE = _joined(_spread(worth_JE, below, k), won_JE, most)
+        drawn_JE = _joined(_spread(drawn_JE, below, k), full * drawn_JE, most)
+    rows_J1, votes_E = np.arange(1, len(worth_JE))[:, None], np.arange(worth_JE.shape[1])
+    others_JE = binom.pmf(k - votes * rows_J1 - votes_E, rest, chance)
+    return float((worth_JE[1:] * others_JE / rows_J1).sum())
 
 
-def _count_others(others: Counter[int], silent: int, votes: int, size: int) -> NDArray[np.float64]:
-    """Return how many subsets of the other samples there are, by ties with ``votes`` and by size up to ``size``."""
-    ways = np.zeros((1, size + 1))
-    ways[0] = [math.comb(silent, t) for t in range(size + 1)]
-    for count, times in others.items():
-        for _ in range(times):
-            grown = np.zeros((ways.shape[0] + 1, size + 1))
-            for t in range(min(count, votes, size) + 1):
-                ties = int(t == votes)
-                grown[ties : ties + ways.shape[0], t:] += math.comb(count, t) * ways[:, : size + 1 - t]
-            ways = grown if count >= votes else grown[:-1]
-    return ways
+def _spread(ways_JE: NDArray[np.float64], below: Sequence[float], most: int) -> NDArray[np.float64]:
+    """Return chances after an answer that gets fewer votes than the winners: convolved with those of its votes."""
+    rows, old = ways_JE.shape
+    width = min(old + len(below) - 1, most + 1)
+    if rows < len(below):
+        return np.stack([np.convolve(row, below)[:width] for row in ways_JE])
+    spread_JE = np.zeros((rows, width))
+    for votes, chance in enumerate(below[:width]):
+        spread_JE[:, votes : votes + old] += chance * ways_JE[:, : width - votes]
+    return spread_JE
+
+
+def _joined(spread_JE: NDArray[np.float64], won_JE: NDArray[np.float64], most: int) -> NDArray[np.float64]:
+    """Return chances after an answer that gets fewer votes than the winners, or is one of at most ``most`` of them."""
+    rows, width = spread_JE.shape
+    joined_JE = np.zeros((min(rows, most) + 1, width))
+    joined_JE[:rows] = spread_JE
+    joined_JE[1:, : won_JE.shape[1]] += won_JE[: len(joined_JE) - 1]
+    return joined_JE
 
 
 def best_of_n_kl(n: int) -> float:

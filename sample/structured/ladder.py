@@ -57,6 +57,8 @@ class Document:
     """Whether it has the schema."""
     value: Any
     """None where nothing could be parsed; JSON's null is None too."""
+    text: str
+    """What it was read from."""
     changes: tuple[str, ...] = ()
     """What repair did."""
 
@@ -68,7 +70,8 @@ class RungReport:
     rung: Rung
     parsed: float
     valid: float
-    right: float
+    right: float | None
+    """None where nothing says what is right."""
     tokens: float
     """Tokens of prompt and response."""
     extra_tokens: float
@@ -76,6 +79,8 @@ class RungReport:
     seconds: float
     """Wall time, of sampling and of what is done to the text."""
     extra_seconds: float
+    documents: Sequence[Document]
+    """Of each task, in order."""
 
 
 def schema_prompt(prompt: Conversation, schema: Mapping[str, Any], examples: Sequence[Example]) -> Conversation:
@@ -109,13 +114,13 @@ def read_document(text: str, validator: Validator, *, repair: bool = False) -> D
     if repair:
         repaired = repair_json(text)
         if repaired is None:
-            return Document(False, False, None)
-        return Document(True, validator.is_valid(repaired.value), repaired.value, repaired.changes)
+            return Document(False, False, None, text)
+        return Document(True, validator.is_valid(repaired.value), repaired.value, text, repaired.changes)
     try:
         value = parse_json(text)
     except ValueError:
-        return Document(False, False, None)
-    return Document(True, validator.is_valid(value), value)
+        return Document(False, False, None, text)
+    return Document(True, validator.is_valid(value), value, text)
 
 
 def is_reference(task: Task, value: Any) -> bool:
@@ -129,11 +134,11 @@ def climb(
     tasks: Sequence[Task],
     params: SamplingParams,
     examples: Sequence[Example] = (),
-    is_right: Callable[[Task, Any], bool] = is_reference,
+    is_right: Callable[[Task, Any], bool] | None = is_reference,
     *,
     relax: bool = False,
 ) -> list[RungReport]:
-    """Return how each rung does on tasks, with one sample each.
+    """Return how each rung does on tasks, with one sample each; ``is_right`` is None where there are no references.
 
     ``relax`` lets a grammar leave out keywords that it cannot enforce; all documents are checked against the whole
     schema on every rung. Raises UsageError before anything is sampled when a schema cannot be enforced.
@@ -166,11 +171,15 @@ def ladder_table(reports: Sequence[RungReport]) -> str:
     """Return the rungs as a Markdown table."""
     lines = ["| rung | parsed | valid | right | tokens | extra | s | extra |", "|---|---|---|---|---|---|---|---|"]
     lines += [
-        f"| {report.rung} | {report.parsed:.1%} | {report.valid:.1%} | {report.right:.1%} | {report.tokens:.1f} "
+        f"| {report.rung} | {report.parsed:.1%} | {report.valid:.1%} | {_share(report.right)} | {report.tokens:.1f} "
         f"| {report.extra_tokens:+.1f} | {report.seconds:.4f} | {report.extra_seconds:+.4f} |"
         for report in reports
     ]
     return "\n".join(lines)
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
 
 
 def _document_text(vocabulary: Vocabulary, sample: Sample) -> str:
@@ -196,21 +205,23 @@ def _report(
     rung: Rung,
     tasks: Sequence[Task],
     documents: Sequence[Document],
-    is_right: Callable[[Task, Any], bool],
+    is_right: Callable[[Task, Any], bool] | None,
     tokens: float,
     seconds: float,
     first: RungReport | None,
 ) -> RungReport:
-    right = [
-        document.parsed and is_right(task, document.value) for task, document in zip(tasks, documents, strict=True)
-    ]
+    right: float | None = None
+    if is_right is not None:
+        pairs = zip(tasks, documents, strict=True)
+        right = sum(document.parsed and is_right(task, document.value) for task, document in pairs) / len(tasks)
     return RungReport(
         rung,
         parsed=sum(document.parsed for document in documents) / len(tasks),
         valid=sum(document.valid for document in documents) / len(tasks),
-        right=sum(right) / len(tasks),
+        right=right,
         tokens=tokens,
         extra_tokens=tokens - first.tokens if first else 0.0,
         seconds=seconds,
         extra_seconds=seconds - first.seconds if first else 0.0,
+        documents=documents,
     )

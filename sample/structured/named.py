@@ -18,7 +18,7 @@ from posttrain.sample.structured.grammar import (
     regex_grammar,
     shipped_grammar,
 )
-from posttrain.sample.structured.json_schema import enforceable
+from posttrain.sample.structured.json_schema import Validator, enforceable
 from posttrain.stage.errors import UsageError
 
 
@@ -29,19 +29,35 @@ def read_constraint(kind: str, value: str) -> str | Mapping[str, Any]:
     """
     if kind in ("regex", "choices") or (kind == "grammar" and not Path(value).suffix):
         return value
+    text = _text(kind, value)
+    return text if kind == "grammar" else enforceable(_schema(text, value)).schema
+
+
+def read_schema(value: str) -> dict[str, Any]:
+    """Return the JSON Schema of a file, whether or not a grammar can hold to it.
+
+    Raises UsageError where there is no such file, or nothing can be checked by what it holds.
+    """
+    schema = _schema(_text("schema", value), value)
+    Validator(schema)
+    return schema
+
+
+def _text(kind: str, value: str) -> str:
     try:
-        text = Path(value).read_text(encoding="utf-8")
+        return Path(value).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--{kind}: {value}: {error}; give a file") from None
-    if kind == "grammar":
-        return text
+
+
+def _schema(text: str, source: str) -> dict[str, Any]:
     try:
         schema = json.loads(text)
     except ValueError as error:
-        raise UsageError(f"--schema: {value}: not JSON ({error}); give a JSON Schema") from None
+        raise UsageError(f"--schema: {source}: not JSON ({error}); give a JSON Schema") from None
     if not isinstance(schema, dict):
-        raise UsageError(f"--schema: {value}: not an object; give a JSON Schema")
-    return enforceable(schema).schema
+        raise UsageError(f"--schema: {source}: not an object; give a JSON Schema")
+    return schema
 
 
 def constraint_of(vocabulary: Vocabulary, kind: str, value: str | Mapping[str, Any]) -> Grammar:

@@ -19,6 +19,7 @@ _PARTIAL_ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{0,3})?\Z")
 _PARTIAL_WORD = re.compile(r"[a-z]+\Z")
 _PARTIAL_NUMBER = re.compile(r"(?<=\d)[.eE+-]+\Z")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
+_BEGUN = re.compile(r"""\{\s*"|\[\s*["{\[\d-]""")
 _MOST_TAKEN_BACK = 8
 _MAX_DEPTH = 500
 _CLOSER = {"{": "}", "[": "]"}
@@ -53,7 +54,7 @@ def repair_json(text: str) -> Repair | None:
     """Return the JSON value in a response, or None where there is none.
 
     Valid JSON comes back as it is. Otherwise, one after the other until it parses: reasoning is taken off, with the
-    drafts in it, a code fence, the text around the document, commas before a closing bracket; what was cut off is
+    drafts in it, a code fence, the text around the last document, commas before a closing bracket; what was cut off is
     closed, after taking back what cannot be read; and json-repair tries the rest (quotes, comments, missing commas).
     """
     try:
@@ -99,20 +100,42 @@ def _parsed(text: str, changes: list[str]) -> Repair | None:
 
 
 def _start(body: str) -> int | None:
-    """Return where the document begins: the longest valid one in a text, or else the first bracket."""
+    """Return where the document begins: the last one of the kind of the longest, object or array, that is not empty.
+
+    Drafts come before it, and what stands in brackets beside it is of another kind. A document that is cut at the end
+    is the last one. Without any it is the first bracket.
+    """
     spans: list[tuple[int, int]] = []
+    cut = None
     first = position = _next_bracket(body, 0)
-    while position is not None:
-        try:
-            _, end = _DECODER.raw_decode(body, position)
-            spans.append((end - position, -position))
-        except (RecursionError, ValueError):
-            length = _end(body[position:])
-            if length is None:
-                break
+    while position is not None and cut is None:
+        end = _document_end(body, position)
+        if end is not None:
+            spans.append((position, end))
+        elif length := _end(body[position:]):
             end = position + length
+        else:
+            cut, end = position, len(body)
         position = _next_bracket(body, end)
-    return -max(spans)[1] if spans else first
+    if not spans:
+        return first
+    longest = max(spans, key=lambda span: span[1] - span[0])[0]
+    if cut is not None and body[cut] == body[longest] and _BEGUN.match(body, cut):
+        return cut
+    alike = [start for start, end in spans if body[start] == body[longest] and body[start + 1 : end - 1].strip()]
+    return alike[-1] if alike else longest
+
+
+def _document_end(body: str, position: int) -> int | None:
+    """Return where the document at a bracket ends, valid but for commas before closing brackets; None where is none."""
+    try:
+        return _DECODER.raw_decode(body, position)[1]
+    except (RecursionError, ValueError):
+        length = _end(body[position:])
+    if length is None:
+        return None
+    text, commas = _without_trailing_commas(body[position : position + length])
+    return position + length if commas and _parsed(text, []) else None
 
 
 def _next_bracket(body: str, position: int) -> int | None:

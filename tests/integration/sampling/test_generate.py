@@ -18,9 +18,10 @@ from posttrain.models.load import load_policy
 from posttrain.pipeline import cli
 from posttrain.pipeline.commands.generate import sampling_knobs
 from posttrain.sample import respond
+from posttrain.sample.asking.rows import read_rows
+from posttrain.sample.asking.talk import chat
 from posttrain.sample.choose.select import derived_seed
 from posttrain.sample.engine.sampler import Sampler
-from posttrain.sample.respond import chat
 from posttrain.sample.sampling import SamplingParams
 from posttrain.stage.errors import UsageError
 
@@ -104,32 +105,42 @@ def test_a_mistaken_knob_is_one_line(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("asking", "message"),
     [
-        (["--file", "rows.jsonl", "--out", "new.jsonl"], "rows.jsonl:2: prompt.0.role: Input should be"),
-        (["--file", "rows.jsonl"], "--file and --out: one without the other"),
-        (["--file", "rows.jsonl", "--out", "rows.jsonl"], "rows.jsonl: exists already"),
-        (["--sampling", '{"num_samples": 2}'], "num_samples=2: a chat has one answer"),
-        (["--cache", "cache"], "--cache: a chat is not cached"),
-        (["--constraint", '["regex", "a+"]'], "--regex: neither a chat nor the cache takes it"),
-        (["--prompt", "a", "--constraint", '["schema", "gone.json"]'], "--schema: gone.json: "),
-        (["--prompt", "a", "--constraint", '["schema", "rows.jsonl"]'], "--schema: rows.jsonl: not JSON"),
+        ({"file": "rows.jsonl", "out": "new.jsonl"}, "rows.jsonl:2: prompt.0.role: Input should be"),
+        ({"file": "rows.jsonl", "out": "rows.jsonl"}, "rows.jsonl: exists already"),
+        ({"prompt": "a", "constraint": ["schema", "gone.json"]}, "--schema: gone.json: "),
+        ({"prompt": "a", "constraint": ["schema", "rows.jsonl"]}, "--schema: rows.jsonl: not JSON"),
+        ({"prompt": "a", "first_valid": 2, "scorer": "number"}, "--prompt: no reference, which number judges by"),
+        ({"prompt": "a", "first_valid": 2, "scorer": "nmber"}, "scorer 'nmber': unknown; use one of"),
+        ({"prompt": "a", "best_of": 2, "by": "verifier", "scorer": "no:f"}, "--scorer: 'no:f': No module named 'no'"),
+        ({"prompt": "a", "cite": ""}, "--prompt: no passages; give it a list of texts as"),
+        ({"prompt": "a", "cite": "gone.txt"}, "--cite: gone.txt: "),
+        ({"prompt": "a", "cite": "rows.jsonl"}, 'rows.jsonl:1: no text; give {"text": TEXT}'),
+        ({"prompt": "a", "best_of": 2, "by": "reward", "reward": "MODEL"}, "MODEL: a model artifact; give a reward"),
+        (
+            {"prompt": "a", "ladder": True, "constraint": ["schema", "any.json"], "reference": "{"},
+            "--prompt: reference: not JSON",
+        ),
     ],
 )
 def test_other_mistakes_are_one_line_before_the_model_loads(
     model: Path,
     tmp_path: Path,
-    arguments: list[str],
+    asking: dict[str, object],
     message: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rows.jsonl").write_text('{"prompt": "a"}\n{"prompt": [{"role": "usr", "content": "b"}]}\n')
-    monkeypatch.setattr(sys, "argv", ["respond", "--model", str(model), *arguments])
+    (tmp_path / "any.json").write_text('{"type": "boolean"}')
+    if "reward" in asking:
+        asking, message = asking | {"reward": str(model)}, message.replace("MODEL", model.name)
+    monkeypatch.setattr(sys, "argv", ["respond", "--model", str(model), "--asking", json.dumps(asking)])
     assert respond.main() == 2
     errors = capsys.readouterr().err
-    assert errors.startswith(f"error: {message}")
+    assert errors.startswith(f"error: {message}") and errors.count("\n") == 1
     assert not (tmp_path / "new.jsonl").exists() and "Loading weights" not in errors
 
 
@@ -138,10 +149,10 @@ def test_a_file_of_prompts_is_split_at_line_feeds_alone(tmp_path: Path) -> None:
     rows = [json.dumps({"prompt": text}, ensure_ascii=False) for text in texts]
     path = tmp_path / "rows.jsonl"
     path.write_bytes(("\ufeff" + "\n \r\n\n".join(rows) + "\r\n").encode())
-    assert [row for row, _ in respond.read_rows(path)] == [{"prompt": text} for text in texts]
+    assert [row.fields for row in read_rows(path)] == [{"prompt": text} for text in texts]
     path.write_bytes(b'{"prompt": "a"}\n\n{"prompt": "caf\xe9"}\n')
     with pytest.raises(UsageError, match=r"rows\.jsonl:3: not UTF-8 \(.* at byte 16\); save it as UTF-8"):
-        respond.read_rows(path)
+        read_rows(path)
 
 
 class Terminal:

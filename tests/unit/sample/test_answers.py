@@ -68,6 +68,29 @@ def test_abstentions_are_one_answer_in_any_language() -> None:
 
 
 @pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("It is Paris.", "Paris"),
+        ("It's Paris!", "paris"),
+        ("Sure! The answer is: Paris.", "That is Paris"),
+        ("Answer: 12 apples", "I think it is 12 apples."),
+        ("Die Antwort lautet Wien.", "Es ist Wien"),
+        ("Es París.", "La respuesta es París"),
+        ("C'est Paris.", "La réponse est Paris"),
+    ],
+)
+def test_what_leads_to_an_answer_is_no_part_of_it(one: str, other: str) -> None:
+    assert text_answer(one) == text_answer(other) is not None
+    assert majority(["Rome", text_answer(one), text_answer(other)]) == (1, 2)
+
+
+def test_other_answers_stay_apart() -> None:
+    texts = ["It is Paris.", "It is not Paris.", "It is", "Is it Paris?", "Paris is it", "Sure"]
+    assert len({text_answer(text) for text in texts}) == len(texts)
+    assert extractor("exact")("It is Paris.") == "it is paris" != extractor("exact")("Paris")
+
+
+@pytest.mark.parametrize(
     ("scorer", "reference", "responses"),
     [
         ("number", "7", ["It is 7.", "7", "3 + 4 = 7", "8", "no idea"]),

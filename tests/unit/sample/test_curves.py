@@ -114,6 +114,16 @@ def test_majority_at_32_of_32_is_the_plain_vote() -> None:
     assert majority_at_k(answers, values, 1) == pytest.approx(22 / 32)
 
 
+@pytest.mark.parametrize("sizes", [[23] * 22 + [6], [*range(1, 32), 16], [400, *[7] * 16], [1] * 512, [700] * 3])
+def test_the_vote_of_many_samples_is_a_mean_of_their_values(sizes: list[int]) -> None:
+    answers = [str(answer) for answer, size in enumerate(sizes) for _ in range(size)]
+    for k in (1, 16, 256, len(answers)):
+        assert majority_at_k(answers, [1.0] * len(answers), k) == 1.0
+        even = [float(int(answer) % 2 == 0) for answer in answers]
+        odd = [1.0 - value for value in even]
+        assert majority_at_k(answers, even, k) + majority_at_k(answers, odd, k) == pytest.approx(1.0, abs=1e-12)
+
+
 def test_the_kl_of_best_of_n_is_that_of_the_density_n_times_u_to_the_n_minus_1() -> None:
     # A continuous score's quantile u has density n·u^(n−1) after best-of-n and 1 before: KL = ∫ p log p.
     u = (np.arange(1_000_000) + 0.5) / 1_000_000

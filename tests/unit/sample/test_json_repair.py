@@ -121,6 +121,23 @@ def test_what_was_changed_is_told(text: str, value: Any, change: str) -> None:
     assert repaired is not None and repaired.value == value and change in repaired.changes
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('Draft: {"a": 1, "b": 2}. Better: {"a": 3}', {"a": 3}),
+        ('{"a": 1, "b": 2}\n\nCorrected: {"a": 3} Done.', {"a": 3}),
+        ('First {"a": 1, "b": 2, "c": 3}, then {"a": 3, "b": [1', {"a": 3, "b": [1]}),
+        ('First {"a": 1, "b": 2}, then {"a": 3,}', {"a": 3}),
+        ('See [1]: {"a": 1}, as in [2], or {}.', {"a": 1}),
+        ("[1, 2, 3], or rather [4]", [4]),
+        ('{"a": 1} (with {braces} and {"more)', {"a": 1}),
+    ],
+)
+def test_the_last_document_of_a_response_is_taken(text: str, value: Any) -> None:
+    repaired = repair_json(text)
+    assert repaired is not None and repaired.value == value
+
+
 @pytest.mark.parametrize("text", ["", "no JSON here", '{"a": NaN}', "12 apples"])
 def test_what_holds_no_document_gives_none(text: str) -> None:
     assert repair_json(text) is None

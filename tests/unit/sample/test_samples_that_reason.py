@@ -14,11 +14,11 @@ from saying_model import saying_model, words_tokenizer
 
 from posttrain.data.chat.pieces import encode_prompts
 from posttrain.data.messages import Conversation
+from posttrain.sample.asking.talk import chat, readable
 from posttrain.sample.backends.server import ServerSampler
 from posttrain.sample.choose.answers import number_answer
 from posttrain.sample.choose.select import best_of, by_logprob, first_valid, majority_of
 from posttrain.sample.engine.sampler import Sampler
-from posttrain.sample.respond import chat, readable
 from posttrain.sample.sampling import Accept, Prompts, Sample, SamplingParams
 from posttrain.sample.structured.closing import Vocabulary
 from posttrain.sample.structured.grammar import choice_grammar
