@@ -38,7 +38,10 @@ from posttrain.sample.asking.ways import (
     voted_sample,
 )
 from posttrain.sample.backends.cached import CachedSampler, engine
+from posttrain.sample.backends.credentials import credentials
+from posttrain.sample.backends.guided import Guided
 from posttrain.sample.backends.response_cache import ResponseCache
+from posttrain.sample.backends.server import ServerSampler
 from posttrain.sample.choose.select import by_logprob
 from posttrain.sample.config.asking import Asking, check_asking
 from posttrain.sample.config.sampling import SamplingConfig, sampling_params
@@ -95,12 +98,17 @@ def main() -> int:
 def _run(directory: Path, sampling: SamplingConfig, asking: Asking) -> None:
     check_asking(asking, sampling)
     params = sampling_params(sampling, seed=0)
+    source: Generates
     digests = [_require_kind(directory, "model")]
     if asking.reward is not None:
         digests.append(_require_kind(Path(asking.reward), "reward_model"))
     work = _read_work(asking)
     require_whole(directory)
     tokenizer = load_tokenizer(directory)
+    if asking.server is not None:
+        source = _served(asking, work, tokenizer, read_manifest(directory).stage)
+        _answer(asking, work, _way(asking, work, source, params, tokenizer), tokenizer, params, digests)
+        return
     sampler = Sampler(_placed(load_policy(directory, asking.dtype)), tokenizer, max_batch_size=asking.batch)
     if asking.talking:
         chat(sampler, params, asking.system)
@@ -113,7 +121,7 @@ def _run(directory: Path, sampling: SamplingConfig, asking: Asking) -> None:
         )
         return
     with contextlib.ExitStack() as stack:
-        source: Generates = sampler
+        source = sampler
         if asking.constraint is not None and work.constraint is not None:
             vocabulary = Vocabulary.of(tokenizer, sampler.ends)
             source = Constrained(sampler, constraint_of(vocabulary, asking.constraint[0], work.constraint))
@@ -122,6 +130,17 @@ def _run(directory: Path, sampling: SamplingConfig, asking: Asking) -> None:
             source = CachedSampler(sampler, cache, f"{digests[0]} {asking.dtype}")
         way = _way(asking, work, source, params, tokenizer)
         _answer(asking, work, way, tokenizer, params, digests)
+
+
+def _served(asking: Asking, work: _Work, tokenizer: PreTrainedTokenizerBase, stage: str) -> Generates:
+    """Return what samples through a server, held to what responses must be."""
+    name = asking.served_name or stage
+    server = ServerSampler(
+        asking.server or "", name, tokenizer, asking.dialect, max_concurrent=asking.batch, headers=credentials()
+    )
+    if asking.constraint is None or work.constraint is None:
+        return server
+    return Guided(server, (asking.constraint[0], work.constraint))
 
 
 def _placed(model: PreTrainedModel) -> PreTrainedModel:

@@ -45,6 +45,12 @@ class Asking:
     dtype: str = "float32"
     batch: int = 64
     """Samples that run at once."""
+    server: str | None = None
+    """URL of a server that runs the model, which then only gives its tokenizer."""
+    served_name: str | None = None
+    """What the server calls the model; None is the artifact's stage, as `posttrain serve` has it."""
+    dialect: Literal["vllm", "transformers"] = "vllm"
+    """What the server speaks."""
     cache: str | None = None
     """File of responses that need not be made again."""
     cache_mb: int = 1024
@@ -69,6 +75,7 @@ def check_asking(asking: Asking, sampling: SamplingConfig) -> None:
     _check_first_valid(asking, sampling)
     _check_judges(asking)
     _check_structure(asking, sampling)
+    _check_server(asking)
     if asking.batch < 1:
         raise UsageError(f"--batch {asking.batch}: must be at least 1")
     if asking.cache is not None and (asking.constraint or asking.first_valid or asking.ladder):
@@ -184,6 +191,16 @@ def _check_structure(asking: Asking, sampling: SamplingConfig) -> None:
         raise UsageError(f"num_beams={sampling.num_beams}: beam search takes no {constraint}; leave one of them out")
     if sampling.min_tokens and asking.first_valid is None:
         raise UsageError(f"min_tokens={sampling.min_tokens}: {constraint} says where it may end; leave one of them out")
+
+
+def _check_server(asking: Asking) -> None:
+    if asking.server is None:
+        if asking.served_name is not None:
+            raise UsageError(f"--served-name {asking.served_name}: by which server? give --server URL")
+        return
+    others = {"--ladder": asking.ladder, "--cache": asking.cache is not None, "a chat": asking.talking}
+    if given := [option for option, is_given in others.items() if is_given]:
+        raise UsageError(f"--server {asking.server}: {given[0]} needs the model itself; leave one of them out")
 
 
 def _constraint(asking: Asking) -> str | None:

@@ -13,6 +13,7 @@ EXAMPLES = """examples:
   posttrain generate dpo temperature=0.9 num_samples=4 --file prompts.jsonl --out responses.jsonl
   posttrain generate dpo --prompt "Who wrote Emma?" --schema author.json    a document of a JSON Schema
   posttrain generate dpo --file prompts.jsonl --out best.jsonl --best-of 8 --by reward --reward reward_model
+  posttrain generate dpo --prompt "Who wrote Emma?" --server http://localhost:8000   through posttrain serve
   posttrain generate dpo --prompt "Who wrote Emma?" --cite novels.txt       its quotes, or nothing
 
 --file has one JSON object per line, whose "prompt" is a text or a list of messages; --out gets the same rows with
@@ -30,6 +31,11 @@ def add_asking(parser: argparse.ArgumentParser) -> None:
     running = parser.add_argument_group("how it runs")
     running.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     running.add_argument("--batch", type=int, default=64, metavar="N", help="samples that run at once; 64 by default")
+    running.add_argument("--server", metavar="URL", help="of a server that runs the model; keys: $POSTTRAIN_API_KEY")
+    running.add_argument(
+        "--served-name", metavar="NAME", help="what it calls the model; the artifact's stage by default"
+    )
+    running.add_argument("--dialect", default="vllm", choices=("vllm", "transformers"), help="what it speaks")
     running.add_argument("--cache", metavar="FILE", help="responses that need not be made again")
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from scripted_server import Scripted, whole
 from structured_data import json_tokenizer
 
 from posttrain.sample.backends.credentials import credentials
@@ -18,58 +16,12 @@ from posttrain.sample.backends.server import ServerSampler
 from posttrain.sample.sampling import SamplingParams
 from posttrain.stage.errors import PosttrainError, UsageError
 
-GOOD: dict[str, Any] = {"text": "ab", "finish_reason": "stop", "token_ids": [5], "logprobs": {"token_logprobs": [-0.5]}}
-Answer = tuple[int, str]
-
-
-def whole(**changes: Any) -> Answer:
-    return 200, json.dumps({"choices": [GOOD | changes]})
-
-
-class Scripted:
-    """A server that gives its answers one after the other, the last one again and again; 0 breaks the connection."""
-
-    def __init__(self) -> None:
-        self.answers: list[Answer] = []
-        self.headers: list[dict[str, str]] = []
-        self.bodies: list[dict[str, Any]] = []
-        self.version: str | None = None
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                outer.bodies.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-                outer.headers.append(dict(self.headers.items()))
-                status, body = outer.answers.pop(0) if len(outer.answers) > 1 else outer.answers[0]
-                if status:
-                    self.send_response(status)
-                    self.end_headers()
-                    self.wfile.write(body.encode())
-
-            def do_GET(self) -> None:
-                self.send_response(200 if outer.version else 404)
-                self.end_headers()
-                self.wfile.write(json.dumps({"version": outer.version}).encode())
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
-        self.thread.start()
-
-    def sampler(self, **knobs: Any) -> ServerSampler:
-        url = f"http://127.0.0.1:{self.server.server_port}"
-        return ServerSampler(url, "m", json_tokenizer(), backoff_seconds=0.001, **knobs)
-
 
 @pytest.fixture
 def scripted() -> Iterator[Scripted]:
     scripted = Scripted()
     yield scripted
-    scripted.server.shutdown()
-    scripted.thread.join()
-    scripted.server.server_close()
+    scripted.end()
 
 
 @pytest.mark.parametrize("trouble", [429, 503, 502, 0])
@@ -96,7 +48,7 @@ def test_a_busy_server_or_a_broken_connection_loses_nothing(trouble: int, script
         ((401, "no key"), "HTTP 401: no key"),
     ],
 )
-def test_what_is_no_sample_is_said_in_one_line(answer: Answer, message: str, scripted: Scripted) -> None:
+def test_what_is_no_sample_is_said_in_one_line(answer: tuple[int, str], message: str, scripted: Scripted) -> None:
     scripted.answers = [answer]
     with pytest.raises(PosttrainError, match=message):
         scripted.sampler().generate([[5]], SamplingParams(max_tokens=2))

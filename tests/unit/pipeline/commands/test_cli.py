@@ -17,7 +17,21 @@ from posttrain.pipeline.graph.registry import STAGE_TYPES
 from posttrain.pipeline.local.launch import Command, LocalLauncher, local_launcher, visible_gpus
 from posttrain.stage.errors import UsageError
 
-COMMANDS = ("run", "plan", "status", "cancel", "sync", "show", "verify", "accept", "export", "gc", "rm", "generate")
+COMMANDS = (
+    "run",
+    "plan",
+    "status",
+    "cancel",
+    "sync",
+    "show",
+    "verify",
+    "accept",
+    "export",
+    "gc",
+    "rm",
+    "generate",
+    "serve",
+)
 
 
 @pytest.fixture
