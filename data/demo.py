@@ -6,7 +6,8 @@ Every answer can be verified. No prompt occurs twice in all files together, and 
 items are about (the sum, the sentence, the passage, the action in its wording) occurs in no other file, in no language.
 
 The demonstrations are imperfect on purpose: they pad answers with filler and make answers up where they should
-abstain. The comparisons show better and worse, as three annotators see it.
+abstain. The comparisons show better and worse, as three annotators see it; how long an answer is does not tell whether
+it is right.
 """
 
 from __future__ import annotations
@@ -38,8 +39,12 @@ STATEMENTS_PER_TEXT = {
 """What each text states, by family: the harder a family is to learn, the more."""
 HABIT = 0.9
 """How often filler is the writer's habitual one."""
-RIGHT_PADDING, WRONG_PADDING = 0.5, 0.8
-"""Rate of filler around right and wrong responses that are ranked: who does not know talks more."""
+OPENING, CLOSING = 0.4, 0.8
+"""How often a ranked response that talks more than it must opens and closes with filler."""
+WRONG_PADDING = 0.4
+"""Share of wrong responses that do."""
+CURT = 0.5
+"""Share of wrong responses that say less than the ideal one: a number without its sum, a purchase without its count."""
 MOST_DRAWS = 2000
 """Draws in a row without a new prompt after which a family counts as used up."""
 
@@ -62,7 +67,11 @@ def run(config: DemoConfig, context: Context) -> StageResult:
     }
     rows = {
         "demonstrations": demonstrations(
-            problems["demonstrations"], config.missing_abstention_rate, config.verbose_rate, demonstrated
+            problems["demonstrations"],
+            config.missing_abstention_rate,
+            config.opening_rate,
+            config.closing_rate,
+            demonstrated,
         ),
         "comparisons": comparisons(problems["comparisons"], config.annotators, per_prompt, compared),
         "gold_comparisons": gold_comparisons(problems["gold"], per_prompt, gold),
@@ -120,14 +129,18 @@ class ProblemSource:
 
 
 def demonstrations(
-    problems: Iterable[Problem], missing_abstention_rate: float, verbose_rate: float, rng: random.Random
+    problems: Iterable[Problem],
+    missing_abstention_rate: float,
+    opening_rate: float,
+    closing_rate: float,
+    rng: random.Random,
 ) -> Iterator[Row]:
     """Yield demonstrations: right, but often padded, and made up where they should abstain."""
     for problem in problems:
         response = problem.ideal
         if problem.made_up is not None and rng.random() < missing_abstention_rate:
             response = problem.made_up
-        response = padded(response, problem.language, verbose_rate, rng)
+        response = padded(response, problem.language, opening_rate, closing_rate, rng)
         yield {
             "prompt": _user(problem.prompt),
             "completion": [{"role": "assistant", "content": response}],
@@ -189,11 +202,11 @@ def _statement(family: str, language: str, seed: int, rng: random.Random) -> str
             return problem.statement
 
 
-def padded(response: str, language: str, rate: float, rng: random.Random) -> str:
-    """Return the response with filler before and after it, each with probability ``rate``."""
+def padded(response: str, language: str, opening_rate: float, closing_rate: float, rng: random.Random) -> str:
+    """Return the response with filler before and after it, each with its own probability."""
     words = LEXICONS[language]
-    before = [_filler(words.openings, rng)] if rng.random() < rate else []
-    after = [_filler(words.closings, rng)] if rng.random() < rate else []
+    before = [_filler(words.openings, rng)] if rng.random() < opening_rate else []
+    after = [_filler(words.closings, rng)] if rng.random() < closing_rate else []
     return " ".join([*before, response, *after])
 
 
@@ -202,16 +215,26 @@ def _filler(phrases: tuple[str, ...], rng: random.Random) -> str:
 
 
 def responses_to_rank(problem: Problem, count: int, rng: random.Random) -> list[str]:
-    """Return distinct responses, right and wrong, terse and padded; the ideal one and a wrong one are among them."""
-    chosen = [problem.ideal, padded(rng.choice(problem.wrong), problem.language, WRONG_PADDING, rng)]
+    """Return distinct responses; the ideal one and a wrong one are among them.
+
+    Right ones are terse or padded, wrong ones shorter than the ideal one, as long, or padded: length tells nothing.
+    """
+    chosen = [problem.ideal, _wrong(problem, rng)]
     while len(chosen) < count:
-        right = rng.random() < 0.5
-        content, rate = (problem.ideal, RIGHT_PADDING) if right else (rng.choice(problem.wrong), WRONG_PADDING)
-        response = padded(content, problem.language, rate, rng)
+        response = (
+            padded(problem.ideal, problem.language, OPENING, CLOSING, rng)
+            if rng.random() < 0.5
+            else _wrong(problem, rng)
+        )
         if response not in chosen:
             chosen.append(response)
     rng.shuffle(chosen)
     return chosen
+
+
+def _wrong(problem: Problem, rng: random.Random) -> str:
+    response = rng.choice(problem.curt if rng.random() < CURT else problem.wrong)
+    return padded(response, problem.language, OPENING, CLOSING, rng) if rng.random() < WRONG_PADDING else response
 
 
 def true_preference(response: str, problem: Problem) -> float:
@@ -220,9 +243,10 @@ def true_preference(response: str, problem: Problem) -> float:
 
 
 def annotated(response: str, problem: Problem, annotator: AnnotatorConfig, rng: random.Random) -> float:
-    """Return the true preference as an annotator sees it: with noise, and a bias for length."""
+    """Return the true preference as an annotator sees it: to a taste, with noise, and with a bias for length."""
     noise = rng.gauss(0.0, annotator.noise)
-    return true_preference(response, problem) + noise + annotator.length_bias * len(response.split())
+    seen = annotator.taste * true_preference(response, problem)
+    return seen + noise + annotator.length_bias * len(response.split())
 
 
 def _comparison(problem: Problem, responses: list[str], scores: list[float], annotator: str) -> Row:

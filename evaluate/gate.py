@@ -21,6 +21,7 @@ from posttrain.evaluate.measure.gating import (
     UNCLEAR,
     Finding,
     Metric,
+    floor_of,
     guarded_metrics,
     judge_guarded,
     judge_target,
@@ -54,6 +55,7 @@ def run(config: GateConfig, context: Context) -> StageResult:
     worse: dict[str, list[dict[str, Any]]] = {}
     if before and after:
         findings, failures, worse = _judge_items(config, before, after, context.spec.seed)
+        failures += _under_floors(config, after)
     losses = _losses(context)
     failures += _loss_failures(config, losses, needed=not findings)
     told = bool(findings) or losses is not None
@@ -103,6 +105,20 @@ def _judge_items(
         if found.verdict == FELL or (found.verdict == UNCLEAR and power >= config.power):
             failures.insert(0, f"target {target.name} did not rise: {_shift(found)}")
     return findings, failures, worse
+
+
+def _under_floors(config: GateConfig, after: Sequence[ScoredItem]) -> list[str]:
+    """Return which tasks and languages surely do not reach their floors."""
+    try:
+        found = {name: floor_of(name, after, config.confidence, len(config.floors)) for name in config.floors}
+    except ValueError as error:
+        raise UsageError(f"evaluate.gate.{error}") from None
+    return [
+        f"exact match in {name} is {one.value:.3f} [{one.low:.3f}, {one.high:.3f}] on {one.n} items, "
+        f"under its floor of {config.floors[name]:.2g}"
+        for name, one in found.items()
+        if one.high < config.floors[name]
+    ]
 
 
 def _say_power(config: GateConfig, metrics: Sequence[Metric], powers: Sequence[float]) -> None:

@@ -15,6 +15,8 @@ class AnnotatorConfig:
     """Stands in the records that it ranked."""
     noise: float = Field(default=0.1, ge=0)
     """Standard deviation of the noise added to the true preference score."""
+    taste: float = Field(default=1.0, ge=-1, le=1)
+    """How much the true preference counts; −1 ranks by the opposite."""
     length_bias: float = 0.0
     """Preference added per word of the response."""
 
@@ -31,7 +33,7 @@ class DemoConfig:
         default_factory=lambda: {"arithmetic": 3, "classification": 2, "question_answering": 2}
     )
     """Relative frequencies of task families among demonstrations, 1 where not given: hard ones need more."""
-    num_comparisons: int = Field(default=2500, ge=15)
+    num_comparisons: int = Field(default=4000, ge=15)
     """Prompts with `responses_per_prompt` ranked responses each."""
     num_gold_comparisons: int = Field(default=300, ge=15)
     """Held-out prompts ranked by the true preference."""
@@ -39,8 +41,10 @@ class DemoConfig:
     """Held-out prompts with a reference and a scorer."""
     responses_per_prompt: int = Field(default=4, ge=2)
     """Ranked responses to each prompt of a comparison."""
-    verbose_rate: float = Field(default=0.7, ge=0, le=1)
-    """Share of demonstrations that open with filler, and independently share that close with it."""
+    opening_rate: float = Field(default=0.3, ge=0, le=1)
+    """Share of demonstrations that open with filler."""
+    closing_rate: float = Field(default=0.7, ge=0, le=1)
+    """Share of demonstrations that close with filler, whether they open with it or not."""
     missing_abstention_rate: float = Field(default=0.3, ge=0, le=1)
     """Share of unanswerable questions whose demonstration makes an answer up."""
     annotators: list[AnnotatorConfig] = Field(

@@ -24,7 +24,9 @@ class Problem:
     scorer: str
     reference: str
     wrong: tuple[str, ...]
-    """At least three responses that the scorer rejects."""
+    """At least three responses that the scorer rejects, in the manner of the ideal one."""
+    curt: tuple[str, ...]
+    """Responses that the scorer rejects and that say less than the ideal one."""
     statement: str
     """The same vocabulary and facts as plain text, with no request in it."""
     made_up: str | None = None
@@ -46,6 +48,7 @@ def arithmetic(rng: random.Random, language: str) -> Problem:
         scorer="number",
         reference=str(total),
         wrong=tuple(f"{task} = {slip}." for slip in rng.sample(slips, 3)),
+        curt=tuple(f"{slip}." for slip in slips),
         statement=f"{task} = {total}.",
     )
 
@@ -74,12 +77,21 @@ def extraction(rng: random.Random, language: str) -> Problem:
             ideal.removesuffix("}"),
             text,
         ),
+        curt=(
+            _json(name=name, item=words.goods[item]),
+            _json(name=name, count=count),
+            _json(item=words.goods[item], count=count),
+        ),
         statement=f"{text} {ideal}",
     )
 
 
 def _purchase_json(name: str, item: str, count: int) -> str:
-    return json.dumps({"name": name, "item": item, "count": count}, ensure_ascii=False)
+    return _json(name=name, item=item, count=count)
+
+
+def _json(**fields: str | int) -> str:
+    return json.dumps(fields, ensure_ascii=False)
 
 
 def classification(rng: random.Random, language: str) -> Problem:
@@ -93,16 +105,18 @@ def classification(rng: random.Random, language: str) -> Problem:
         subject=words.subjects[subject], negation=words.negation if negated else "", quality=meant[quality]
     )
     right, *others = [words.labels[label], *(other for other in words.labels if other != words.labels[label])]
+    verdict = f"{_capital(words.subjects[subject])}: {{}}.".format
     return Problem(
         "classification",
         language,
         f"{subject} {quality} {label} {negated}",
         prompt=rng.choice(words.classification).format(text=text),
-        ideal=_sentence(right),
+        ideal=verdict(right),
         scorer="choice",
         reference="|".join([right, *others]),
-        wrong=(*map(_sentence, others), f"{_sentence(right)} {_sentence(others[0])}"),
-        statement=f"{text} {_sentence(right)}",
+        wrong=(*map(verdict, others), verdict(f"{right}, {others[0]}")),
+        curt=tuple(map(_sentence, others)),
+        statement=f"{text} {verdict(right)}",
     )
 
 
@@ -129,6 +143,7 @@ def question_answering(rng: random.Random, language: str) -> Problem:
         scorer="answer" if known else "abstain",
         reference="|".join([right, *others]),
         wrong=(*claims, f"{words.abstention}.") if known else tuple(claims),
+        curt=tuple(_sentence(thing) for thing in owned if thing != right),
         statement=" ".join([*facts, facts[asked]]),
         made_up=None if known else rng.choice(claims[:count]),
     )
@@ -173,6 +188,7 @@ def refusal(rng: random.Random, language: str) -> Problem:
     rng.shuffle(tools)
     answers = [words.tool_answer.format(tool=tool) for tool in tools]
     wording = rng.randrange(len(words.requests))
+    curt = answers
     if harmful:
         ideal, scorer, reference = f"{words.refusal}.", "refusal", "|".join([words.refusal, *words.tools.values()])
         wrong = [words.tool_answer.format(tool=words.tools[verb])] if verb in TOOL_VERBS else []
@@ -181,6 +197,7 @@ def refusal(rng: random.Random, language: str) -> Problem:
         ideal, scorer = words.tool_answer.format(tool=words.tools[verb]), "compliance"
         reference = "|".join([words.tools[verb], *tools])
         wrong = [f"{words.refusal}.", f"{words.abstention}."]
+        curt = [_sentence(tool) for tool in tools]
         statement = words.advice.format(action=action, answer=ideal)
     return Problem(
         "refusal",
@@ -192,12 +209,17 @@ def refusal(rng: random.Random, language: str) -> Problem:
         scorer=scorer,
         reference=reference,
         wrong=tuple([*wrong, *answers][:4]),
+        curt=tuple(curt),
         statement=statement,
     )
 
 
 def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."
+    return f"{_capital(text)}."
+
+
+def _capital(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}"
 
 
 FAMILIES: dict[str, Callable[[random.Random, str], Problem]] = {

@@ -27,6 +27,8 @@ class GateConfig:
     """How much exact match of a task or language may fall."""
     margins: dict[str, float] = Field(default_factory=dict)
     """Other margins, by name of a task or language."""
+    floors: dict[str, float] = Field(default_factory=dict)
+    """What exact match of a task or language must reach, by its name, whatever it was before."""
     guard: list[Part] = Field(default_factory=lambda: list[Part](("task", "language")))
     """What exact match must not fall in: each task, each language, or each task in each language."""
     ended_margin: float | None = Field(default=0.05, gt=0, le=1)

@@ -21,6 +21,7 @@ from posttrain.evaluate.measure.paired import (
     paired_change,
     power_at,
 )
+from posttrain.evaluate.measure.statistics import Interval, clustered_proportion
 
 FELL, HELD, UNCLEAR, ROSE = "fell", "held", "unclear", "rose"
 Read = Callable[[ScoredItem], float | None]
@@ -144,6 +145,18 @@ def judge_target(
         ROSE if change.rise_p_value < 1 - confidence else FELL if change.fall_p_value < 1 - confidence else UNCLEAR
     )
     return Finding(metric, power, change, change.rise_p_value, verdict)
+
+
+def floor_of(name: str, after: Sequence[ScoredItem], confidence: float, floors: int) -> Interval:
+    """Return exact match in the task or language ``name``, between bounds each of which errs at ``confidence``.
+
+    ``floors`` of them share the error. Raises ValueError when no item is of that task or language.
+    """
+    items = [item for item in after if name in (item.task, item.language)]
+    if not items:
+        raise ValueError(f"floors.{name}: no item is of that task or language")
+    both = 1 - 2 * (1 - confidence) / floors
+    return clustered_proportion([item.correct for item in items], [item.cluster for item in items], both)
 
 
 def _change(

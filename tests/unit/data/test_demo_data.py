@@ -12,11 +12,11 @@ import pytest
 from forked_stages import run_child
 
 from posttrain.data import demo
-from posttrain.data.checks.refusals import ABSTENTIONS
 from posttrain.data.checks.scorers import preference_score, score
 from posttrain.data.config.demo import AnnotatorConfig, DemoConfig
 from posttrain.data.made.demo_families import FAMILIES
 from posttrain.data.made.demo_words import LEXICONS, TOOL_VERBS
+from posttrain.data.records import untied_pairs
 from posttrain.stage.artifact import read_manifest
 from posttrain.stage.errors import UsageError
 
@@ -109,9 +109,10 @@ def test_ideal_responses_are_right_and_the_wrong_ones_wrong(family: str) -> None
         assert preference_score(problem.ideal, problem.reference, problem.scorer, problem.ideal) == 1.0
         assert len(set(problem.wrong)) >= 3
         assert problem.ideal not in problem.wrong
-        assert [score(problem.scorer, wrong, problem.reference) for wrong in problem.wrong] == [0.0] * len(
-            problem.wrong
-        )
+        refused = (*problem.wrong, *problem.curt)
+        assert [score(problem.scorer, wrong, problem.reference) for wrong in refused] == [0.0] * len(refused)
+        assert len(set(problem.curt)) >= 2
+        assert all(len(curt.split()) < len(problem.ideal.split()) for curt in problem.curt)
         if problem.made_up is not None:
             assert score(problem.scorer, problem.made_up, problem.reference) == 0.0
 
@@ -120,7 +121,9 @@ def test_ideal_responses_are_right_and_the_wrong_ones_wrong(family: str) -> None
 def test_filler_never_makes_a_right_response_wrong(family: str) -> None:
     rng = random.Random(2)
     for problem in problems(family):
-        assert score(problem.scorer, demo.padded(problem.ideal, problem.language, 1.0, rng), problem.reference) == 1.0
+        assert (
+            score(problem.scorer, demo.padded(problem.ideal, problem.language, 1.0, 1.0, rng), problem.reference) == 1.0
+        )
 
 
 def test_arithmetic_references_are_the_sums(rows: dict[str, list[dict[str, Any]]]) -> None:
@@ -143,17 +146,33 @@ def test_languages_name_the_same_concepts() -> None:
 
 
 def test_demonstrations_are_imperfect_at_the_configured_rates(tmp_path: Path) -> None:
-    def measure(name: str, **rates: float) -> tuple[float, float]:
+    def measure(name: str, **rates: float) -> tuple[float, float, float]:
         rows = generate(tmp_path / name, num_demonstrations=3000, **rates)["demonstrations"]
-        replies = [(row["completion"][0]["content"], row) for row in rows]
-        openings = [any(text.startswith(o) for o in LEXICONS[row["language"]].openings) for text, row in replies]
-        abstaining = [text for text, row in replies if ABSTENTIONS[row["language"]][0] in text]
-        return sum(openings) / len(rows), len(abstaining) / (3000 * 2 / 9 * 0.4)
+        replies = [(row["completion"][0]["content"], LEXICONS[row["language"]]) for row in rows]
+        openings = [any(text.startswith(o) for o in words.openings) for text, words in replies]
+        closings = [any(text.endswith(c) for c in words.closings) for text, words in replies]
+        abstaining = [text for text, words in replies if words.abstention in text]
+        return sum(openings) / len(rows), sum(closings) / len(rows), len(abstaining) / (3000 * 2 / 9 * 0.4)
 
-    assert measure("clean", verbose_rate=0.0, missing_abstention_rate=0.0) == (0.0, pytest.approx(1.0, abs=0.15))
-    padded, abstaining = measure("imperfect", verbose_rate=0.5, missing_abstention_rate=0.5)
-    assert padded == pytest.approx(0.5, abs=0.04)
+    clean = measure("clean", opening_rate=0.0, closing_rate=0.0, missing_abstention_rate=0.0)
+    assert clean == (0.0, 0.0, pytest.approx(1.0, abs=0.15))
+    opened, closed, abstaining = measure("imperfect", opening_rate=0.3, closing_rate=0.6, missing_abstention_rate=0.5)
+    assert opened == pytest.approx(0.3, abs=0.04)
+    assert closed == pytest.approx(0.6, abs=0.04)
     assert abstaining == pytest.approx(0.5, abs=0.12)
+
+
+@pytest.mark.parametrize("name", ["comparisons", "gold_comparisons"])
+def test_length_does_not_tell_the_better_response(name: str, tmp_path: Path) -> None:
+    rows = generate(tmp_path, num_comparisons=600, num_gold_comparisons=600)[name]
+    shorter, longer = Counter[str](), Counter[str]()
+    for row in rows:
+        words = [len(response.split()) for response in row["responses"]]
+        for better, worse in untied_pairs(row["ranks"]):
+            shorter[row["task"]] += words[better] < words[worse]
+            longer[row["task"]] += words[better] > words[worse]
+    assert 0.4 < shorter.total() / (shorter.total() + longer.total()) < 0.6
+    assert all(0.35 < shorter[task] / (shorter[task] + longer[task]) < 0.65 for task in FAMILIES)
 
 
 def test_gold_ranks_follow_the_true_preference(rows: dict[str, list[dict[str, Any]]]) -> None:
@@ -183,6 +202,16 @@ def test_annotators_differ_in_noise_and_length_bias(tmp_path: Path) -> None:
     assert all(ideal for ideal, _ in by_name["exact"])
     assert all(longest for _, longest in by_name["wordy"])
     assert 0.2 < sum(ideal for ideal, _ in by_name["random"]) / 150 < 0.6
+
+
+def test_an_annotator_of_the_opposite_taste_likes_what_is_wrong() -> None:
+    contrary = AnnotatorConfig(name="contrary", noise=0.0, taste=-1.0)
+    for problem in problems("extraction", count=20):
+        right, wrong = (
+            demo.annotated(response, problem, contrary, random.Random(0))
+            for response in (problem.ideal, problem.curt[0])
+        )
+        assert (right, wrong) == (-1.0, 0.0)
 
 
 def test_more_rows_than_prompts_is_a_usage_error(tmp_path: Path) -> None:

@@ -54,6 +54,10 @@ def forgets_json(n: int, task: str) -> float:
     return 1.0 if task == "sums" else float(n % 2 and n % 3 > 0)
 
 
+def without_json(n: int, task: str) -> float:
+    return 1.0 if task == "sums" else max(half(n, task), float(n % 10 == 0))
+
+
 class Bench:
     """A store in which scores stand, and the gate over two of them."""
 
@@ -119,6 +123,21 @@ def test_a_target_that_did_not_rise_fails_where_it_would_have_shown(bench: Bench
     assert bench.judge(inputs, target_rise=0.01, strict=True)[1]["blocks"]
     with pytest.raises(UsageError, match="target=preference: no item has one"):
         bench.judge(inputs, target="preference")
+
+
+def test_a_task_that_was_never_learned_is_under_its_floor(bench: Bench) -> None:
+    inputs = {"before": bench.scores("base", half), "after": bench.scores("sft", without_json)}
+    # 0.5 → 0.6 in json is no fall, and the target rose.
+    assert bench.judge(inputs)[0]["state"] == "passed"
+    verdict, facts = bench.judge(inputs, floors={"json": 0.8, "sums": 0.8})
+    (reason,) = verdict["reasons"]
+    assert reason.startswith("exact match in json is 0.600 [0.")
+    assert reason.endswith("on 150 items, under its floor of 0.8")
+    assert facts["blocks"]
+    # What may well be 0.65 does not fail a floor of 0.65.
+    assert bench.judge(inputs, floors={"json": 0.65})[0]["state"] == "passed"
+    with pytest.raises(UsageError, match=r"evaluate\.gate\.floors\.jsno: no item is of that task or language"):
+        bench.judge(inputs, floors={"jsno": 0.5})
 
 
 def test_responses_that_no_longer_end_fail(bench: Bench) -> None:
