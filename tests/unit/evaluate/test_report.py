@@ -31,7 +31,7 @@ from posttrain.evaluate.config.report import ReportConfig
 from posttrain.evaluate.measure.item_scores import read_items, write_items
 from posttrain.evaluate.measure.selection import SampledItem, calibration_figures, curve_figures
 from posttrain.evaluate.page import compare, drift_plots, drift_rows, lineage, plots
-from posttrain.evaluate.page.lineage_svg import lay_out, lineage_svg
+from posttrain.evaluate.page.lineage_svg import lay_out
 from posttrain.stage.artifact import read_manifest
 from posttrain.stage.entry import Context, StageResult
 from posttrain.stage.errors import UsageError
@@ -178,23 +178,6 @@ def test_no_head_of_a_table_is_empty_and_no_picture_holds_links(written: tuple[S
     page = written[1]
     assert not re.findall(r"<th[^>]*>\s*</th>", page)
     assert not [svg for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL) if 'role="img"' in svg and "<a " in svg]
-
-
-def test_sixty_stages_are_drawn_from_the_left_where_they_would_be_too_wide(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    base = store.add("base", "model", "train.base")
-    ends = {}
-    for number in range(20):
-        rows = store.add(f"rows_{number}", "dataset", "data.curate")
-        sft = store.add(f"sft_{number}", "model", "train.sft", {"model": base, "data": rows})
-        ends[str(number)] = store.add(f"dpo_{number}", "model", "train.dpo", {"model": sft})
-    svg = lineage_svg(lineage.walk(ends.values()), {})
-    width, height = map(float, re.findall(r'viewBox="0 0 (\d+) (\d+)"', svg)[0])
-    assert width < 1240 and height > 20 * 40
-    boxes = [tuple(map(float, box)) for box in re.findall(r'<rect x="([\d.]+)" y="([\d.]+)" width="166"', svg)]
-    assert len(set(boxes)) == 61
-    assert all(abs(x - u) >= 166 or abs(y - v) >= 40 for (x, y) in boxes for (u, v) in boxes if (x, y) != (u, v))
-    assert all(0 <= x <= width - 166 and 0 <= y <= height - 40 for x, y in boxes)
 
 
 def test_text_of_the_data_is_shown_as_text(written: tuple[StageResult, str, Any]) -> None:
