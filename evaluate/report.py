@@ -72,10 +72,11 @@ def run(config: ReportConfig, context: Context) -> StageResult:
         accounts=accounts,
         data_pages=_data_pages(lineage, context.output),
         samples=select_samples(policies, config.samples, context.spec.seed),
+        most_items=config.items,
     )
     (context.output / "report.html").write_text(page, encoding="utf-8")
     gates = verdict_line(verdicts)
-    headline = f"{gates}; " * bool(gates) + headline_of(paired, policies, drifts, rewards)
+    headline = f"{gates}; " * bool(gates) + headline_of(paired, policies, drifts, rewards, lineage)
     return StageResult(metrics={"policies": len(policies), "reward_models": len(rewards)}, headline=headline)
 
 

@@ -17,3 +17,5 @@ class ReportConfig:
     """Bootstrap resamples."""
     samples: int = Field(default=12, ge=0)
     """Prompts whose responses are shown side by side."""
+    items: int = Field(default=10_000, ge=0)
+    """Items that the page lets a reader look through, won and lost; 0 leaves the browser out."""

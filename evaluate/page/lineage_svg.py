@@ -15,7 +15,10 @@ from statistics import fmean
 from posttrain.evaluate.page.lineage import MODEL_KINDS, PARENT_MODEL, Lineage
 
 NODE_WIDTH, NODE_HEIGHT = 166, 40
-GAP_X, GAP_Y, WAYPOINT_WIDTH, MARGIN = 18, 34, 16, 6
+GAP, MARGIN = 34, 6
+"""Between layers, and around the graph."""
+WIDEST = 1200
+"""Pixels; a graph that would be wider from the top down is drawn from the left, a layer a column."""
 _SWEEPS = 24
 
 FAMILIES = {
@@ -28,6 +31,18 @@ FAMILIES = {
     "reference_logps": "model",
 }
 """Kind of artifact → colour of its box; all others are results."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Room:
+    """What a node and a waypoint take up across a layer, and the room between them, in pixels."""
+
+    node: int
+    waypoint: int
+    gap: int
+
+
+DOWN, SIDEWAYS = Room(NODE_WIDTH, 16, 18), Room(NODE_HEIGHT, 8, 8)
 
 
 @dataclasses.dataclass
@@ -44,31 +59,46 @@ class Layout:
 
 def lineage_svg(lineage: Lineage, anchors: dict[str, str]) -> str:
     """Return the graph as an SVG element; ``anchors`` maps node ids to the page's ids that the boxes link to."""
-    layout = lay_out(lineage)
-    row = {name: depth for depth, layer in enumerate(layout.layers) for name in layer}
-    left = min(x - _width(lineage, name) / 2 for name, x in layout.x.items()) - MARGIN
-    right = max(x + _width(lineage, name) / 2 for name, x in layout.x.items()) + MARGIN
-    height = len(layout.layers) * (NODE_HEIGHT + GAP_Y) - GAP_Y + 2 * MARGIN
+    layout, room = lay_out(lineage), DOWN
+    if _extent(lineage, layout, room) > WIDEST:
+        layout, room = lay_out(lineage, SIDEWAYS), SIDEWAYS
+    first = min(x - _size(lineage, name, room) / 2 for name, x in layout.x.items()) - MARGIN
+    layer_of = {name: depth for depth, layer in enumerate(layout.layers) for name in layer}
+    across = _extent(lineage, layout, room)
+    step = GAP + (NODE_HEIGHT if room is DOWN else NODE_WIDTH)
+    along = len(layout.layers) * step - GAP + 2 * MARGIN
+    width, height = (across, along) if room is DOWN else (along, across)
 
-    def top(name: str) -> float:
-        return MARGIN + row[name] * (NODE_HEIGHT + GAP_Y)
+    def corner(name: str) -> tuple[float, float]:
+        """Return the middle of the side at which edges come in."""
+        place = layout.x[name] - first, MARGIN + float(layer_of[name] * step)
+        return place if room is DOWN else (place[1], place[0])
 
     edges = [
-        _edge([(layout.x[name] - left, top(name)) for name in chain], _is_descent(lineage, chain[0], chain[-1]))
+        _edge([corner(name) for name in chain], _is_descent(lineage, chain[0], chain[-1]), room)
         for chain in layout.chains
     ]
-    boxes = [_box(lineage, name, layout.x[name] - left, top(name), anchors.get(name)) for name in lineage.nodes]
-    width = right - left
+    boxes = []
+    for name in lineage.nodes:
+        x, y = corner(name)
+        left, top = (x - NODE_WIDTH / 2, y) if room is DOWN else (x, y - NODE_HEIGHT / 2)
+        boxes.append(_box(lineage, name, left, top, anchors.get(name)))
     return (
-        f'<svg class="lineage" role="img" aria-label="Lineage graph: what each artifact was made from" '
-        f'viewBox="0 0 {width:.0f} {height}" width="{width:.0f}" height="{height}">'
+        f'<svg class="lineage" role="group" aria-label="Lineage graph: what each artifact was made from" '
+        f'viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}">'
         '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto" '
         'markerUnits="userSpaceOnUse">'
         f'<path d="M0 0 8 4 0 8z" class="arrow"/></marker></defs>{"".join(edges)}{"".join(boxes)}</svg>'
     )
 
 
-def lay_out(lineage: Lineage) -> Layout:
+def _extent(lineage: Lineage, layout: Layout, room: Room) -> float:
+    """Return how many pixels a layout takes across its layers, margins included."""
+    ends = [(x - _size(lineage, name, room) / 2, x + _size(lineage, name, room) / 2) for name, x in layout.x.items()]
+    return max(end for _, end in ends) - min(start for start, _ in ends) + 2 * MARGIN
+
+
+def lay_out(lineage: Lineage, room: Room = DOWN) -> Layout:
     """Return where every node goes; the same lineage always gives the same layout."""
     depth = _assign_layers(lineage)
     layers: list[list[str]] = [[] for _ in range(1 + max(depth.values()))]
@@ -83,7 +113,7 @@ def lay_out(lineage: Lineage) -> Layout:
             chains.append([parent, *waypoints, node.id])
     above, below = _neighbours(chains)
     layers = _order(layers, above, below)
-    return Layout(layers, chains, _place(lineage, layers, above, below))
+    return Layout(layers, chains, _place(lineage, layers, above, below, room))
 
 
 def _assign_layers(lineage: Lineage) -> dict[str, int]:
@@ -136,20 +166,20 @@ def _crossings(layers: list[list[str]], below: dict[str, list[str]]) -> int:
 
 
 def _place(
-    lineage: Lineage, layers: list[list[str]], above: dict[str, list[str]], below: dict[str, list[str]]
+    lineage: Lineage, layers: list[list[str]], above: dict[str, list[str]], below: dict[str, list[str]], room: Room
 ) -> dict[str, float]:
     """Return the x of each id: drawn to the mean of its neighbours, as far as those beside it leave room."""
     x: dict[str, float] = {}
     for layer in layers:
-        x |= _spread(lineage, layer, dict.fromkeys(layer, 0.0))
+        x |= _spread(lineage, layer, dict.fromkeys(layer, 0.0), room)
     for sweep in range(_SWEEPS):
         for layer in layers if sweep % 2 == 0 else reversed(layers):
             wanted = {name: fmean([x[n] for n in [*above[name], *below[name]]] or [x[name]]) for name in layer}
-            x |= _spread(lineage, layer, wanted)
+            x |= _spread(lineage, layer, wanted, room)
     return x
 
 
-def _spread(lineage: Lineage, layer: list[str], wanted: dict[str, float]) -> dict[str, float]:
+def _spread(lineage: Lineage, layer: list[str], wanted: dict[str, float], room: Room) -> dict[str, float]:
     """Return the positions nearest to the wanted ones, by squared distance, that keep the order and do not overlap.
 
     With each id's distance from the left edge of a tightly set layer taken off, what is left is to be made
@@ -157,9 +187,9 @@ def _spread(lineage: Lineage, layer: list[str], wanted: dict[str, float]) -> dic
     """
     offset, offsets = 0.0, []
     for name in layer:
-        width = _width(lineage, name)
+        width = _size(lineage, name, room)
         offsets.append(offset + width / 2)
-        offset += width + GAP_X
+        offset += width + room.gap
     pools: list[list[float]] = []
     for name, shift in zip(layer, offsets, strict=True):
         pools.append([wanted[name] - shift])
@@ -170,8 +200,8 @@ def _spread(lineage: Lineage, layer: list[str], wanted: dict[str, float]) -> dic
     return {name: start + shift for name, start, shift in zip(layer, starts, offsets, strict=True)}
 
 
-def _width(lineage: Lineage, name: str) -> int:
-    return NODE_WIDTH if name in lineage.nodes else WAYPOINT_WIDTH
+def _size(lineage: Lineage, name: str, room: Room) -> int:
+    return room.node if name in lineage.nodes else room.waypoint
 
 
 def _is_descent(lineage: Lineage, parent: str, child: str) -> bool:
@@ -180,23 +210,28 @@ def _is_descent(lineage: Lineage, parent: str, child: str) -> bool:
     return node.parents.get(PARENT_MODEL) == parent and node.kind in MODEL_KINDS
 
 
-def _edge(points: list[tuple[float, float]], descent: bool) -> str:
-    """Return a smooth line through the chain: from the bottom of the first box to the top of the last."""
-    path = f"M{points[0][0]:.1f} {points[0][1] + NODE_HEIGHT:.1f}"
-    for (x0, y0), (x1, y1) in pairwise(points):
-        start, end = y0 + NODE_HEIGHT, y1
+def _edge(points: list[tuple[float, float]], descent: bool, room: Room) -> str:
+    """Return a smooth line through the chain: from the far side of the first box to the near side of the last."""
+    thick = NODE_HEIGHT if room is DOWN else NODE_WIDTH
+    ways = points if room is DOWN else [(y, x) for x, y in points]
+
+    def pair(across: float, along: float) -> str:
+        return f"{across:.1f} {along:.1f}" if room is DOWN else f"{along:.1f} {across:.1f}"
+
+    path = f"M{pair(ways[0][0], ways[0][1] + thick)}"
+    for (x0, y0), (x1, y1) in pairwise(ways):
+        start, end = y0 + thick, y1
         middle = (start + end) / 2
-        path += f" C{x0:.1f} {middle:.1f} {x1:.1f} {middle:.1f} {x1:.1f} {end:.1f}"
-        if (x1, y1) != points[-1]:
-            path += f" V{y1 + NODE_HEIGHT:.1f}"
+        path += f" C{pair(x0, middle)} {pair(x1, middle)} {pair(x1, end)}"
+        if (x1, y1) != ways[-1]:
+            path += f" L{pair(x1, y1 + thick)}"
     style = "edge descent" if descent else "edge"
     return f'<path class="{style}" d="{path}" marker-end="url(#arrow)"/>'
 
 
-def _box(lineage: Lineage, name: str, x: float, y: float, anchor: str | None) -> str:
+def _box(lineage: Lineage, name: str, left: float, y: float, anchor: str | None) -> str:
     node = lineage.nodes[name]
     family = FAMILIES.get(node.kind, "result") if node.manifest is not None else "missing"
-    left = x - NODE_WIDTH / 2
     note = node.kind.replace("_", " ") + (f" · {node.key[:8]}" if node.manifest is not None else " · not found")
     drawn = (
         f'<g class="node {family}"><title>{escape(node.name)}</title>'

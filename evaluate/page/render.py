@@ -9,19 +9,28 @@ from markupsafe import Markup
 
 from posttrain.evaluate.page import drift_plots, plots, selection_plots
 from posttrain.evaluate.page.accounting import Account
+from posttrain.evaluate.page.browser import Browser, browser_of
 from posttrain.evaluate.page.compare import METRIC_NAMES, Policy
 from posttrain.evaluate.page.drift_rows import Drift, by_reference
 from posttrain.evaluate.page.lineage import MODEL_KINDS, PARENT_MODEL, Lineage
 from posttrain.evaluate.page.lineage_svg import lineage_svg
+from posttrain.evaluate.page.narrow import label_cells
 from posttrain.evaluate.page.templates import page_environment, percent
 from posttrain.evaluate.page.training_logs import read_curves, read_rollouts
 from posttrain.evaluate.page.verdicts import WORDS, Verdict, shades, verdict_line
 
 
 def headline_of(
-    paired: list[dict[str, Any]], policies: list[Policy], drifts: list[Drift], rewards: dict[str, Any]
+    paired: list[dict[str, Any]],
+    policies: list[Policy],
+    drifts: list[Drift],
+    rewards: dict[str, Any],
+    lineage: Lineage,
 ) -> str:
-    """Return the figure that sums the report up: the last step's gain in preference, or the best there is instead."""
+    """Return the figure that sums the report up: the last step's gain in preference, or the best there is instead.
+
+    Where nothing was compared, it says what was made, and that it was not.
+    """
     if paired:
         last = [row for row in paired if row["after"] == paired[-1]["after"]]
         row = next((row for row in last if row["metric"] == "preference"), last[-1])
@@ -37,7 +46,23 @@ def headline_of(
     if rewards:
         label, reward = next(iter(rewards.items()))
         return f"{label}: accuracy {reward['overall']['accuracy']['value']:.2f}"
-    return "report"
+    if policies and policies[-1].loss is not None:
+        return f"{policies[-1].label}: held-out loss {policies[-1].loss['overall']['loss']:.3f}; nothing was compared"
+    return _made(lineage)
+
+
+def _made(lineage: Lineage) -> str:
+    """Return what the last model came to, or how many rows were kept, where nothing was evaluated."""
+    labels = lineage.labels()
+    models = [node for node in lineage.of_kind(*MODEL_KINDS) if node.manifest is not None]
+    if models:
+        said = models[-1].manifest.headline if models[-1].manifest is not None else ""
+        return f"{labels[models[-1].id]} was made{': ' + said if said else ''}; it was not evaluated"
+    data = lineage.of_kind("dataset", "tokens", "sources")
+    if data:
+        said = data[-1].manifest.headline if data[-1].manifest is not None else ""
+        return f"{labels[data[-1].id]} was made{': ' + said if said else ''}; no model was"
+    return "nothing was compared"
 
 
 def render_page(
@@ -53,16 +78,17 @@ def render_page(
     accounts: list[Account],
     data_pages: dict[str, str],
     samples: list[list[Any]],
+    most_items: int,
 ) -> str:
     """Return the page as one HTML text that loads nothing. All values are escaped; figures are inline SVG."""
     template = page_environment().get_template("report.html.j2")
     labels = lineage.labels()
     anchors = {node_id: f"stage-{index}" for index, node_id in enumerate(lineage.nodes)}
-    return template.render(
+    page = template.render(
         title=title,
         confidence=confidence,
         percent=percent(confidence),
-        headline=headline_of(paired, policies, drifts, rewards),
+        headline=headline_of(paired, policies, drifts, rewards, lineage),
         verdicts=verdicts,
         verdict_line=verdict_line(verdicts),
         verdict_words=WORDS,
@@ -90,9 +116,16 @@ def render_page(
         accounts=accounts,
         data_pages=data_pages,
         samples=samples,
+        browser=_browser(policies, most_items),
         licenses=sorted({name for node in lineage.nodes.values() if node.manifest for name in node.manifest.licenses}),
         environments=_environments(lineage, labels),
     )
+    return label_cells(page)
+
+
+def _browser(policies: list[Policy], most: int) -> Browser | None:
+    answering = [policy for policy in policies if policy.items]
+    return browser_of([("", [one.label for one in answering], [one.items for one in answering])], most)
 
 
 def _steps(rows: list[dict[str, Any]], group: str) -> dict[tuple[str, str], dict[str, dict[str, Any]]]:

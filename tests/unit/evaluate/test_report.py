@@ -113,7 +113,8 @@ def test_the_page_is_whole_and_loads_nothing(written: tuple[StageResult, str, An
     _, page, _ = written
     parsed = Page(page)
     assert parsed.addresses == []
-    assert "script" not in parsed.tags and "link" not in parsed.tags and "@import" not in page
+    assert "link" not in parsed.tags and "@import" not in page
+    assert "default-src 'none'" in page and parsed.tags.count("script") == 2  # the items, and what shows them
     assert len(parsed.ids) == len(set(parsed.ids))
     assert {reference[1:] for reference in parsed.references} <= set(parsed.ids)
     sections = (
@@ -131,6 +132,12 @@ def test_the_page_is_whole_and_loads_nothing(written: tuple[StageResult, str, An
     assert set(sections) <= set(parsed.ids)
     for text in ("CC0-1.0", "torch 2.13.0", "3 min 04 s", "accuracy 0.84 ± 0.02", "duplicate 3", "held-out"):
         assert text in parsed.text
+
+
+def test_no_head_of_a_table_is_empty_and_no_picture_holds_links(written: tuple[StageResult, str, Any]) -> None:
+    page = written[1]
+    assert not re.findall(r"<th[^>]*>\s*</th>", page)
+    assert not [svg for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL) if 'role="img"' in svg and "<a " in svg]
 
 
 def test_text_of_the_data_is_shown_as_text(written: tuple[StageResult, str, Any]) -> None:
@@ -268,6 +275,7 @@ def test_a_report_on_data_alone_has_no_policies(tmp_path: Path) -> None:
     result = run_report({"data": dataset}, tmp_path / "report")
     page = (tmp_path / "report/report.html").read_text(encoding="utf-8")
     assert result.metrics == {"policies": 0, "reward_models": 0}
+    assert result.headline == "data was made; no model was"
     assert "does not add up" in page and 'id="policies"' not in page
     assert "column notes not used 7, column id not used 101</td>" in page
 
