@@ -31,6 +31,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from posttrain.stage.artifact import read_manifest
+from posttrain.stage.errors import EXIT_USAGE
 from posttrain.stage.heartbeat import read_beats
 
 COMMAND = [sys.executable, "-m", "posttrain.pipeline.cli", "run", "recipe=smoke", "tracking=none", "run_name=r"]
@@ -44,14 +45,15 @@ FULL_SECONDS = 8.0
 AGAIN_SECONDS = 1.5
 ENDS = (0, 1, 75)
 """Exit codes of a launcher that nobody killed: done, a stage failed, the same command goes on."""
+NO_ROOM = "of weights and checkpoints are to come, but"
 YEAR_SECONDS = 365 * 24 * 3600.0
 
 
 class Second:
     """The same command once more, beside another: it waits for the lease, and goes on with the run if it gets it."""
 
-    def __init__(self, base: Path, store: Path, overrides: list[str]) -> None:
-        self._log = store.with_suffix(".second.log")
+    def __init__(self, base: Path, store: Path, overrides: list[str], number: int) -> None:
+        self._log = store.with_suffix(f".second_{number}.log")
         command = [*COMMAND, f"root={store}", *overrides]
         environment = {**os.environ, **QUIET}
         with self._log.open("wb") as log:
@@ -65,7 +67,10 @@ class Second:
             self._process.kill()
             return f"a second launcher still ran after {MOST_SECONDS:.0f} s"
         said = self._log.read_text(encoding="utf-8", errors="replace")
-        return f"a second launcher ended with {code}: {said}" if code not in ENDS or "Traceback" in said else ""
+        full = code == EXIT_USAGE and NO_ROOM in said  # it began while another strike had filled the disk
+        return (
+            "" if (code in ENDS or full) and "Traceback" not in said else f"a second launcher ended with {code}: {said}"
+        )
 
 
 class Launch:
