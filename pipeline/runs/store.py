@@ -42,6 +42,11 @@ def find_artifact(root: Path, text: str) -> Path:
         return found[0]
     if found:
         raise UsageError(f"artifact {text!r}: could be {', '.join(path.name for path in found)}; give more of the name")
+    if text and (Path(text) / "config.json").is_file():
+        raise UsageError(
+            f"artifact {text!r}: a model's folder, and no artifact; recipes take it as paths.model={text}, and "
+            "`posttrain serve` serves it as it is"
+        )
     hint = did_you_mean(text, [*names, *(name.rpartition("-")[0] for name in names)]) or _known(list(names))
     raise UsageError(f"artifact {text!r}: not in {root / 'artifacts'}{hint}")
 
