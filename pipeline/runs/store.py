@@ -29,6 +29,11 @@ def find_artifact(root: Path, text: str) -> Path:
     """
     if text and (Path(text) / MANIFEST).is_file():
         return Path(text)
+    if text and (Path(text) / "config.json").is_file():
+        raise UsageError(
+            f"artifact {text!r}: a model's folder, and no artifact; recipes take it as paths.model={text}, and "
+            "`posttrain serve` serves it as it is"
+        )
     run, _, stage = text.partition("/")
     if stage and (runs := root / "runs" / run).is_dir():
         return _of_run(RunDirectory(root.resolve(), runs.resolve().name), stage)
@@ -42,11 +47,6 @@ def find_artifact(root: Path, text: str) -> Path:
         return found[0]
     if found:
         raise UsageError(f"artifact {text!r}: could be {', '.join(path.name for path in found)}; give more of the name")
-    if text and (Path(text) / "config.json").is_file():
-        raise UsageError(
-            f"artifact {text!r}: a model's folder, and no artifact; recipes take it as paths.model={text}, and "
-            "`posttrain serve` serves it as it is"
-        )
     hint = did_you_mean(text, [*names, *(name.rpartition("-")[0] for name in names)]) or _known(list(names))
     raise UsageError(f"artifact {text!r}: not in {root / 'artifacts'}{hint}")
 

@@ -213,5 +213,5 @@ def test_an_artifact_is_found_by_run_and_stage(root: Path) -> None:
 def test_a_models_folder_is_told_from_an_artifact(root: Path, tmp_path: Path) -> None:
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "config.json").write_text("{}")
-    with pytest.raises(UsageError, match="a model's folder, and no artifact; recipes take it as paths.model="):
+    with pytest.raises(UsageError, match=r"a model's folder, and no artifact; recipes take it as paths\.model="):
         find_artifact(root, str(tmp_path / "theirs"))
