@@ -52,7 +52,7 @@ YEAR_SECONDS = 365 * 24 * 3600.0
 class Second:
     """The same command once more, beside another: it waits for the lease, and goes on with the run if it gets it."""
 
-    def __init__(self, base: Path, store: Path, overrides: list[str], number: int) -> None:
+    def __init__(self, base: Path, store: Path, overrides: list[str]) -> None:
         self._log = store.with_suffix(f".second_{number}.log")
         command = [*COMMAND, f"root={store}", *overrides]
         environment = {**os.environ, **QUIET}
