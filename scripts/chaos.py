@@ -53,7 +53,7 @@ class Second:
     """The same command once more, beside another: it waits for the lease, and goes on with the run if it gets it."""
 
     def __init__(self, base: Path, store: Path, overrides: list[str]) -> None:
-        self._log = store.with_suffix(f".second_{number}.log")
+        self._log = store.with_name(f"{store.name}.second_{time.monotonic_ns()}.log")
         command = [*COMMAND, f"root={store}", *overrides]
         environment = {**os.environ, **QUIET}
         with self._log.open("wb") as log:
