@@ -19,3 +19,12 @@ class CountedReads(TorchDispatchMode):
         """Run an operation and count it."""
         self.seen += func._overloadpacket is torch.ops.aten._local_scalar_dense
         return func(*args, **(kwargs or {}))
+
+
+def as_on_a_gpu(model: torch.nn.Module) -> None:
+    """Let a model on a CPU compute as it would on a GPU: an argument that our trunk does not know leaves it out."""
+
+    def ask(module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, {**kwargs, "return_dict": True}
+
+    model.register_forward_pre_hook(ask, with_kwargs=True)

@@ -23,6 +23,7 @@ STEPS = 7
 KNOBS = {"global_batch_size": 8, "micro_batch_size": 4, "save_steps": 4, "eval_steps": 3, "max_steps": STEPS}
 AGAIN = "it starts again from the beginning"
 GO_ON = "the same command goes on from the last checkpoint"
+BEHIND = "the same command goes on behind the rows that are done"
 SAVED = "a checkpoint is saved; run the same command to go on"
 TIMES = ("time", "seconds", "tokens_per_second", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
 
@@ -178,20 +179,20 @@ def reference(bench: Bench) -> tuple[dict[str, Path], dict[str, Any]]:
 
 
 OTHERS = {
-    "data.demo": (lambda bench: ({}, {}), "_write", 2),
-    "data.curate": (curation, "drop_duplicates", 1),
-    "train.base": (small_base, "record_token_ids", 1),
-    "train.reference": (reference, "head_log_probs", 3),
-    "evaluate.policy": (scoring, "_batch_losses", 2),
+    "data.demo": (lambda bench: ({}, {}), "_write", 2, AGAIN),
+    "data.curate": (curation, "drop_duplicates", 1, AGAIN),
+    "train.base": (small_base, "record_token_ids", 1, AGAIN),
+    "train.reference": (reference, "head_log_probs", 3, AGAIN),
+    "evaluate.policy": (scoring, "_batch_losses", 2, BEHIND),
 }
 
 
 @pytest.mark.parametrize("module", OTHERS)
-def test_a_stage_that_saves_nothing_ends_at_once_and_starts_again(bench: Bench, module: str) -> None:
-    make, function, call = OTHERS[module]
+def test_a_stage_without_checkpoints_ends_at_once_and_starts_again(bench: Bench, module: str) -> None:
+    make, function, call, message = OTHERS[module]
     inputs, knobs = make(bench)
     name = f"{module}-0001"
     for number in (signal.SIGTERM, signal.SIGINT):
         code = bench.run(module, name, inputs, knobs, prepare=partial(signal_in, function, call, number))
-        bench.assert_stopped(code, name, f"; {AGAIN}")
+        bench.assert_stopped(code, name, f"; {message}")
     assert bench.run(module, name, inputs, knobs) == 0, bench.log()[-3000:]

@@ -46,12 +46,12 @@ def test_every_stage_that_moves_a_model_is_planned(capsys: pytest.CaptureFixture
 
 def test_steps_are_those_that_the_stages_take(capsys: pytest.CaptureFixture[str]) -> None:
     plan = _plan(capsys, "recipe=demo")
-    reward = 297 * 16 * 4 * 48  # groups of four responses
+    reward = 475 * 16 * 4 * 48  # groups of four responses
     assert _figures(plan["stages"]["reward"])["tokens"] == reward
     steps = {name: stage["steps"] for name, stage in plan["stages"].items() if stage["steps"] is not None}
-    comparisons = 2500 * 0.95
+    comparisons = 4000 * 0.95
     ppo = 2 * 4 * -(-comparisons // 256)  # two passes of four mini-batches over each rollout
-    assert steps == {"base": 300, "sft": 2200, "reward": 297, "dpo": 75, "ppo": ppo}
+    assert steps == {"base": 300, "sft": 2200, "reward": 475, "dpo": 119, "ppo": ppo}
 
 
 def test_a_prompt_that_responses_share_is_planned_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,10 +24,11 @@ def schemas_in(annotation: Any) -> list[Any]:
 def knobs_of(schema: Any, path: str = "") -> dict[str, Any]:
     """Return every knob of a schema and of the schemas below it, by its dotted path."""
     found: dict[str, Any] = {}
-    for name, hint in typing.get_type_hints(schema).items():
+    hints = typing.get_type_hints(schema)
+    for name, field in schema.__pydantic_fields__.items():
         below = f"{path}.{name}".lstrip(".")
-        found[below] = schema.__pydantic_fields__[name]
-        for nested in schemas_in(hint):
+        found[below] = field
+        for nested in schemas_in(hints[name]):
             found |= knobs_of(nested, below)
     return found
 

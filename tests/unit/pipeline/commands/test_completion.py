@@ -29,7 +29,7 @@ def root(tmp_path: Path) -> Path:
         ("posttrain run rec", ["recipe="]),
         ("posttrain run recipe=smo", ["recipe=smoke", "recipe=smollm2_135m/sft_reward_dpo"]),
         ("posttrain run recipe=smoke train.dp", ["train.dpo."]),
-        ("posttrain run train.dpo.be", ["train.dpo.beta="]),
+        ("posttrain run train.dpo.bet", ["train.dpo.beta="]),
         ("posttrain run train.dpo.optimizer.be", ["train.dpo.optimizer.beta1=", "train.dpo.optimizer.beta2="]),
         ("posttrain run --dry", ["--dry-run"]),
         ("posttrain status smo", ["smoke-12"]),

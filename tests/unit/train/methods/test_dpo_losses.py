@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import trl
-from counted_reads import CountedReads
+from counted_reads import CountedReads, as_on_a_gpu
 from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.utils import add_fused_lm_head
@@ -136,13 +136,14 @@ def test_the_experts_of_a_mixture_are_balanced_as_by_trl() -> None:
     assert sharing_beside_experts(tiny(), "auto") == "auto"
 
 
-def test_a_micro_batch_reads_nothing_from_its_device() -> None:
+def test_a_micro_batch_reads_no_more_than_its_model_does() -> None:
     model = tiny()
     with_fused_head(model, "train.dpo", "mean_logits", "is_top1")
+    as_on_a_gpu(model)
     batch, trainer = collate_pairs(PAIRS, 0), ours({})
     with CountedReads() as counted:
         trainer.compute_loss(model, batch).backward()
-    assert counted.seen == 0
+    assert counted.seen <= 1  # transformers asks once whether positions begin anew within a row
     add_fused_lm_head(other := tiny(), outputs=("log_probs", "entropy", "mean_logits", "is_top1"))
     batch = DataCollatorForPreference(0)(PAIRS)
     with CountedReads() as counted:
