@@ -49,7 +49,7 @@ class WandbService:
         """End it at once, and raise nothing: W&B's exit handler would wait for it, and complain of its death."""
         if self._process is not None:
             self._process.kill()
-        with contextlib.suppress(Exception):  # whatever W&B still wanted to tell the dead process
+        with contextlib.suppress(Exception, SystemExit):  # whatever W&B still wanted to tell the dead process
             self.close()
 
 

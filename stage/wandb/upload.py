@@ -32,6 +32,7 @@ def log_in() -> None:
     try:
         found = wandb.login(prompt=False)
     except AuthenticationError as error:
+        WandbService().kill()  # it has nothing to send, and its own end may wait for the server that does not answer
         raise UploadError(f"W&B: {error}") from None
     if not found:
         raise UsageError("W&B: no API key is configured; run `wandb login`, or set WANDB_API_KEY")

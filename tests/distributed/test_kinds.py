@@ -109,7 +109,9 @@ def test_bfloat16_stores_float32_weights(bench: Bench, kind: str, adapter: str) 
     assert load_policy(together, dtype="float32").dtype == torch.float32
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind in ("ddp", "zero3") else pytest.mark.slow) for kind in KINDS]
+)
 def test_a_loss_that_is_not_finite_stops_every_kind(bench: Bench, kind: str) -> None:
     output = bench.artifact(f"nan_{kind}")
     knobs = {"global_batch_size": 8, "micro_batch_size": 2, "max_steps": 30, "save_steps": 1}

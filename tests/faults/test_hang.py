@@ -132,7 +132,7 @@ def test_a_run_whose_stage_hangs_exits_75_and_goes_on(tmp_path: Path) -> None:
     rows = (f'{{"prompt": "question {i}", "completion": "answer {i}"}}\n' for i in range(80_000))
     (tmp_path / "rows.jsonl").write_text("".join(rows))
     cli = [sys.executable, "-m", "posttrain.pipeline.cli"]
-    run = [*cli, "run", "recipe=own", "run_name=mine", "--config-dir", "conf", "distributed.timeout_seconds=8"]
+    run = [*cli, "run", "recipe=own", "run_name=mine", "--config-dir", "conf", "distributed.timeout_seconds=20"]
     folder = tmp_path / "outputs" / "runs" / "mine" / "logs" / "rows" / "attempt_1.ranks"
     process = subprocess.Popen(run, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     until(lambda: any(said.pulse for said in heartbeat.read_beats(folder)))
