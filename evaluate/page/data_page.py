@@ -103,6 +103,7 @@ def render_data_page(
             limit=limit,
             near=NEAR,
             terms=TERMS,
+            browser=None,
         )
     )
 

@@ -13,12 +13,11 @@ from rich.table import Table
 from posttrain.pipeline.commands.points import print_sweep
 from posttrain.pipeline.runs.needs import size_of
 from posttrain.pipeline.runs.rundir import RunDirectory, find_run
-from posttrain.pipeline.runs.state import Queue, run_status
+from posttrain.pipeline.runs.state import launched_by, run_status
 from posttrain.pipeline.slurm.queue import read_queue
 from posttrain.pipeline.watch.progress import console_for_tables
 from posttrain.stage.artifact import read_manifest
 from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE, UsageError
-from posttrain.stage.lease import holder
 from posttrain.stage.spec import StageSpec
 from posttrain.stage.wording import size
 
@@ -43,7 +42,7 @@ def _print_run(run: RunDirectory, as_json: bool) -> set[str]:
     states = {status.state for status in statuses}
     if as_json:
         stages = [dataclasses.asdict(status) for status in statuses]
-        said = {"run": run.name, "launched": _launched_by(run, queue), "queue": queue.silent, "stages": stages}
+        said = {"run": run.name, "launched": launched_by(run, queue), "queue": queue.silent, "stages": stages}
         print(json.dumps(said, ensure_ascii=False))
         return states
     console = console_for_tables()
@@ -54,7 +53,7 @@ def _print_run(run: RunDirectory, as_json: bool) -> set[str]:
                 console.print(f"log: {attempts[-1]}", highlight=False, soft_wrap=True)
     if queue.silent:
         console.print(f"Slurm's queue is not known: {escape(queue.silent)}", style="yellow", soft_wrap=True)
-    table = Table(title=f"run {run.name}: {_launched_by(run, queue)}", box=None, title_justify="left")
+    table = Table(title=f"run {run.name}: {launched_by(run, queue)}", box=None, title_justify="left")
     for heading in ("stage", "status", *(["job"] if queue.jobs else []), "attempt", "detail"):
         table.add_column(heading, overflow="fold")
     for status in statuses:
@@ -80,9 +79,3 @@ def _code(states: set[str]) -> int:
     if states & {"failed", "damaged"}:
         return EXIT_FAILED
     return EXIT_DONE if states <= {"done", "cached"} else EXIT_REQUEUE
-
-
-def _launched_by(run: RunDirectory, queue: Queue) -> str:
-    if (launcher := holder(run.lease)) is not None:
-        return f"launched by {launcher}"
-    return f"{len(queue.live)} jobs in the queue" if queue.jobs else "no launcher runs"

@@ -16,13 +16,11 @@ from posttrain.evaluate.page.plots import Curve
 from posttrain.evaluate.page.training_logs import Panel, gather
 from posttrain.pipeline.runs.progress import HowFar, how_far
 from posttrain.pipeline.runs.resolve import committed
-from posttrain.pipeline.runs.rundir import RunDirectory, signs_of_life
-from posttrain.pipeline.runs.state import Queue, StageStatus, run_status
+from posttrain.pipeline.runs.rundir import RunDirectory
+from posttrain.pipeline.runs.state import Queue, StageStatus, latest_beats, launched_by, run_status
 from posttrain.pipeline.slurm.queue import read_queue
 from posttrain.stage.artifact import LOGS
 from posttrain.stage.errors import UsageError
-from posttrain.stage.heartbeat import read_beats
-from posttrain.stage.lease import holder
 from posttrain.stage.spec import StageSpec
 from posttrain.stage.tracking import METRICS, read_metrics
 
@@ -98,12 +96,10 @@ class Watched:
 
     def look(self) -> RunView:
         """Return the run as it is now; raise UsageError when its folder cannot be read."""
-        statuses = run_status(self.run, self._jobs())
+        queue = self._jobs()
+        statuses = run_status(self.run, queue)
         rows = [StageRow(status, self._at(status.stage) if status.state == "running" else None) for status in statuses]
-        launcher = holder(self.run.lease)
-        queued = f"{len(self._jobs().live)} jobs in the queue" if self._jobs().jobs else "no launcher runs"
-        launched = f"launched by {launcher}" if launcher is not None else queued
-        return RunView(self.run.name, launched, self._jobs().silent, rows)
+        return RunView(self.run.name, launched_by(self.run, queue), queue.silent, rows)
 
     def most_telling(self, view: RunView) -> str:
         """Return the stage that a person likely wants to see: one that runs or failed, else the last that trained."""
@@ -130,9 +126,7 @@ class Watched:
         return self._queue
 
     def _at(self, name: str) -> HowFar:
-        attempts = self.run.attempts(name)
-        beats = read_beats(signs_of_life(attempts[-1])) if attempts else []
-        return how_far((self._folder(name) or Path()) / METRICS, beats)
+        return how_far((self._folder(name) or Path()) / METRICS, latest_beats(self.run, name))
 
     def _folder(self, name: str) -> Path | None:
         """Return where a stage's logs are: in its artifact once that is made, before that where it works."""

@@ -10,7 +10,7 @@ from posttrain.pipeline.runs.progress import latest_metrics, speed_and_end
 from posttrain.pipeline.runs.resolve import committed
 from posttrain.pipeline.runs.rundir import RunDirectory, own_outcome, read_stages, signs_of_life
 from posttrain.stage.errors import EXIT_DONE, EXIT_GATE, EXIT_REQUEUE, UsageError
-from posttrain.stage.heartbeat import read_beats
+from posttrain.stage.heartbeat import RankBeat, read_beats
 from posttrain.stage.lease import holder
 from posttrain.stage.outcome import Outcome, read_outcome
 from posttrain.stage.spec import StageSpec
@@ -113,9 +113,21 @@ def _state(run: RunDirectory, stage: str, job: Job | None, attempts: int) -> tup
     return _ended(run, spec, work, attempts)
 
 
-def _progress(run: RunDirectory, stage: str, work: Path) -> str:
+def launched_by(run: RunDirectory, queue: Queue) -> str:
+    """Return in words who works on a run: its launcher, Slurm, or nobody."""
+    if (launcher := holder(run.lease)) is not None:
+        return f"launched by {launcher}"
+    return f"{len(queue.live)} jobs in the queue" if queue.jobs else "no launcher runs"
+
+
+def latest_beats(run: RunDirectory, stage: str) -> list[RankBeat]:
+    """Return what the ranks of a stage's latest attempt last said."""
     attempts = run.attempts(stage)
-    beats = read_beats(signs_of_life(attempts[-1])) if attempts else []
+    return read_beats(signs_of_life(attempts[-1])) if attempts else []
+
+
+def _progress(run: RunDirectory, stage: str, work: Path) -> str:
+    beats = latest_beats(run, stage)
     last_step = beats[0].last_step if beats else None
     metrics = work / "metrics.jsonl"
     of_all = f"of {last_step}" if last_step is not None else ""
