@@ -29,9 +29,9 @@ from posttrain.pipeline.runs.state import StageStatus, run_status
 from posttrain.pipeline.runs.store import find_artifact
 from posttrain.pipeline.slurm.queue import read_queue
 from posttrain.pipeline.watch.stopping import StopRequests
-from posttrain.stage.artifact import LOGS, Manifest, read_manifest
+from posttrain.stage.artifact import Manifest, read_manifest
 from posttrain.stage.errors import EXIT_DONE, PosttrainError, UsageError, did_you_mean
-from posttrain.stage.tracking import METRICS, read_metrics
+from posttrain.stage.tracking import logged_metrics
 
 OUTPUTS = "outputs"
 SUMMARIES = ("summary.json", "verdict.json", "accounting.json")
@@ -68,8 +68,7 @@ class Artifact:
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """What training logged, a row an entry; empty for a stage that does not train."""
-        path = self.directory / LOGS / METRICS
-        return read_metrics(path) if path.is_file() else []
+        return logged_metrics(self.directory)
 
     @property
     def parents(self) -> dict[str, Artifact]:

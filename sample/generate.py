@@ -157,15 +157,15 @@ def answered(
     means: Means, records: Sequence[Any], prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]
 ) -> list[dict[str, Any]]:
     """Return, for each prompt, its demonstrations, what was dropped and why, and the tokens that were drawn."""
-    verdicts: dict[tuple[int, int], float] = {}
+    verdicts: dict[tuple[int, tuple[int, ...]], float] = {}
 
     def score_of(place: int, sample: Sample) -> float:
         assert means.judge is not None
-        if (place, id(sample)) not in verdicts:
-            reply = reply_of(means.tokenizer, prompts[place], sample)
-            verdicts[place, id(sample)] = means.judge(records[place], reply)
-            require_finite(STAGE, [[verdicts[place, id(sample)]]])
-        return verdicts[place, id(sample)]
+        said = place, tuple(sample.token_ids)
+        if said not in verdicts:
+            verdicts[said] = means.judge(records[place], reply_of(means.tokenizer, prompts[place], sample))
+            require_finite(STAGE, [[verdicts[said]]])
+        return verdicts[said]
 
     def fault(place: int, sample: Sample) -> str | None:
         if found := fault_of(sample):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from posttrain.stage.artifact import Manifest
+from posttrain.stage.artifact import LOGS, Manifest
 from posttrain.stage.files import write_text_atomic
 
 METRICS = "metrics.jsonl"
@@ -86,3 +86,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return rows
+
+
+def logged_metrics(artifact: Path) -> list[dict[str, Any]]:
+    """Return what the training of an artifact logged; nothing for one that was not trained."""
+    path = artifact / LOGS / METRICS
+    return read_metrics(path) if path.is_file() else []

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.evaluate.page.plots import Curve
-from posttrain.stage.artifact import LOGS
-from posttrain.stage.tracking import read_metrics
+from posttrain.stage.tracking import logged_metrics
 
 _HELD_OUT = re.compile(r"^eval[_/]")
 
@@ -44,12 +43,7 @@ PANELS = (
 
 def read_curves(directory: Path) -> list[tuple[Panel, list[Curve]]]:
     """Return the panels that a stage's log has values for, each with its curves; none when there is no log."""
-    return gather(_read(directory))
-
-
-def _read(directory: Path) -> list[dict[str, Any]]:
-    path = directory / LOGS / "metrics.jsonl"
-    return read_metrics(path) if path.exists() else []
+    return gather(logged_metrics(directory))
 
 
 def gather(rows: Sequence[dict[str, Any]]) -> list[tuple[Panel, list[Curve]]]:
@@ -67,7 +61,7 @@ def gather(rows: Sequence[dict[str, Any]]) -> list[tuple[Panel, list[Curve]]]:
 def read_rollouts(directory: Path) -> tuple[list[float], list[float]] | None:
     """Return KL and score of a stage's rollouts as it logged them; None for a stage that has none."""
     names = ("objective/kl", "objective/scores")
-    points = [[row[name] for name in names] for row in _read(directory) if all(name in row for name in names)]
+    points = [[row[name] for name in names] for row in logged_metrics(directory) if all(name in row for name in names)]
     if not points:
         return None
     kls, scores = zip(*points, strict=True)

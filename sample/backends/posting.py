@@ -45,6 +45,10 @@ class Posting:
         """Return a client, to be entered, whose connections requests share."""
         return httpx2.AsyncClient(base_url=self.url, timeout=self.timeout, headers=self.headers)
 
+    def blocking_client(self) -> httpx2.Client:
+        """Return a client, to be entered, whose requests are waited for."""
+        return httpx2.Client(base_url=self.url, timeout=self.timeout, headers=self.headers)
+
     async def post(self, client: httpx2.AsyncClient, path: str, body: Mapping[str, Any]) -> httpx2.Response:
         """Return the answer to a request, asking again while the server is busy or the connection breaks.
 

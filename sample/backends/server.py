@@ -129,8 +129,7 @@ class ServerSampler:
         if self.dialect == "transformers":
             raise UsageError(f"{structure[0]}: transformers serve holds to no structure; use vllm or Sampler")
         if self._version is None:
-            posting = self._posting
-            with httpx2.Client(base_url=self.url, timeout=posting.timeout, headers=posting.headers) as client:
+            with self._posting.blocking_client() as client:
                 try:
                     answer = client.get("/version")
                     self._version = str(answer.json()["version"]) if answer.status_code == httpx2.codes.OK else ""
@@ -297,7 +296,7 @@ class ServerSampler:
         """
         if self.dialect != "vllm":
             raise UsageError("transformers serve cannot change a model's weights; restart it on the new folder")
-        with httpx2.Client(base_url=self.url, timeout=self._posting.timeout, headers=self._posting.headers) as client:
+        with self._posting.blocking_client() as client:
             if client.post("/pause", params={"mode": "wait"}).status_code == httpx2.codes.NOT_FOUND:
                 raise UsageError(f"{self.url}: does not update weights; start vLLM with VLLM_SERVER_DEV_MODE=1")
             try:

@@ -7,11 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from posttrain.stage.artifact import LOGS, read_manifest
+from posttrain.stage.artifact import read_manifest
 from posttrain.stage.errors import PosttrainError, UsageError
 from posttrain.stage.files import write_text_atomic
 from posttrain.stage.spec import StageSpec
-from posttrain.stage.tracking import METRICS, read_metrics
+from posttrain.stage.tracking import logged_metrics
 from posttrain.stage.wandb.run import RECORDED, UPLOADED, WandbRun, WandbService, wandb_folder
 
 INIT_SECONDS = 60.0
@@ -92,11 +92,10 @@ def _send(file: Path) -> None:
 
 def _replay(spec: StageSpec) -> None:
     output = Path(spec.output)
-    history = output / LOGS / METRICS
     service = WandbService()
     try:
         run = WandbRun(spec, "online", INIT_SECONDS, UPLOAD_SECONDS)
-        run.backfill(read_metrics(history) if history.exists() else [])
+        run.backfill(logged_metrics(output))
         run.record(read_manifest(output))
         run.finish(complete=True)
     except Exception:
