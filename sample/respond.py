@@ -41,9 +41,9 @@ from posttrain.sample.backends.cached import CachedSampler, engine
 from posttrain.sample.backends.credentials import credentials
 from posttrain.sample.backends.guided import Guided
 from posttrain.sample.backends.response_cache import ResponseCache
-from posttrain.sample.backends.server import ServerSampler
+from posttrain.sample.backends.server import ServerSampler, spoken_at
 from posttrain.sample.choose.select import by_logprob
-from posttrain.sample.config.asking import Asking, check_asking
+from posttrain.sample.config.asking import Asking, check_asking, served_name
 from posttrain.sample.config.sampling import SamplingConfig, sampling_params
 from posttrain.sample.engine.sampler import Sampler
 from posttrain.sample.sampling import Generates, Sample, SamplingParams
@@ -52,9 +52,9 @@ from posttrain.sample.structured.closing import Vocabulary
 from posttrain.sample.structured.json_schema import Validator
 from posttrain.sample.structured.ladder import RungReport, ladder_table, read_document, schema_prompt
 from posttrain.sample.structured.named import Constrained, constraint_of, read_constraint, read_schema
-from posttrain.stage.artifact import read_manifest
+from posttrain.stage.artifact import MANIFEST, read_manifest
 from posttrain.stage.errors import PosttrainError, UsageError
-from posttrain.stage.files import sha256_text, write_text_atomic
+from posttrain.stage.files import contents_digest, sha256_file, sha256_text, write_text_atomic
 from posttrain.stage.schema import build
 from posttrain.stage.whole import require_whole
 
@@ -81,7 +81,9 @@ class _Work:
 def main() -> int:
     """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--model", type=Path, required=True, help="directory of a committed model artifact")
+    parser.add_argument(
+        "--model", type=Path, required=True, help="directory of a committed model artifact, or of a Hugging Face model"
+    )
     parser.add_argument("--sampling", type=json.loads, default={}, help="knobs of sampling as JSON")
     parser.add_argument("--asking", type=json.loads, default={}, help="fields of Asking as JSON")
     options = parser.parse_args()
@@ -99,14 +101,16 @@ def _run(directory: Path, sampling: SamplingConfig, asking: Asking) -> None:
     check_asking(asking, sampling)
     params = sampling_params(sampling, seed=0)
     source: Generates
-    digests = [_require_kind(directory, "model")]
+    is_artifact = (directory / MANIFEST).is_file()
+    digests = [_require_kind(directory, "model") if is_artifact else contents_digest(directory, sha256_file)]
     if asking.reward is not None:
         digests.append(_require_kind(Path(asking.reward), "reward_model"))
     work = _read_work(asking)
-    require_whole(directory)
-    tokenizer = load_tokenizer(directory)
+    if is_artifact:
+        require_whole(directory)
+    tokenizer = load_tokenizer(directory, pads=is_artifact)
     if asking.server is not None:
-        source = _served(asking, work, tokenizer, read_manifest(directory).stage)
+        source = _served(asking, work, tokenizer, directory)
         _answer(asking, work, _way(asking, work, source, params, tokenizer), tokenizer, params, digests)
         return
     sampler = Sampler(_placed(load_policy(directory, asking.dtype)), tokenizer, max_batch_size=asking.batch)
@@ -132,12 +136,12 @@ def _run(directory: Path, sampling: SamplingConfig, asking: Asking) -> None:
         _answer(asking, work, way, tokenizer, params, digests)
 
 
-def _served(asking: Asking, work: _Work, tokenizer: PreTrainedTokenizerBase, stage: str) -> Generates:
+def _served(asking: Asking, work: _Work, tokenizer: PreTrainedTokenizerBase, directory: Path) -> Generates:
     """Return what samples through a server, held to what responses must be."""
-    name = asking.served_name or stage
-    server = ServerSampler(
-        asking.server or "", name, tokenizer, asking.dialect, max_concurrent=asking.batch, headers=credentials()
-    )
+    assert asking.server is not None
+    dialect = asking.dialect or spoken_at(asking.server, credentials())
+    name = asking.served_name or served_name(directory, dialect)
+    server = ServerSampler(asking.server, name, tokenizer, dialect, max_concurrent=asking.batch, headers=credentials())
     if asking.constraint is None or work.constraint is None:
         return server
     return Guided(server, (asking.constraint[0], work.constraint))

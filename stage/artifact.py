@@ -137,7 +137,12 @@ def commit(temporary: Path, final: Path, manifest: Manifest) -> Manifest:
 
 
 def trusts_remote_code(directory: Path) -> bool:
-    """Return whether the base stage, of this model or of the one that it was trained from, may run the model's code."""
+    """Return whether the base stage, of this model or of the one that it was trained from, may run the model's code.
+
+    A model's folder that is no artifact has no such stage, so it may not.
+    """
+    if not (directory / MANIFEST).is_file():
+        return False
     manifest = read_manifest(directory)
     if "trust_remote_code" in manifest.facts:
         return bool(manifest.facts["trust_remote_code"])

@@ -203,6 +203,16 @@ trust_remote_code @ train.base
     TRL: trust_remote_code | Axolotl: trust_remote_code
 chat_template @ train.base
     Axolotl: chat_template | LLaMA-Factory: template | TRL: chat_template_path
+max_tokens @ sampling
+    transformers: max_new_tokens max_length | TRL: max_completion_length | LLaMA-Factory: max_new_tokens
+min_tokens @ sampling
+    transformers: min_new_tokens
+num_samples @ sampling
+    transformers: num_return_sequences | TRL: num_generations
+stop @ sampling
+    transformers: stop_strings
+temperature @ sampling # 0 is greedy
+    transformers: do_sample | LLaMA-Factory: do_sample
 paths.model @ - # of the recipes `own/…`; train.base.path in others
     TRL: model_name_or_path model_name | Axolotl: base_model | LLaMA-Factory: model_name_or_path | OpenRLHF:
     pretrain | verl: actor_rollout_ref.model.path | torchtune: checkpointer.checkpoint_dir

@@ -105,21 +105,21 @@ def reserved_padding(tokenizer: PreTrainedTokenizerBase) -> str | None:
     return next((text for text in special if _PADDING.fullmatch(text) and text != tokenizer.eos_token), None)
 
 
-def load_tokenizer(directory: Path, *, generation_markers: bool = False) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a model artifact, checked as `check_tokenizer` does."""
+def load_tokenizer(directory: Path, *, generation_markers: bool = False, pads: bool = True) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a model's folder, checked as `check_tokenizer` does."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(directory), trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError) as error:
         raise UsageError(f"{directory}: no tokenizer that can be read ({str(error).splitlines()[0]})") from None
-    check_tokenizer(tokenizer, generation_markers=generation_markers)
+    check_tokenizer(tokenizer, generation_markers=generation_markers, pads=pads)
     return tokenizer
 
 
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase, *, generation_markers: bool = False) -> None:
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, *, generation_markers: bool = False, pads: bool = True) -> None:
     """Check that a response can be told from its prompt and from padding, and that its end is learned.
 
-    With ``generation_markers``, a template that marks what the assistant says has to mark the end of turn too. Raises
-    UsageError that names the fix.
+    With ``generation_markers``, a template that marks what the assistant says has to mark the end of turn too. Without
+    ``pads``, as where a model is only sampled from, padding is not asked for. Raises UsageError that names the fix.
     """
     if not tokenizer.is_fast:
         raise UsageError(f"{type(tokenizer).__name__} has no tokenizer.json; convert it to a fast tokenizer")
@@ -127,9 +127,9 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, *, generation_markers: b
         raise UsageError("the tokenizer has no chat template; set train.base.chat_template=chatml")
     if tokenizer.eos_token_id is None:
         raise UsageError("the tokenizer has no EOS token; set train.base.eos_token to what ends a turn")
-    if tokenizer.pad_token_id is None:
+    if pads and tokenizer.pad_token_id is None:
         raise UsageError(f"the tokenizer has no padding token; set train.base.pad_token='{PAD_TOKEN}'")
-    if tokenizer.pad_token_id == tokenizer.eos_token_id:
+    if pads and tokenizer.pad_token_id == tokenizer.eos_token_id:
         raise UsageError(
             f"padding and EOS are both {tokenizer.eos_token!r}, so the end of a response would be masked like padding; "
             f"set train.base.pad_token='{PAD_TOKEN}'"

@@ -10,8 +10,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from posttrain.pipeline.runs.store import find_artifact
-from posttrain.stage.artifact import MANIFEST, read_manifest, trusts_remote_code
+from posttrain.pipeline.runs.store import find_model
+from posttrain.sample.config.asking import served_name
+from posttrain.stage.artifact import MANIFEST, trusts_remote_code
 from posttrain.stage.errors import UsageError
 from posttrain.stage.whole import require_whole
 
@@ -52,9 +53,7 @@ def model_folder(root: Path, text: str) -> Path:
 
     Raises UsageError where it is no language model with weights of its own.
     """
-    folder = Path(text)
-    if (folder / MANIFEST).is_file() or not (folder / "config.json").is_file():
-        folder = folder if (folder / "adapter_config.json").is_file() else find_artifact(root, text)
+    folder = Path(text) if (Path(text) / "adapter_config.json").is_file() else find_model(root, text)
     if (folder / MANIFEST).is_file():
         kind = require_whole(folder).kind
         if kind != "model":
@@ -74,11 +73,12 @@ def server_command(folder: Path, serving: Serving) -> tuple[list[str], str]:
     trust = ["--trust-remote-code"] if is_artifact and trusts_remote_code(folder) else []
     place = ["--host", serving.host, "--port", str(serving.port)]
     if serving.vllm is None:
-        return [*_transformers(serving), str(folder), *place, "--dtype", dtype, *trust], str(folder)
+        called = served_name(folder, "transformers")
+        return [*_transformers(serving), called, *place, "--dtype", dtype, *trust], called
     python = Path(serving.vllm)
     if not os.access(python, os.X_OK) or python.is_dir():
         raise UsageError(f"--vllm {serving.vllm}: no program; give the Python of an environment that has vLLM")
-    name = serving.name or (read_manifest(folder).stage if is_artifact else folder.resolve().name)
+    name = serving.name or served_name(folder, "vllm")
     template = ["--chat-template", str(folder / TEMPLATE)] if (folder / TEMPLATE).is_file() else []
     command = [str(python), "-m", "vllm.entrypoints.cli.main", "serve", str(folder), "--served-model-name", name]
     # the tokens that end a turn stand in the folder's generation config, and nowhere else

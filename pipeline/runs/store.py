@@ -32,7 +32,7 @@ def find_artifact(root: Path, text: str) -> Path:
     if text and (Path(text) / "config.json").is_file():
         raise UsageError(
             f"artifact {text!r}: a model's folder, and no artifact; recipes take it as paths.model={text}, and "
-            "`posttrain serve` serves it as it is"
+            "`posttrain generate` and `posttrain serve` as it is"
         )
     run, _, stage = text.partition("/")
     if stage and (runs := root / "runs" / run).is_dir():
@@ -49,6 +49,16 @@ def find_artifact(root: Path, text: str) -> Path:
         raise UsageError(f"artifact {text!r}: could be {', '.join(path.name for path in found)}; give more of the name")
     hint = did_you_mean(text, [*names, *(name.rpartition("-")[0] for name in names)]) or _known(list(names))
     raise UsageError(f"artifact {text!r}: not in {root / 'artifacts'}{hint}")
+
+
+def find_model(root: Path, text: str) -> Path:
+    """Return the folder of a model: a Hugging Face one as it is, otherwise the artifact that ``text`` means.
+
+    Raises UsageError as `find_artifact` does.
+    """
+    folder = Path(text)
+    is_plain = text and (folder / "config.json").is_file() and not (folder / MANIFEST).is_file()
+    return folder if is_plain else find_artifact(root, text)
 
 
 def _of_run(run: RunDirectory, stage: str) -> Path:

@@ -15,7 +15,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import httpx2
 import torch
@@ -24,13 +24,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from posttrain.data.chat.reasoning import special_marks
 from posttrain.sample.backends.guided import Structure, guided_fields
 from posttrain.sample.backends.posting import Posting, run_to_end
+from posttrain.sample.config.asking import Dialect
 from posttrain.sample.engine.ending import Ending, said, special_stops
 from posttrain.sample.sampling import Accept, FinishReason, Prompts, Sample, SamplingParams
 from posttrain.sample.structured.constraint import ConstraintFactory
 from posttrain.stage.errors import PosttrainError, UsageError
 from posttrain.stage.files import canonical_json
 
-Dialect = Literal["vllm", "transformers"]
 FINISHED: Mapping[Any, FinishReason] = {"stop": "stop", "length": "length"}
 """What servers say of an end; for anything else, such as ``content_filter``, the sample was aborted."""
 PROBE = "The weights of the server are those of"
@@ -130,11 +130,7 @@ class ServerSampler:
             raise UsageError(f"{structure[0]}: transformers serve holds to no structure; use vllm or Sampler")
         if self._version is None:
             with self._posting.blocking_client() as client:
-                try:
-                    answer = client.get("/version")
-                    self._version = str(answer.json()["version"]) if answer.status_code == httpx2.codes.OK else ""
-                except (httpx2.TransportError, ValueError, KeyError, TypeError):  # a proxy's page, say
-                    self._version = ""
+                self._version = _said(client, "/version", "version")
         return guided_fields(structure, self._version)
 
     async def _generate(
@@ -323,6 +319,23 @@ class ServerSampler:
         logprobs_TV = model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
         ours = logprobs_TV.gather(1, ids[0, len(prompt) :, None])[:, 0].cpu()
         return float((ours - torch.tensor(sample.logprobs)).abs().max())
+
+
+def spoken_at(url: str, headers: Mapping[str, str] | None = None) -> Dialect:
+    """Return what the server at a URL speaks: ``transformers`` where it is `transformers serve`, otherwise ``vllm``."""
+    asking = Posting(url, timeout_seconds=10.0, headers=headers, max_retries=0, backoff_seconds=0.0)
+    with asking.blocking_client() as client:  # vLLM says its version, and nothing of its health but 200
+        is_transformers = not _said(client, "/version", "version") and _said(client, "/health", "status") == "ok"
+    return "transformers" if is_transformers else "vllm"
+
+
+def _said(client: httpx2.Client, path: str, name: str) -> str:
+    """Return a field of a server's JSON answer; an empty text where it gives no such thing, as a proxy's page."""
+    try:
+        answer = client.get(path)
+        return str(answer.json()[name]) if answer.status_code == httpx2.codes.OK else ""
+    except (httpx2.TransportError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _request(body: Mapping[str, Any], params: SamplingParams, number: int) -> str:

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 from posttrain.sample.config.sampling import SamplingConfig
+from posttrain.stage.artifact import MANIFEST, read_manifest
 from posttrain.stage.errors import UsageError
 
 By = Literal["logprob", "reward", "verifier", "vote"]
+Dialect = Literal["vllm", "transformers"]
+"""What a server speaks."""
 BY: tuple[By, ...] = ("logprob", "reward", "verifier", "vote")
 
 
@@ -48,9 +51,9 @@ class Asking:
     server: str | None = None
     """URL of a server that runs the model, which then only gives its tokenizer."""
     served_name: str | None = None
-    """What the server calls the model; None is the artifact's stage, as `posttrain serve` has it."""
-    dialect: Literal["vllm", "transformers"] = "vllm"
-    """What the server speaks."""
+    """What the server calls the model; None is what `posttrain serve` has it called."""
+    dialect: Dialect | None = None
+    """What the server speaks; None asks it."""
     cache: str | None = None
     """File of responses that need not be made again."""
     cache_mb: int = 1024
@@ -65,6 +68,13 @@ class Asking:
     def least(self) -> float:
         """The threshold, or what it is by default."""
         return 1.0 if self.threshold is None else self.threshold
+
+
+def served_name(model: Path, dialect: Dialect) -> str:
+    """Return what `posttrain serve` has requests call a model's folder: its stage, or where it lies."""
+    if dialect == "transformers":
+        return str(model.resolve())
+    return read_manifest(model).stage if (model / MANIFEST).is_file() else model.resolve().name
 
 
 def check_asking(asking: Asking, sampling: SamplingConfig) -> None:

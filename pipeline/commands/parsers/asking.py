@@ -33,9 +33,9 @@ def add_asking(parser: argparse.ArgumentParser) -> None:
     running.add_argument("--batch", type=int, default=64, metavar="N", help="samples that run at once; 64 by default")
     running.add_argument("--server", metavar="URL", help="of a server that runs the model; keys: $POSTTRAIN_API_KEY")
     running.add_argument(
-        "--served-name", metavar="NAME", help="what it calls the model; the artifact's stage by default"
+        "--served-name", metavar="NAME", help="what it calls the model; by default as posttrain serve has it"
     )
-    running.add_argument("--dialect", default="vllm", choices=("vllm", "transformers"), help="what it speaks")
+    running.add_argument("--dialect", choices=("vllm", "transformers"), help="what it speaks; it is asked by default")
     running.add_argument("--cache", metavar="FILE", help="responses that need not be made again")
 
 

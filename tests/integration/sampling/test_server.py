@@ -24,8 +24,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from posttrain.data.chat.tokenizer import load_tokenizer
 from posttrain.models.load import load_policy
+from posttrain.pipeline.commands.generate import generate_command, sampling_knobs
+from posttrain.sample import respond
 from posttrain.sample.backends.server import ServerSampler
 from posttrain.sample.choose.select import best_of_n, by_logprob, first_valid
+from posttrain.sample.config.asking import Asking
 from posttrain.sample.engine.sampler import Sampler
 from posttrain.sample.sampling import SamplingParams
 from posttrain.stage.errors import PosttrainError, UsageError
@@ -120,6 +123,19 @@ def test_the_knobs_reach_the_server(transformers_serve: Served) -> None:
     ((stopped,),) = transformers_serve.server.generate(transformers_serve.prompts[:1], params)
     assert stopped.finish_reason == "stop"
     assert stopped.text == transformers_serve.ours.tokenizer.decode(until_stop)
+
+
+def test_generate_asks_a_server_what_it_speaks_and_calls_its_model_as_serve_does(
+    transformers_serve: Served, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = []
+    for server in (transformers_serve.server.url, None):  # without one, the published folder's weights are loaded
+        asking = Asking(prompt="the dog", server=server)
+        knobs = sampling_knobs("general", ["temperature=0", "max_tokens=12"])
+        monkeypatch.setattr(sys, "argv", generate_command(transformers_serve.folder, knobs, asking)[2:])
+        assert respond.main() == 0
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1] != ""
 
 
 def test_an_accepted_sample_cancels_the_others(transformers_serve: Served) -> None:

@@ -15,7 +15,7 @@ from posttrain.pipeline.config.compose import compose_config
 from posttrain.pipeline.graph.graph import build_graph
 from posttrain.pipeline.runs.resolve import committed
 from posttrain.pipeline.runs.rundir import RunDirectory
-from posttrain.pipeline.runs.store import find_artifact
+from posttrain.pipeline.runs.store import find_artifact, find_model
 from posttrain.stage.artifact import MANIFEST, Manifest, read_manifest
 from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, UsageError
 from posttrain.stage.lease import Lease
@@ -215,3 +215,5 @@ def test_a_models_folder_is_told_from_an_artifact(root: Path, tmp_path: Path) ->
     (tmp_path / "theirs" / "config.json").write_text("{}")
     with pytest.raises(UsageError, match=r"a model's folder, and no artifact; recipes take it as paths\.model="):
         find_artifact(root, str(tmp_path / "theirs"))
+    assert find_model(root, str(tmp_path / "theirs")) == tmp_path / "theirs"
+    assert find_model(root, "sft") == find_artifact(root, "sft")
