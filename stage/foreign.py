@@ -53,6 +53,9 @@ micro_batch_size @ TRAINED # a matter of memory alone; `global_batch_size` is th
     per_device_train_batch_size | OpenRLHF: micro_train_batch_size | verl:
     actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu ppo_micro_batch_size_per_gpu ppo_micro_batch_size |
     torchtune: batch_size
+micro_batch_tokens @ train.sft train.reward train.dpo train.kto
+    OpenRLHF: max_tokens_per_gpu use_dynamic_batch train_max_tokens_per_gpu | verl:
+    actor_rollout_ref.actor.ppo_max_token_len_per_gpu ppo_max_token_len_per_gpu use_dynamic_bsz max_token_len_per_gpu
 epochs @ TRAINED
     transformers: num_train_epochs | Axolotl: num_epochs | LLaMA-Factory: num_train_epochs | OpenRLHF: max_epochs
     num_episodes | verl: trainer.total_epochs total_epochs | torchtune: epochs

@@ -18,8 +18,8 @@ from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError
 from posttrain.train.config.common import Sharing
 from posttrain.train.config.dpo import DpoConfig
-from posttrain.train.engine.arguments import training_arguments
-from posttrain.train.engine.fit import fit, plan_steps, save_model
+from posttrain.train.engine.arguments import lay_out, training_arguments
+from posttrain.train.engine.fit import by_config, fit, plan_steps, save_model
 from posttrain.train.engine.opening import announce, begin, describe_rows, estimated_memory
 from posttrain.train.maths.pair_losses import PairOptions
 from posttrain.train.methods.dpo_trainer import DpoTrainer
@@ -53,6 +53,8 @@ def run(config: DpoConfig, context: Context) -> StageResult:
         collate = partial(
             collate_pairs, pad_token_id=pad, with_mask=wants_mask(policy) or balance_coefficient(policy) > 0
         )
+    plan = by_config(plan, config, rows, context.spec.seed, None if shared else 2)
+    lay_out(arguments, plan)
     options = config.options()
     weighted = bool(options.pop("use_weighting"))
     more = [*(["log_sum_sq_probs"] if weighted else []), "mean_logits", "is_top1"]

@@ -17,7 +17,7 @@ from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError
 from posttrain.train.config.kto import KtoConfig
 from posttrain.train.engine.arguments import training_arguments
-from posttrain.train.engine.fit import fit, plan_steps, save_model
+from posttrain.train.engine.fit import by_config, fit, plan_steps, save_model
 from posttrain.train.engine.opening import announce, begin, describe_rows, estimated_memory
 from posttrain.train.maths.unpaired_loss import LEAST_RATIO, MOST_RATIO, unpaired_loss, weight_ratio
 from posttrain.train.methods.kto_trainer import KtoTrainer
@@ -42,6 +42,7 @@ def run(config: KtoConfig, context: Context) -> StageResult:
     )
     distributed = context.spec.distributed
     plan = plan_steps(config, len(rows), distributed.num_processes, len(held_out), "train.kto")
+    plan = by_config(plan, config, rows, context.spec.seed)
     require_mismatches(Lists(rows.data.column("prompt_ids")), config.global_batch_size)
     desirable = int(numbers_of(rows, "label").sum())
     labels = {"desirable": desirable, "undesirable": len(rows) - desirable}

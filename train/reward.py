@@ -8,6 +8,8 @@ R responses of a micro-batch, P pairs among them.
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -20,9 +22,9 @@ from torch import Tensor
 from posttrain.models.shared_prompts import with_shared_rewards
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.train.config.reward import RewardConfig
-from posttrain.train.engine.arguments import training_arguments
+from posttrain.train.engine.arguments import lay_out, training_arguments
 from posttrain.train.engine.first_step import require_shared_rewards
-from posttrain.train.engine.fit import fit, plan_steps, save_model
+from posttrain.train.engine.fit import by_config, fit, plan_steps, save_model
 from posttrain.train.engine.opening import announce, begin, describe_rows, estimated_memory
 from posttrain.train.engine.trainer import StageTrainer
 from posttrain.train.maths.ranking_loss import pairwise_ranking_loss
@@ -32,8 +34,8 @@ from posttrain.train.rows.collate import Batch, collate_ranked_groups, collate_s
 from posttrain.train.rows.columns import lengths_of, sizes
 from posttrain.train.rows.dataset import Row, fill_up, read_groups, shared_lengths
 
-_STATISTICS_BATCHES = 64
-"""Micro-batches per rank that the reward's mean and standard deviation are measured on."""
+_STATISTICS_GROUPS = 512
+"""Groups that the reward's mean and standard deviation are measured on: those of the first steps with so many."""
 
 
 class RewardTrainer(StageTrainer, trl.RewardTrainer):
@@ -70,6 +72,8 @@ class RewardTrainer(StageTrainer, trl.RewardTrainer):
             self.centering_coefficient,
         )
         mode, gap_P = ("train" if model.training else "eval"), (rewards_R[better] - rewards_R[worse]).detach()
+        if mode == "train":
+            loss = loss * self.plan.weight(groups)
         if mode == "eval":
             self.sums.add(mode, "loss", loss * groups, groups)
         self.sums.add(mode, "accuracy", (gap_P > 0).sum(), gap_P.numel())
@@ -98,6 +102,8 @@ def run(config: RewardConfig, context: Context) -> StageResult:
     if shared := made_to_share(model, config.share_prompts, config.attention, "train.reward"):
         model, collate = with_shared_rewards(model), collate_shared_groups
         rows, held_out, plan = shared_lengths(rows), shared_lengths(held_out), dataclasses.replace(plan, balanced=True)
+    plan = by_config(plan, config, rows, context.spec.seed, None if shared else sizes(rows.data.column("ranks")))
+    lay_out(arguments, plan)
     trainer = RewardTrainer(
         margin_per_rank=config.margin_per_rank,
         centering_coefficient=config.centering_coefficient,
@@ -132,15 +138,14 @@ def rewards_of(model: Any, inputs: dict[str, Any]) -> Any:
 
 @torch.no_grad()
 def reward_statistics(trainer: Any) -> tuple[float, float]:
-    """Return mean and standard deviation of the reward over the first training batches of all ranks.
+    """Return mean and standard deviation of the reward over the rows of the first steps, whatever the micro-batches.
 
     A user of the model subtracts and divides by them, so that rewards of different models are comparable.
     """
     trainer.model.eval()
     sums = torch.zeros(3, dtype=torch.float64, device=trainer.args.device)
-    for index, batch in enumerate(trainer.get_train_dataloader()):
-        if index == _STATISTICS_BATCHES:
-            break
+    batches = math.ceil(_STATISTICS_GROUPS / trainer.plan.global_batch_size) * trainer.plan.accumulation
+    for batch in itertools.islice(trainer.get_train_dataloader(), batches):
         inputs = trainer._prepare_inputs(batch)
         rewards_R = rewards_of(trainer.model_wrapped, inputs).logits.squeeze(-1).double()
         sums += torch.stack([torch.ones_like(rewards_R).sum(), rewards_R.sum(), (rewards_R**2).sum()])

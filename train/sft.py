@@ -16,7 +16,7 @@ from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.train.config.sft import SftConfig
 from posttrain.train.engine.arguments import training_arguments
 from posttrain.train.engine.first_step import require_fused_log_probs, require_separate_rows
-from posttrain.train.engine.fit import fit, plan_steps, save_model
+from posttrain.train.engine.fit import by_config, fit, plan_steps, save_model
 from posttrain.train.engine.opening import announce, begin, describe_rows, estimated_memory
 from posttrain.train.engine.trainer import StageTrainer
 from posttrain.train.nets.fused_head import fused_on_cpu
@@ -69,6 +69,7 @@ def run(config: SftConfig, context: Context) -> StageResult:
         rows, held_out = (pack_demonstrations(split, config.pack_length) for split in (rows, held_out))
     source, distributed = context.inputs["model"], context.spec.distributed
     plan = plan_steps(config, len(rows), distributed.num_processes, len(held_out), "train.sft")
+    plan = by_config(plan, config, rows, context.spec.seed)
     arguments = trl.SFTConfig(
         **training_arguments(config, plan, context),
         loss_type=config.loss,

@@ -103,7 +103,7 @@ def _search_together(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], searches: Sequence[Search], most: int
 ) -> None:
     longest = max(len(ids) + search.params.max_tokens for ids, search in zip(prompts, searches, strict=True))
-    decoder = Decoder(model, most * len(searches), longest)
+    decoder = Decoder(model, most * len(searches), longest, others_wait=False)
     logits_BV = decoder.admit(prompts, [1] * len(prompts))
     active = list(searches)
     while active:

@@ -33,8 +33,11 @@ class Decoder:
     Every row ends at column ``end`` of the cache and starts at its own, so its length is the difference.
     """
 
-    def __init__(self, model: PreTrainedModel, rows: int, longest: int) -> None:
+    def __init__(self, model: PreTrainedModel, rows: int, longest: int, *, others_wait: bool = True) -> None:
         """``longest`` is how many tokens a row may come to have.
+
+        Where ``others_wait`` for the place of rows that end, the cache has more columns than that, since new rows end
+        where the old ones do.
 
         Raises UsageError when the model keeps a state that is not keys and values.
         """
@@ -42,7 +45,7 @@ class Decoder:
         self.cache = RowCache(attention_layers(model.config, "past_key_values" in forward_arguments(model)), rows)
         self.forward = llama_forward(model) or any_forward(model)
         self.longest = longest
-        self.slack = max(MIN_SLACK, longest // 4)
+        self.slack = max(MIN_SLACK, longest // 4) if others_wait else 0
         self.end = 0
         self.starts: list[int] = []
         self.starts_B1 = torch.empty(0, 1, dtype=torch.int64)

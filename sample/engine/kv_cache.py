@@ -10,6 +10,7 @@ D features of a head.
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 from torch import Tensor
@@ -82,7 +83,14 @@ class RowLayer(CacheLayerMixin):
 
     def __init__(self, cache: RowCache) -> None:
         super().__init__()
-        self.cache = cache
+        self._cache = weakref.ref(cache)  # or only the collector of cycles would free the buffers
+
+    @property
+    def cache(self) -> RowCache:
+        """The cache that this is a layer of."""
+        cache = self._cache()
+        assert cache is not None
+        return cache
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Allocate the buffers for states of the given shapes.
@@ -100,7 +108,8 @@ class RowLayer(CacheLayerMixin):
         """Store states of shape (B, H, T, D) and return them with those before: views of the buffers."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        part, first, end = self.cache.part, self.cache.first, self.cache.end
+        cache = self.cache
+        part, first, end = cache.part, cache.first, cache.end
         after = end + key_states.shape[2]
         self.keys[part, :, end:after] = key_states
         self.values[part, :, end:after] = value_states
@@ -112,7 +121,8 @@ class RowLayer(CacheLayerMixin):
 
     def get_seq_length(self) -> int:
         """Return how many columns the next forward reads."""
-        return self.cache.end - self.cache.first
+        cache = self.cache
+        return cache.end - cache.first
 
     def get_max_length(self) -> int:
         """Return -1: the buffer grows."""

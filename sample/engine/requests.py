@@ -10,7 +10,7 @@ from posttrain.models.declared import context_length, rope_border
 from posttrain.sample.sampling import Prompts, SamplingParams
 from posttrain.stage.errors import UsageError
 
-PREFILL_TOKENS = 8192
+PREFILL_TOKENS = 2048
 """Most tokens of prompts, padding included, that run at once."""
 SAVED_TOKENS = 16384
 """Tokens of keys and values that must be saved for samples of unequal length to run one after the other."""

@@ -155,8 +155,10 @@ class _Run:
         lengths = {number: len(prompts[number]) + params[number].max_tokens for number in numbers}
         first = sorted(numbers, key=lambda number: lengths[number], reverse=True)  # short ones then fill the gaps
         self.waiting: deque[tuple[int, list[int]]] = deque((n, missing[n]) for n in first if missing[n])
-        self.most = min(rows, sum(map(len, missing.values())))
-        self.decoder = Decoder(sampler.model, self.most, max(lengths.values(), default=0))
+        samples = sum(map(len, missing.values()))
+        self.most = min(rows, samples)
+        longest = max(lengths.values(), default=0)
+        self.decoder = Decoder(sampler.model, self.most, longest, others_wait=samples > rows)
         self.rows: list[Running] = []
         self.logits_BV = torch.empty(0)
         self.bitmask_BW = np.empty((0, 0), np.int32)
@@ -171,6 +173,7 @@ class _Run:
             self._drop_ended()
             if self.rows:
                 tokens_B = torch.tensor([row.tokens[-1] for row in self.rows])
+                self.logits_BV = torch.empty(0)  # of a large vocabulary two are too many
                 self.logits_BV = self.decoder.step(tokens_B)
 
     def _admit(self) -> None:

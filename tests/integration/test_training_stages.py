@@ -90,7 +90,7 @@ def test_the_micro_batch_changes_nothing(bench: Bench) -> None:
     inputs = {"model": model, "data": bench.demonstrations}
     knobs = {"max_steps": 6, "optimizer.learning_rate": 1e-3}
     whole = weights(bench.run("sft", "sft-micro8", inputs, knobs={**knobs, "micro_batch_size": 8}))
-    parts = weights(bench.run("sft", "sft-micro2", inputs, knobs={**knobs, "micro_batch_size": 2}))
+    parts = weights(bench.run("sft", "sft-tokens", inputs, knobs={**knobs, "micro_batch_tokens": 100}))
     for name, tensor in whole.items():  # what is left is the order of float32 sums
         torch.testing.assert_close(parts[name], tensor, atol=2e-5, rtol=0)
 
@@ -242,8 +242,8 @@ def test_reward_model_ranks_and_keeps_its_scale(bench: Bench) -> None:
 def test_shared_prompts_train_what_responses_alone_train(bench: Bench, steps: int) -> None:
     inputs = {"model": bench.model, "data": bench.comparisons}
     runs = {}
-    for share in ("always", "never"):
-        knobs = {"max_steps": steps, "optimizer.learning_rate": 1e-3, "eval_steps": 8, "share_prompts": share}
+    for share, micro in (("always", {"micro_batch_tokens": 170}), ("never", {})):  # of 3, 3 and 2 groups
+        knobs = {"max_steps": steps, "optimizer.learning_rate": 1e-3, "eval_steps": 8, "share_prompts": share, **micro}
         runs[share] = bench.run("reward", f"reward-{share}-{steps}", inputs, knobs=knobs)
     for line, other in zip(*(history(runs[share]) for share in ("always", "never")), strict=True):
         for name in ("loss", "eval_loss", "mean_reward", "eval_accuracy", "grad_norm", "tokens_seen"):
@@ -255,10 +255,10 @@ def test_shared_prompts_train_what_responses_alone_train(bench: Bench, steps: in
 @pytest.mark.parametrize("steps", STEPS)
 def test_dpo_with_shared_prompts_and_a_shared_reference_trains_what_pairs_alone_train(bench: Bench, steps: int) -> None:
     runs = []
-    for share in ("always", "never"):
+    for share, micro in (("always", {}), ("never", {"micro_batch_tokens": 280})):
         data = {"model": bench.model, "data": bench.comparisons}
         reference = bench.run("reference", f"reference-{share}-{steps}", data, knobs={"share_prompts": share})
-        knobs = {"max_steps": steps, "optimizer.learning_rate": 1e-3, "eval_steps": 8, "share_prompts": share}
+        knobs = {"max_steps": steps, "optimizer.learning_rate": 1e-3, "eval_steps": 8, "share_prompts": share, **micro}
         runs.append(history(bench.run("dpo", f"dpo-{share}-{steps}", {**data, "reference": reference}, knobs=knobs)))
     assert runs[0][0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
     for line, other in zip(*runs, strict=True):

@@ -160,3 +160,13 @@ class TrainingConfig:
         if metric is not None and self.eval_steps not in (None, self.best.every):
             raise ValueError(f"eval_steps={self.eval_steps}: best.every={self.best.every} says when; leave it out")
         return self
+
+
+@schema
+class RowsConfig(TrainingConfig):
+    """What the stages that train on stored rows have in common."""
+
+    micro_batch_tokens: int | None = speed(None, ge=1)
+    """Most tokens per forward pass of one process, padding included, in place of `micro_batch_size`: of any number of
+    rows, balanced over processes. Every step has as many passes as the one that needs most; a longer row has one to
+    itself."""

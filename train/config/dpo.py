@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from posttrain.stage.errors import did_you_mean
 from posttrain.stage.schema import schema, speed
-from posttrain.train.config.common import Sharing, TrainingConfig
+from posttrain.train.config.common import RowsConfig, Sharing
 
 LOSSES = (
     *("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired"),
@@ -39,7 +39,7 @@ REFUSED_OPTIONS = {
 
 
 @schema
-class DpoConfig(TrainingConfig):
+class DpoConfig(RowsConfig):
     """Direct preference optimisation against precomputed reference log-probabilities."""
 
     held_out: ClassVar[tuple[str, ...]] = ("loss", "rewards/accuracies", "rewards/margins", "logps/chosen")

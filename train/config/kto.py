@@ -7,11 +7,11 @@ from typing import ClassVar
 from pydantic import Field
 
 from posttrain.stage.schema import schema
-from posttrain.train.config.common import TrainingConfig
+from posttrain.train.config.common import RowsConfig
 
 
 @schema
-class KtoConfig(TrainingConfig):
+class KtoConfig(RowsConfig):
     """Kahneman-Tversky optimisation of unpaired preferences against precomputed reference log-probabilities."""
 
     held_out: ClassVar[tuple[str, ...]] = ("loss", "rewards/margins")

@@ -7,11 +7,11 @@ from typing import ClassVar
 from pydantic import Field
 
 from posttrain.stage.schema import schema, speed
-from posttrain.train.config.common import Sharing, TrainingConfig
+from posttrain.train.config.common import RowsConfig, Sharing
 
 
 @schema
-class RewardConfig(TrainingConfig):
+class RewardConfig(RowsConfig):
     """Pairwise reward model on K-ranked groups: all pairs of a group, each weighted 1 / C(K, 2)."""
 
     held_out: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "margin")

@@ -7,11 +7,11 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from posttrain.stage.schema import schema
-from posttrain.train.config.common import TrainingConfig
+from posttrain.train.config.common import RowsConfig
 
 
 @schema
-class SftConfig(TrainingConfig):
+class SftConfig(RowsConfig):
     """Supervised finetuning."""
 
     held_out: ClassVar[tuple[str, ...]] = ("loss", "token_accuracy")

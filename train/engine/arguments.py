@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from transformers import TrainingArguments
 from transformers.utils import is_torch_tf32_available
 
 from posttrain.models.adapters import AdapterKind
@@ -45,9 +46,7 @@ def training_arguments(config: TrainingConfig, plan: BatchPlan, context: Context
         require_fast_precision(stored_parameters(find_weights(backbone_directory(context.inputs["model"])))[0])
     return {
         "output_dir": str(context.work / CHECKPOINTS),
-        "per_device_train_batch_size": plan.micro_batch_size,
-        "per_device_eval_batch_size": plan.micro_batch_size,
-        "gradient_accumulation_steps": plan.accumulation,
+        **layout(plan),
         "max_steps": plan.max_steps,
         "learning_rate": optimizer.learning_rate,
         **({"optim": _NAMES[optimizer.kind]} if optimizer.kind in _NAMES else {}),
@@ -86,6 +85,21 @@ def training_arguments(config: TrainingConfig, plan: BatchPlan, context: Context
         "fsdp": distributed.fsdp is not None,
         "fsdp_config": distributed.fsdp,
     }
+
+
+def layout(plan: BatchPlan) -> dict[str, int]:
+    """Return the arguments that say how a global batch is laid out."""
+    return {
+        "per_device_train_batch_size": plan.micro_batch_size,
+        "per_device_eval_batch_size": plan.micro_batch_size,
+        "gradient_accumulation_steps": plan.accumulation,
+    }
+
+
+def lay_out(arguments: TrainingArguments, plan: BatchPlan) -> None:
+    """Give arguments another layout, in place: one that was not known before the model was."""
+    for name, value in layout(plan).items():
+        setattr(arguments, name, value)
 
 
 def schedule_options(optimizer: OptimizerConfig, steps: int) -> dict[str, Any]:

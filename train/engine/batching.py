@@ -9,19 +9,23 @@ number of ranks or the micro-batch size, a step sees the same rows.
 from __future__ import annotations
 
 import dataclasses
-import heapq
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from posttrain.stage.errors import UsageError
+from posttrain.train.engine.token_batches import Lengths, TokenLimit, balanced, micro_batches_of
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchPlan:
-    """How a global batch is laid out: `global_batch_size` = `micro_batch_size` × `world_size` × `accumulation`."""
+    """How a global batch is laid out: `global_batch_size` = `micro_batch_size` × `world_size` × `accumulation`.
+
+    With a limit of tokens micro-batches have any number of rows; `micro_batch_size` is then that of an evaluation.
+    """
 
     num_rows: int
     global_batch_size: int
@@ -32,6 +36,16 @@ class BatchPlan:
     balanced: bool = False
     """Whether micro-batches have equal tokens, as far as that goes, instead of rows of similar length: where nothing is
     padded, that takes the least memory, and no rank waits for another."""
+
+    limit: TokenLimit | None = None
+    """What bounds the tokens of micro-batches, in place of their rows."""
+
+    def weight(self, rows: Any) -> Any:
+        """Return what the mean over a micro-batch's rows counts where the mean of all micro-batches is taken.
+
+        It is 1 unless micro-batches are by tokens. ``rows`` is a number, or a tensor with one.
+        """
+        return rows * (self.accumulation * self.world_size) / self.global_batch_size
 
     @property
     def epochs(self) -> float:
@@ -71,10 +85,34 @@ def plan_batches(
     return BatchPlan(num_rows, global_batch_size, micro, world_size, share // micro, steps)
 
 
+def by_tokens(
+    plan: BatchPlan, most: int | None, lengths: Lengths, sequences: NDArray[np.int64] | None, seed: int
+) -> BatchPlan:
+    """Return a plan whose micro-batches have ``most`` tokens at most; the plan itself where that is None.
+
+    ``sequences`` of each row are as long as the longest one of a micro-batch, which is ``lengths`` of its row; with
+    None a row is ``lengths`` tokens, and nothing is padded.
+    """
+    if most is None:
+        return plan
+    limit = TokenLimit(most, sequences)
+    accumulation = micro_batches_of(steps_of(plan, lengths, seed), lengths, limit, plan.world_size)
+    longest = int(np.max(np.asarray(lengths) * (1 if sequences is None else sequences)))
+    rows = min(max(1, most // longest), plan.global_batch_size // plan.world_size)
+    return dataclasses.replace(plan, micro_batch_size=rows, accumulation=accumulation, limit=limit)
+
+
+def steps_of(plan: BatchPlan, lengths: Lengths, seed: int) -> Iterator[list[int]]:
+    """Yield the rows of each step, sorted by length."""
+    stream = EpochStream(plan.num_rows, seed)
+    for _ in range(plan.max_steps):
+        yield sorted(stream.take(plan.global_batch_size), key=lambda row: (int(lengths[row]), row))
+
+
 class StepBatchSampler:
     """Yields this rank's micro-batches, step after step; length is all micro-batches of the training."""
 
-    def __init__(self, plan: BatchPlan, lengths: Sequence[int] | NDArray[np.int64], seed: int, rank: int) -> None:
+    def __init__(self, plan: BatchPlan, lengths: Lengths, seed: int, rank: int) -> None:
         self.plan = plan
         self.lengths = lengths
         self.seed = seed
@@ -87,34 +125,16 @@ class StepBatchSampler:
 
     def __iter__(self) -> Iterator[list[int]]:
         plan, lengths = self.plan, self.lengths
-        stream = EpochStream(plan.num_rows, self.seed)
-        for _ in range(plan.max_steps):
-            rows = sorted(stream.take(plan.global_batch_size), key=lambda row: (int(lengths[row]), row))
-            if plan.balanced:
-                yield from balanced(rows, lengths, plan.micro_batch_size)[self.rank :: plan.world_size]
+        count = plan.accumulation * plan.world_size
+        for rows in steps_of(plan, lengths, self.seed):
+            if plan.limit is not None:
+                yield from plan.limit.parts(rows, lengths, count)[self.rank :: plan.world_size]
                 continue
-            for start in range(self.rank, plan.accumulation * plan.world_size, plan.world_size):
+            if plan.balanced:
+                yield from balanced(rows, lengths, count, plan.micro_batch_size)[self.rank :: plan.world_size]
+                continue
+            for start in range(self.rank, count, plan.world_size):
                 yield rows[start * plan.micro_batch_size : (start + 1) * plan.micro_batch_size]
-
-
-def balanced(rows: Sequence[int], lengths: Sequence[int] | NDArray[np.int64], size: int) -> list[list[int]]:
-    """Return ``rows``, sorted by length, in batches of ``size`` rows whose lengths sum to about the same.
-
-    The longest goes first, each into the batch with the fewest tokens that has room (Graham 1969). Batches of most
-    tokens come first.
-    """
-    room = [(0, number) for number in range(len(rows) // size)]
-    batches: list[list[int]] = [[] for _ in room]
-    full = []
-    for row in reversed(rows):
-        tokens, number = heapq.heappop(room)
-        batches[number].append(row)
-        tokens += int(lengths[row])
-        if len(batches[number]) < size:
-            heapq.heappush(room, (tokens, number))
-        else:
-            full.append((-tokens, number))
-    return [batches[number] for _, number in sorted(full)]
 
 
 class EpochStream:

@@ -6,7 +6,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
@@ -22,12 +24,13 @@ from posttrain.stage.files import write_json_atomic
 from posttrain.train.checkpoints.elastic import for_processes
 from posttrain.train.checkpoints.protocol import CHECKPOINTS, newest_valid_checkpoint, read_commit
 from posttrain.train.checkpoints.whole_weights import save_whole_model
-from posttrain.train.config.common import Dtype, TrainingConfig
-from posttrain.train.engine.batching import BatchPlan, plan_batches
+from posttrain.train.config.common import Dtype, RowsConfig, TrainingConfig
+from posttrain.train.engine.batching import BatchPlan, by_tokens, plan_batches
 from posttrain.train.engine.best import best_checkpoint, require_held_out
 from posttrain.train.engine.profiling import TRACE, ProfileSteps
 from posttrain.train.engine.trainer import GO_ON, StageTrainer
 from posttrain.train.engine.use import Trained, describe_use
+from posttrain.train.rows.columns import Numbers, lengths_of
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +54,23 @@ def plan_steps(
         config.epochs,
         config.max_steps,
     )
+
+
+def by_config(
+    plan: BatchPlan, config: RowsConfig, rows: Dataset, seed: int, sequences: Numbers | int | None = 1
+) -> BatchPlan:
+    """Return a plan with the micro-batches of `config.micro_batch_tokens`, where that is given.
+
+    ``sequences`` are those of each row, or of all alike, where they are padded; None where rows lie end to end.
+    """
+    most, lengths = config.micro_batch_tokens, lengths_of(rows)
+    if most is None:
+        return plan
+    each = None if sequences is None else np.broadcast_to(np.asarray(sequences, np.int64), lengths.shape)
+    planned = by_tokens(plan, most, lengths, each, seed)
+    if longer := int((lengths * (1 if each is None else each) > most).sum()):
+        log.info("micro_batch_tokens=%d: %d rows are longer, and stand alone", most, longer)
+    return planned
 
 
 def fit(

@@ -41,11 +41,12 @@ def announce(plan: BatchPlan, unit: str, rows: str, model: Any, memory: MemoryEs
 
     ``unit`` is what a batch consists of, ``rows`` says what the steps go over.
     """
+    each = f"{plan.micro_batch_size} rows" if plan.limit is None else f"at most {plan.limit.most:,} tokens"
     log.info(
-        "global batch %d %s = %d rows x %d processes x %d accumulation; %d steps; %s",
+        "global batch %d %s = %s x %d processes x %d accumulation; %d steps; %s",
         plan.global_batch_size,
         unit,
-        plan.micro_batch_size,
+        each,
         plan.world_size,
         plan.accumulation,
         plan.max_steps,
@@ -71,7 +72,9 @@ def estimated_memory(
         shape = read_shape(backbone_directory(context.inputs["model"]))
         return estimate_memory(
             shape,
-            tokens=plan.micro_batch_size * tokens_per_row,
+            tokens=plan.micro_batch_size * tokens_per_row
+            if plan.limit is None
+            else max(plan.limit.most, tokens_per_row),
             head=head,
             adapter=config.adapter.kind,
             rank=config.adapter.rank,

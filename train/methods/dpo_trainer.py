@@ -57,6 +57,8 @@ class DpoTrainer(StageTrainer):
             scores, trained_BT = scores.only(counted_P), trained_BT & counted_P.repeat(2)[:, None]
         losses_P = pair_losses(scores, self.weight_of, self.options)
         loss = losses_P.sum() / max(len(losses_P), 1)
+        if mode == "train":
+            loss = loss * self.plan.weight(len(losses_P))
         if self.balance and outputs.aux_loss is not None:
             loss = loss + self.balance * outputs.aux_loss
             self.sums.add(mode, "aux_loss", outputs.aux_loss, 1)

@@ -125,4 +125,6 @@ class KtoTrainer(StageTrainer):
         if mode == "eval":
             self.sums.add(mode, "loss", losses_B.sum(), counted_B.sum())
         loss = losses_B.sum() / counted_B.sum().clamp(min=1)
+        if mode == "train":
+            loss = loss * self.plan.weight(len(losses_B))
         return (loss, {}) if return_outputs else loss

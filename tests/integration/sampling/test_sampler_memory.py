@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -57,6 +59,27 @@ def test_one_long_prompt_does_not_lengthen_all_rows(monkeypatch: pytest.MonkeyPa
     assert [len(own) for own in samples] == [1] * 64
     assert watched.room <= 1.5 * needed  # of one cache; the other is gone by then
     assert watched.mask <= decoder_module.CHUNK_TOKENS * 3008
+
+
+def test_samples_that_all_run_at_once_take_no_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Watched(monkeypatch)
+    prompts, params = prompts_of(16, 20, 40), [SamplingParams(max_tokens=8 + 3 * n, seed=n) for n in range(16)]
+    samples = Sampler(build("llama").double(), byte_tokenizer()).generate(prompts, params)
+    longest = max(len(prompt) + own.max_tokens for prompt, own in zip(prompts, params, strict=True))
+    assert watched.room == 16 * longest
+    alone = [tokens_of("llama", [prompt], own) for prompt, own in zip(prompts, params, strict=True)]
+    assert [[own[0].token_ids] for own in samples] == [found[0] for found in alone]
+
+
+def test_a_cache_is_freed_as_soon_as_nobody_needs_it() -> None:
+    cache = RowCache(1, 2, 3)
+    layer = weakref.ref(cache.layers[0])
+    gc.disable()  # whose turn may come after the next batch has its buffers
+    try:
+        del cache
+        assert layer() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(("budget", "most"), [(None, 16), (400, 4), (100, 1), (10, 1)])

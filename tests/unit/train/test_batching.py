@@ -3,10 +3,14 @@
 import dataclasses
 from collections import Counter
 
+import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
 
 from posttrain.stage.errors import UsageError
-from posttrain.train.engine.batching import EpochStream, StepBatchSampler, balanced, plan_batches
+from posttrain.train.engine.batching import EpochStream, StepBatchSampler, by_tokens, plan_batches
+from posttrain.train.engine.token_batches import TokenLimit, balanced
 
 LENGTHS = [5, 3, 9, 1, 7, 2, 8, 4, 6, 10]
 
@@ -71,7 +75,7 @@ def test_an_empty_training_split_is_refused() -> None:
 
 def test_balanced_micro_batches_by_hand() -> None:
     # longest first, each into the lightest batch with room for it: 10 | 9 | 8, then 8 + 7, 9 + 2 and 10 + 1
-    assert balanced([0, 1, 2, 3, 4, 5], [1, 2, 7, 8, 9, 10], 2) == [[3, 2], [5, 0], [4, 1]]
+    assert balanced([0, 1, 2, 3, 4, 5], [1, 2, 7, 8, 9, 10], 3, 2) == [[3, 2], [5, 0], [4, 1]]
 
 
 @pytest.mark.parametrize(("world_size", "most"), [(1, 1), (1, 2), (2, 2), (4, 1)])
@@ -84,3 +88,54 @@ def test_balanced_steps_see_the_same_rows_in_full_micro_batches(world_size: int,
         rows = [batch for rank in ranks for batch in rank[micro]]
         assert sorted(row for batch in rows for row in batch) == expected[step]
         assert {len(batch) for batch in rows} == {plan.micro_batch_size}
+
+
+def test_runs_of_padded_rows_by_hand() -> None:
+    # rows of two sequences each: 10 | 9 8 7 | 2 1 take 20, 54 and 8 tokens with 60 at most; 10 9 would take 40
+    limit = TokenLimit(60, np.full(6, 2))
+    rows, lengths = [0, 1, 2, 3, 4, 5], [1, 2, 7, 8, 9, 10]
+    assert limit.needed(rows, lengths) == 2  # 10 9 8 take 60, and 7 2 1 take 42
+    # in three parts the largest has 36 at least: 10 | 9 8 | 7 2 1 has 42, 10 9 | 8 7 | 2 1 has 40
+    assert limit.parts(rows, lengths, 3) == [[5, 4], [3, 2], [1, 0]]
+    assert limit.parts(rows, lengths, 6) == [[5], [4], [3], [2], [1], [0]]
+
+
+def test_sequences_of_a_row_count_each_with_the_longest_of_its_micro_batch() -> None:
+    # 8 sequences of 25 tokens, and 2 of 100: together they would be 10 of 100
+    limit = TokenLimit(999, np.array([8, 2]))
+    assert limit.needed([0, 1], [25, 100]) == 2
+    assert TokenLimit(1000, np.array([8, 2])).needed([0, 1], [25, 100]) == 1
+
+
+@pytest.mark.parametrize("sequences", [None, np.ones(len(LENGTHS), np.int64)])
+@pytest.mark.parametrize(("world_size", "most"), [(1, 12), (1, 20), (2, 12), (2, 3), (1, 1000)])
+def test_no_micro_batch_by_tokens_exceeds_them_but_a_row_that_is_longer(
+    world_size: int, most: int, sequences: NDArray[np.int64] | None
+) -> None:
+    seed = 3
+    plan = by_tokens(plan_batches(len(LENGTHS), 4, 1, world_size, 2.0, None), most, LENGTHS, sequences, seed)
+    ranks = [list(StepBatchSampler(plan, LENGTHS, seed, rank)) for rank in range(world_size)]
+    assert {len(batches) for batches in ranks} == {plan.max_steps * plan.accumulation}
+    fewest = 0
+    for number, step in enumerate(steps(1, 4, seed)):
+        micro = slice(number * plan.accumulation, (number + 1) * plan.accumulation)
+        parts = [batch for rank in ranks for batch in rank[micro]]
+        assert sorted(row for batch in parts for row in batch) == sorted(step)
+        for batch in parts:
+            own = [LENGTHS[row] for row in batch]
+            tokens = sum(own) if sequences is None else len(own) * max(own)
+            assert tokens <= max(most, max(LENGTHS[row] for row in step) if sequences is None else 0) or len(batch) == 1
+        fewest = max(fewest, -(-sum(LENGTHS[row] for row in step) // most))
+    assert plan.accumulation * world_size >= min(fewest, 4)
+
+
+def test_the_mean_of_weighted_micro_batches_is_that_of_their_rows() -> None:
+    # 4 rows as 1 and 3: the mean of 0.5 × 10 and 1.5 × 2 is that of 10, 2, 2, 2
+    plan = dataclasses.replace(plan_batches(10, 4, 2, 1, 1.0, None), limit=TokenLimit(9))
+    assert (plan.weight(1), plan.weight(3)) == (0.5, 1.5)
+
+
+def test_micro_batches_with_equally_many_rows_all_weigh_one() -> None:
+    plan = plan_batches(1000, 56, 7, 1, 1.0, None)
+    assert plan.weight(7) == 1.0
+    assert plan.weight(torch.tensor(7)).item() == 1.0

@@ -19,6 +19,7 @@ from posttrain.stage.errors import UsageError
 from posttrain.stage.schema import build
 from posttrain.train.config.dpo import DIVERGENCES, LOSSES, DpoConfig
 from posttrain.train.dpo import sharing_beside_experts
+from posttrain.train.engine.batching import plan_batches
 from posttrain.train.engine.metrics import RatioSums
 from posttrain.train.maths.pair_losses import PAIR_LOSSES, PairOptions
 from posttrain.train.methods.dpo_trainer import DpoTrainer
@@ -52,6 +53,7 @@ def ours(knobs: dict[str, Any]) -> Any:
     trainer.weight_of, trainer.weighted, trainer.balance = config.weight_of(), options.pop("use_weighting"), 0.0
     trainer.options = PairOptions(config.beta, config.label_smoothing, **options)
     trainer.sums = RatioSums(torch.device("cpu"))
+    trainer.plan = plan_batches(len(PAIRS), len(PAIRS), len(PAIRS), 1, 1.0, None)
     return trainer
 
 
