@@ -1,4 +1,4 @@
-"""The commands that are about artifacts: `posttrain show`, `verify`, `accept`, `promote` and `export`."""
+"""The commands that are about artifacts: `posttrain show`, `verify`, `accept`, `promote`, `export` and `publish`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,13 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
     export.add_argument("directory", type=Path, metavar="DIR", help="new folder")
     export.add_argument("--merge", action="store_true", help="merge a low-rank adapter into its base")
     export.set_defaults(action=_export)
-    for parser in (show, verify, accept, promote, export):
+    publish = commands.add_parser("publish", help="put a model on the Hugging Face Hub, with its model card")
+    publish.add_argument("artifact", metavar="ARTIFACT", help="a model")
+    publish.add_argument("repository", metavar="USER/NAME", help="on the Hub; a new one is private")
+    publish.add_argument("--merge", action="store_true", help="merge a low-rank adapter into its base")
+    publish.add_argument("--public", action="store_true", help="let everybody see a new repository")
+    publish.set_defaults(action=_publish)
+    for parser in (show, verify, accept, promote, export, publish):
         add_root(parser)
     for parser in (show, verify):
         add_json(parser)
@@ -71,6 +77,12 @@ def _promote(options: argparse.Namespace) -> int:
     from posttrain.pipeline.commands.keeping.promote import promote_stage
 
     return promote_stage(options.root, options.run, options.stage, options.override, options.why)
+
+
+def _publish(options: argparse.Namespace) -> int:
+    from posttrain.pipeline.commands.keeping.publish import publish
+
+    return publish(options.root, options.artifact, options.repository, options.merge, options.public)
 
 
 def _export(options: argparse.Namespace) -> int:
