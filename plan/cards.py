@@ -10,6 +10,7 @@ import dataclasses
 import os
 
 from posttrain.stage.errors import UsageError, did_you_mean
+from posttrain.stage.machine import usable_cores
 
 GIB = 1 << 30
 
@@ -59,7 +60,7 @@ def card_named(name: str, where: str) -> Card:
     Raises UsageError for a name that we do not know.
     """
     if name == "cpu":
-        cores = len(os.sched_getaffinity(0))
+        cores = usable_cores()
         memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
         return Card("cpu", cores * CPU_CORE_FLOPS, CPU_BANDWIDTH, memory, 15.0 * cores, 0.04 * cores)
     if name not in CARDS:

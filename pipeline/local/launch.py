@@ -20,6 +20,7 @@ from posttrain.pipeline.graph.graph import Stage
 from posttrain.pipeline.local.devices import Devices
 from posttrain.stage.errors import UsageError
 from posttrain.stage.leash import VARIABLE as LEASH
+from posttrain.stage.machine import usable_cores
 from posttrain.stage.spec import Distributed
 
 
@@ -103,7 +104,7 @@ class LocalLauncher:
 
     def _threads(self, stage: Stage, num_processes: int) -> int:
         at_once = self.max_on_device if stage.type.device else self.max_parallel
-        return self.threads or max(1, len(os.sched_getaffinity(0)) // (at_once * num_processes))
+        return self.threads or max(1, usable_cores() // (at_once * num_processes))
 
 
 def local_launcher(config: PipelineConfig, stages: list[Stage]) -> LocalLauncher:

@@ -14,6 +14,7 @@ from posttrain.pipeline.local.launch import Command
 from posttrain.pipeline.watch.watchdog import Watchdog
 from posttrain.stage import heartbeat
 from posttrain.stage.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
+from posttrain.stage.machine import has_variable
 from posttrain.stage.outcome import Outcome, read_outcome
 
 
@@ -83,10 +84,9 @@ class StageProcess:
 
     def _signal_ranks(self, number: int) -> None:
         """Send a signal to the ranks, and SIGKILL to what they started too."""
-        ours = f"{heartbeat.VARIABLE}={self._signs}".encode()
         for said in heartbeat.read_beats(self._signs):
             with contextlib.suppress(OSError):
-                if ours in Path(f"/proc/{said.pid}/environ").read_bytes().split(b"\0"):  # else a number used again
+                if has_variable(said.pid, heartbeat.VARIABLE, str(self._signs)):  # else a number used again
                     os.killpg(os.getpgid(said.pid), number) if number == signal.SIGKILL else os.kill(said.pid, number)
 
     def result(self) -> Outcome:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from posttrain.stage.heartbeat import RankBeat, read_beats
+from posttrain.stage.machine import is_stopped
 
 LOOK_SECONDS = 1.0
 """Time between two looks at the files."""
@@ -102,10 +103,4 @@ def _size(path: Path) -> int:
 
 def _is_stopped(said: RankBeat) -> bool:
     """Return whether a process of this machine was stopped by a signal."""
-    if said.host != socket.gethostname():
-        return False
-    try:
-        stat = Path(f"/proc/{said.pid}/stat").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] == "T"
+    return said.host == socket.gethostname() and is_stopped(said.pid)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import shutil
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import torch
 from transformers import set_seed
 
 from posttrain.stage.errors import UsageError
+from posttrain.stage.machine import usable_cores
 from posttrain.train.checkpoints.protocol import (
     checkpoint_problems,
     commit_staged,
@@ -86,7 +86,7 @@ def _universal(checkpoint: Path) -> Path:
     staged = staging_directory(checkpoint.parent) / final.name
     staged.mkdir(parents=True)
     (state,) = checkpoint.glob("global_step*")
-    workers = max(1, len(os.sched_getaffinity(0)) // 2)
+    workers = max(1, usable_cores() // 2)
     ds_to_universal.main(
         argparse.Namespace(
             input_folder=str(state),
