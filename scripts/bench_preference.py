@@ -4,7 +4,8 @@
 
 A Llama of 6 layers and width 288 with random weights in float32, vocabulary 4096 for the reward model and 50,283 for
 DPO. Both sides are processes that take a step in turn, each over all pairs of the case; the first step is not counted.
-TRL gets every pair of a ranked group, sorted by length within a batch, in micro-batches of four pairs; for DPO both
+TRL gets every pair of a ranked group, sorted by length within a batch, in micro-batches of four pairs; ours are of 2,048
+tokens, a prompt counted once, which are three to four groups in (a), (b) and (c) and one in (e). For DPO both
 sides' references are counted, ours as the stage train.reference. Peak memory is a step's above the loaded model.
 The bound is the arithmetic that must be done, each prompt once (matrix products of the trunk and its attention, for DPO
 also the output layer on responses), over the rate of a float32 matrix product in the same run. What is worse by more
@@ -48,7 +49,8 @@ from posttrain.data.tokenize import SCHEMAS
 
 VOCABULARY = {"reward": 4096, "dpo": 50283}
 LONGEST = 1700
-MICRO_BATCH = {"ours": 4, "theirs": 4}
+OUR_TOKENS, THEIR_PAIRS = 2048, 4
+"""Of a micro-batch."""
 SHAPES = {"a": (512, [64] * 2, 8), "b": (128, [256] * 2, 8), "c": (256, [64] * 4, 4), "e": (1500, [100] * 2, 4)}
 """Prompt, responses, and groups of a step."""
 Lengths = list[tuple[int, list[int]]]
@@ -163,7 +165,7 @@ def run_theirs(stage: str, root: Path, steps: int) -> None:
             else:
                 pairs.append({f"{name}_ids": [*group["prompt_ids"], *own] for name, own in sides.items()})
     pairs.sort(key=lambda pair: max(len(pair["chosen_ids"]), len(pair["rejected_ids"])))
-    micro = max(size for size in range(1, MICRO_BATCH["theirs"] + 1) if len(pairs) % size == 0)
+    micro = max(size for size in range(1, THEIR_PAIRS + 1) if len(pairs) % size == 0)
     knobs = {
         "output_dir": str(root / "theirs"),
         "per_device_train_batch_size": micro,
@@ -228,7 +230,7 @@ class Side:
 
 
 def commands(root: Path, stage: str, groups: int, steps: int) -> dict[str, list[str]]:
-    knobs = {"global_batch_size": groups, "micro_batch_size": MICRO_BATCH["ours"], "max_steps": steps}
+    knobs = {"global_batch_size": groups, "micro_batch_tokens": OUR_TOKENS, "max_steps": steps}
     knobs |= {"optimizer.learning_rate": 1e-6, "log_steps": 1000, "save_steps": 1000, "tracking.wandb": "disabled"}
     inputs = {"model": root / "policy", "data": root / "data"}
     if stage == "dpo":
