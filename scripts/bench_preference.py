@@ -4,9 +4,9 @@
 
 A Llama of 6 layers and width 288 with random weights in float32, vocabulary 4096 for the reward model and 50,283 for
 DPO. Both sides are processes that take a step in turn, each over all pairs of the case; the first step is not counted.
-TRL gets every pair of a ranked group, sorted by length within a batch, in micro-batches of four pairs; ours are of 2,048
-tokens, a prompt counted once, which are three to four groups in (a), (b) and (c) and one in (e). For DPO both
-sides' references are counted, ours as the stage train.reference. Peak memory is a step's above the loaded model.
+TRL gets every pair of a ranked group, sorted by length within a batch, in micro-batches of four pairs; ours have 2,048
+tokens, a prompt counted once: three to four groups in (a), (b) and (c), and one in (e). For DPO both sides' references
+are counted, ours as the stage train.reference. Peak memory is a step's above the loaded model.
 The bound is the arithmetic that must be done, each prompt once (matrix products of the trunk and its attention, for DPO
 also the output layer on responses), over the rate of a float32 matrix product in the same run. What is worse by more
 than a tenth than the ratios in `scripts/baselines/preference.json` is shown.
