@@ -15,7 +15,7 @@ PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 WANDB_MO
 	$(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slurm test-slurm-all faults distributed check docs bench chaos mutants format clean
+.PHONY: help setup demo test test-slurm test-slurm-all faults distributed check docs tutorials bench chaos mutants format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,6 +55,9 @@ check: $(READY)  ## lint, types, import layers, size ceilings
 
 docs: $(READY)  ## build the site in build/site; a link that leads nowhere is an error
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/site
+
+tutorials: $(READY)  ## run every command of docs/tutorials on a tiny model (minutes)
+	$(PYTEST) tests/integration/test_tutorials.py -m slow $(PYTEST_ARGS)
 
 bench: $(READY)  ## training beside TRL's, in turns; what is worse than in scripts/baselines is shown (quiet machine)
 	$(BIN)/python scripts/bench_sft.py

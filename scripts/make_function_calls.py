@@ -99,6 +99,7 @@ def main(folder: Path) -> None:
         "comparisons": [comparison(*one) for one in trained],
         "items": [item for number, (asked, right, _) in enumerate(unseen) for item in items(number, asked, right)],
     }
+    folder.mkdir(parents=True, exist_ok=True)
     for name, made in rows.items():
         (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in made), encoding="utf-8")
 

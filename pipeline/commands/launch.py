@@ -9,6 +9,7 @@ from posttrain.pipeline.commands.keeping.transfer import pull_made
 from posttrain.pipeline.commands.run import dry_run, note, prepare, run_pipelines
 from posttrain.pipeline.commands.run_slurm import print_submission, submit_pipelines
 from posttrain.pipeline.config.overrides import outvoted
+from posttrain.pipeline.config.recipe_file import taken_unasked
 from posttrain.pipeline.config.sweep import compose_sweep
 from posttrain.pipeline.runs.launched import Launch, this_launch
 from posttrain.pipeline.runs.variants import Point
@@ -30,6 +31,8 @@ def prepared(overrides: list[str], config_dir: Path | None) -> dict[str, Point]:
 
     Raises UsageError for whatever can be known to be wrong before anything starts.
     """
+    for line in taken_unasked(overrides):
+        note(line)
     points = {label: prepare(config) for label, config in compose_sweep(overrides, config_dir).items()}
     for line in (line for point in points.values() for line in outvoted(overrides, point.config.stages)):
         note(line)

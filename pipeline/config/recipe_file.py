@@ -45,6 +45,20 @@ def write_recipe(path: Path, folder: Path, overrides: list[str]) -> None:
     target.write_text(text if _PACKAGE.search(text) else _whole(path, text, overrides), encoding="utf-8")
 
 
+def taken_unasked(overrides: list[str]) -> list[str]:
+    """Return a line where a recipe of one's own has stages and names no pipeline, so that the usual one's are there."""
+    path = recipe_file(overrides)
+    text = path.read_text(encoding="utf-8") if path is not None else ""
+    if not _PACKAGE.search(text) or "/pipeline:" in text or any(word.startswith("pipeline=") for word in overrides):
+        return []
+    if not re.search(r"^stages:", text, re.MULTILINE):
+        return []
+    return [
+        f"{path} names no pipeline, so the stages of the usual one, sft_reward_dpo, are there too; "
+        "`defaults: [{override /pipeline: null}, _self_]` leaves them out"
+    ]
+
+
 def _whole(path: Path, text: str, overrides: list[str]) -> str:
     try:
         values = yaml.safe_load(text)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -162,3 +164,15 @@ def test_the_check_names_a_crowded_folder_a_silent_file_and_who_takes_a_configur
     )
     assert check.whole_configs({Path("a.py"): schemas}) == {"StageConfig"}
     assert check.config_share({Path("a.py"): schemas, Path("b.py"): functions}) == (2, 3)
+
+
+def test_the_container_has_a_python_that_is_supported_and_leaves_no_environment_in() -> None:
+    lines = (ROOT / "Containerfile").read_text(encoding="utf-8").splitlines()
+    (base,) = (line for line in lines if line.startswith("FROM "))
+    version = re.fullmatch(r"FROM python:(\d+\.\d+)-slim", base)
+    wanted = PYPROJECT["project"]["requires-python"]
+    assert version is not None and version[1] in SpecifierSet(wanted)
+    assert any(line.startswith("RUN pip install") and "--constraint /src/constraints.txt" in line for line in lines)
+    assert (ROOT / "constraints.txt").is_file()
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
+    assert {".venv", ".git", "outputs", "build"} <= {*ignored}
