@@ -19,7 +19,7 @@ TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
 @pytest.mark.slow
 @pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
 def test_every_command_of_a_tutorial_runs(page: Path, tmp_path: Path) -> None:
-    model = build_model(tmp_path / "model", max_position_embeddings=1024)
+    model = build_model(tmp_path / "model", shape={"max_position_embeddings": 1024})
     blocks = re.findall(r"^```sh\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     assert len(blocks) >= 3
     (tmp_path / "work" / "scripts").mkdir(parents=True)
