@@ -67,6 +67,8 @@ def reward_models_of(lineage: Lineage) -> dict[str, dict[str, Any]]:
             if summary["overall"] is None:
                 continue
             label = labels[node.parents[PARENT_MODEL]]
+            if others := sum(name.startswith(f"{PARENT_MODEL}_") for name in node.parents):
+                label += f" and {others} more"
             label = label if label not in found else f"{label} ({labels[node.id]})"
             found[label] = summary
     return found

@@ -196,3 +196,26 @@ def test_stages_that_sample_have_as_many_processes_as_those_that_train(group: st
     of_many, of_one = (launcher.command(stages[name], []).arguments for name in ("best", "evaluate_dpo"))
     assert "accelerate.commands.launch" in of_many and of_many[of_many.index("--num_processes") + 1] == "2"
     assert of_one[1:] == ["-m", "posttrain.evaluate.policy"]
+
+
+def test_an_ensemble_has_as_many_inputs_as_one_likes_and_no_others() -> None:
+    judged = {
+        "pairs": {"run": "data.curate", "with": {"record_type": "comparison", "sources": SOURCES}},
+        "pair_tokens": {"run": "data.tokenize", "inputs": {"data": "pairs", "model": "base"}},
+        **{
+            f"reward_{n}": {"run": "train.reward", "inputs": {"model": "sft", "data": "pair_tokens"}, "seed": n}
+            for n in (1, 2)
+        },
+    }
+    inputs = {"model": "reward_1", "model_2": "reward_2", "data": "pair_tokens"}
+    stages = graph_of(chain(**judged, together={"run": "evaluate.reward", "inputs": inputs}))
+    assert {stage.name: stage.seed for stage in stages if stage.type.run == "train.reward"} == {
+        "reward_1": 1,
+        "reward_2": 2,
+    }
+    wrong = {**inputs, "model_2": "sft"}
+    said = message_of(chain(**judged, together={"run": "evaluate.reward", "inputs": wrong}))
+    assert said.startswith("stages.together.inputs.model_2: sft makes model, but evaluate.reward takes reward_model")
+    misnamed = {**inputs, "models": "reward_2"}
+    said = message_of(chain(**judged, together={"run": "evaluate.reward", "inputs": misnamed}))
+    assert "stages.together.inputs.models: evaluate.reward has no such input" in said
