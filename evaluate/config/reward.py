@@ -20,5 +20,8 @@ class RewardEvaluationConfig:
     """Precision of the model."""
     ensemble: EnsembleConfig = Field(default_factory=EnsembleConfig)
     """How several reward models, ``inputs.model`` and ``inputs.model_NAME``, judge together."""
+    probed_groups: int = Field(default=100, ge=0)
+    """Held-out groups, at most, whose responses are also judged with more words, twice, flattering and in bold: what a
+    reward model falls for. 0 leaves it out."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
     """Of the intervals."""

@@ -74,6 +74,7 @@ def render_page(
     by_group: dict[str, list[dict[str, Any]]],
     drifts: list[Drift],
     rewards: dict[str, dict[str, Any]],
+    alike: list[list[str]],
     verdicts: list[Verdict],
     accounts: list[Account],
     data_pages: dict[str, str],
@@ -109,6 +110,7 @@ def render_page(
         selectors=selection_plots.SELECTOR_NAMES,
         ensemble_names=selection_plots.ENSEMBLE_NAMES,
         rewards=rewards,
+        alike=alike,
         calibration={
             label: Markup(plots.reliability(reward["calibration"], f"calibration{index}"))
             for index, (label, reward) in enumerate(rewards.items())

@@ -52,7 +52,9 @@ def build_rewards(
             if not reward_models:
                 raise UsageError(f"{path}.kind: 'reward_model', but there is no inputs.reward; give one")
             if len(reward_models) > 1 and not term.normalize:
-                raise UsageError(f"{path}.normalize: false, but {len(reward_models)} reward models differ in scale; leave it true")
+                raise UsageError(
+                    f"{path}.normalize: false, but {len(reward_models)} reward models differ in scale; leave it true"
+                )
             scores = [
                 RewardModelScore(directory, tokenizer, device, scoring_tokens, term.normalize, dtype)
                 for directory in reward_models

@@ -224,6 +224,8 @@ def _scored(stage: Stage, stages: Mapping[str, Stage], distributed: Distributed,
     number = rows.held_out if head == "score" else rows.train + rows.held_out
     unpaired = stages[data.inputs["data"]].config.record_type == "unpaired"
     tokens = number * (1 if unpaired else rows.responses) * _mean(rows, limit)
+    if head == "score":  # as they are, and each with four probes
+        tokens += min(number, stage.config.probed_groups) * 5 * rows.responses * _mean(rows, limit)
     tokens *= len(_of_ensemble(stage, "model"))
     scored = Pass("scoring", "forward", shape, tokens, round(_mean(rows, limit)), head, stage.config.dtype)
     return Work(stage.name, stage.type.run, shape, distributed, (scored,))

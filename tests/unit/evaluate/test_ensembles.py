@@ -60,7 +60,9 @@ def test_one_model_is_fooled_by_its_own_taste_and_the_worst_of_all_is_not() -> N
 def test_one_model_alone_or_no_truth_is_no_ensemble() -> None:
     one = [SampledItem(**{**vars(item), "member_rewards": item.member_rewards[:1]}) for item in items(2)]
     assert ensemble_figures(one, 0.5, 100, 0.95, 0) is None
-    assert ensemble_figures([SampledItem(**{**vars(i), "preference": None}) for i in items(2)], 0.5, 100, 0.95, 0) is None
+    assert (
+        ensemble_figures([SampledItem(**{**vars(i), "preference": None}) for i in items(2)], 0.5, 100, 0.95, 0) is None
+    )
 
 
 def test_members_are_judged_on_the_pairs_of_their_groups() -> None:

@@ -32,6 +32,12 @@ def test_rewards_without_a_row_for_each_model_are_refused(rewards: list[float]) 
 
 
 def test_members_are_the_input_and_those_that_are_called_by_it() -> None:
-    inputs = {"reward_2": Path("b"), "rewards": Path("x"), "reward": Path("a"), "model": Path("m"), "reward_x": Path("c")}
+    inputs = {
+        "reward_2": Path("b"),
+        "rewards": Path("x"),
+        "reward": Path("a"),
+        "model": Path("m"),
+        "reward_x": Path("c"),
+    }
     assert members(inputs, "reward") == [Path("a"), Path("b"), Path("c")]
     assert members(inputs, "reward_model") == []

@@ -281,10 +281,10 @@ def test_an_ensemble_gives_its_worst_and_logs_how_far_it_disagrees(
     root: Path, policy: Path, reward_model: Path, foreign_reward_model: Path
 ) -> None:
     answers = [encoded(policy, text) for text in TEXTS]
-    apart = [score(one, policy, normalize=True)(answers) for one in (reward_model, foreign_reward_model)]
-    assert {first < second for first, second in zip(*apart, strict=True)} == {True, False}
+    apart = [score(one, policy, normalize=True)(answers) for one in (foreign_reward_model, reward_model)]
+    assert all(first > second for first, second in zip(*apart, strict=True))
     term = build(RewardTerm, {"kind": "reward_model", "ensemble": {"combine": "worst"}}, "rewards")
-    both, tokenizer = [reward_model, foreign_reward_model], load_tokenizer(policy)
+    both, tokenizer = [foreign_reward_model, reward_model], load_tokenizer(policy)
     totals, parts = build_rewards([term], both, tokenizer, torch.device("cpu"), 64, "train.ppo").score(answers)
     assert totals == pytest.approx([min(pair) for pair in zip(*apart, strict=True)], abs=1e-5)
     assert {*parts} == {"reward_model", "reward_model_disagreement"}

@@ -1,0 +1,74 @@
+"""What the report says of policies that were trained against one reward model or the worst of two, gold and proxy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_pipeline import Store, made_responses
+
+from posttrain.evaluate.measure.drift_scores import SampledResponse, write_responses
+from posttrain.evaluate.page import drift_plots, drift_rows, lineage
+from posttrain.evaluate.page.drift_rows import Drift
+
+WORST = {"rewards": [{"kind": "reward_model", "ensemble": {"combine": "worst", "penalty": 0.5}}]}
+
+
+def with_rewards(policy: str, lift: tuple[float, float]) -> list[SampledResponse]:
+    """Return responses of which both reward models see the score, lifted by what the policy found out about each."""
+    return [one._replace(rewards=[one.score + lift[0], one.score + lift[1]]) for one in made_responses(policy)]
+
+
+def add_drift(store: Store, name: str, responses: list[SampledResponse], parents: dict[str, Path]) -> Path:
+    folder = store.root / f".{name}"
+    folder.mkdir(parents=True)
+    write_responses(folder, responses)
+    return store.add(name, "drift", "evaluate.drift", parents, {"summary.json": {}})
+
+
+@pytest.fixture
+def drifts(tmp_path: Path) -> list[Drift]:
+    store = Store(tmp_path)
+    sft = store.add("sft", "model", "train.sft")
+    judges: dict[str, Path] = {
+        name: store.add(name, "reward_model", "train.reward", {"model": sft}) for name in ("first", "second")
+    }
+    both = {"reward": judges["first"], "reward_2": judges["second"]}
+    one: dict[str, Any] = {"config": {"rewards": [{"kind": "reward_model"}]}}
+    models = {
+        "sft": sft,
+        "one": store.add("one", "model", "train.ppo", {"model": sft, "reward": judges["second"]}, **one),
+        "worst": store.add("worst", "model", "train.ppo", {"model": sft, **both}, config=WORST),
+    }
+    judged = {"reference": sft, "reward_model": judges["first"], "reward_model_2": judges["second"]}
+    said = {
+        "sft": with_rewards("sft", (0.0, 0.0)),
+        "one": with_rewards("dpo", (0.0, 3.0)),
+        "worst": with_rewards("ppo", (0.5, 2.0)),
+    }
+    made = [add_drift(store, f"drift_{n}", said[n], {"model": models[n], **judged}) for n in models]
+    return drift_rows.drifts_of(lineage.walk(made), 0.95, 100, 0)
+
+
+def test_each_policy_is_shown_by_the_reward_that_it_was_trained_on(drifts: list[Drift]) -> None:
+    by_label = {drift.label: drift for drift in drifts}
+    assert {label: drift.method for label, drift in by_label.items()} == {
+        "sft": "SFT",
+        "one": "PPO",
+        "worst": "PPO, worst of 2",
+    }
+    assert by_label["sft"].change is None
+    # Gold rose by 0.2 and 0.1 for every response; the proxy by that and by what was found out about the judge.
+    for label, gold, proxy in (("one", 0.2, 3.2), ("worst", 0.1, 0.6)):
+        change = by_label[label].change
+        assert change is not None
+        assert (change["score"]["value"], change["proxy"]["value"]) == pytest.approx((gold, proxy))
+        assert (change["proxy"]["low"], change["proxy"]["high"]) == pytest.approx((proxy, proxy))
+
+
+def test_gold_and_proxy_are_drawn_where_the_reward_is_known(drifts: list[Drift]) -> None:
+    svg = drift_plots.gold_and_proxy(drifts, "figure")
+    assert svg is not None
+    assert all(text in svg for text in ("gold: the score", "proxy: the reward", "PPO, worst of 2"))
+    assert drift_plots.gold_and_proxy([drift for drift in drifts if drift.is_origin], "figure") is None
