@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 
 from posttrain.evaluate.measure.pair_scores import ScoredGroup
-from posttrain.evaluate.measure.paired import holm
+from posttrain.evaluate.measure.paired import holm, sign_flip
 from posttrain.evaluate.measure.statistics import proportion
 
 
@@ -90,8 +90,8 @@ def _by(groups: Sequence[ScoredGroup], key: Callable[[ScoredGroup], str], confid
 def alike(values: Mapping[str, Mapping[str, float]], confidence: float = 0.95) -> list[list[str]]:
     """Return judges in groups that do not differ, best first; one may stand in several.
 
-    ``values`` holds each judge's value for each question; two are compared on those that both have, by Wilcoxon's
-    signed-rank test, all p-values corrected by Holm. A group is a run of judges, in order of their means, of whom no
+    ``values`` holds each judge's value for each question; two are compared on those that both have, by the sign-flip
+    test, all p-values corrected by Holm. A group is a run of judges, in order of their means, of whom no
     two differ; runs within others are left out.
     """
     order = sorted(values, key=lambda name: (-float(np.mean(list(values[name].values()))), name))
@@ -109,6 +109,4 @@ def alike(values: Mapping[str, Mapping[str, float]], confidence: float = 0.95) -
 
 def _p_value(one: Mapping[str, float], other: Mapping[str, float]) -> float:
     differences = [one[question] - other[question] for question in one if question in other]
-    if not any(differences):
-        return 1.0
-    return float(stats.wilcoxon(differences, zero_method="pratt", method="asymptotic").pvalue)
+    return sign_flip([difference for difference in differences if difference])[0]

@@ -64,6 +64,7 @@ def _trained(run: str, config_class: str, kind: str, **more: Input) -> StageType
 _TYPES = (
     StageType("data.demo", "DemoConfig", "sources"),
     StageType("data.openings", "OpeningsConfig", "sources"),
+    StageType("data.safety", "SafetyConfig", "sources"),
     StageType(
         "data.curate",
         "CurateConfig",

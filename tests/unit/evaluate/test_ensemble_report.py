@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from parsed_page import Page
 from report_pipeline import Store, made_responses
+from run_report import run_report
 
 from posttrain.evaluate.measure.drift_scores import SampledResponse, write_responses
+from posttrain.evaluate.measure.ensembles import summarise_members
+from posttrain.evaluate.measure.group_scores import summarise_best
+from posttrain.evaluate.measure.pair_scores import ScoredGroup, summarise_pairs
+from posttrain.evaluate.measure.probes import PROBES, ProbedGroup, summarise_probes
 from posttrain.evaluate.page import drift_plots, drift_rows, lineage
 from posttrain.evaluate.page.drift_rows import Drift
 
@@ -72,3 +80,37 @@ def test_gold_and_proxy_are_drawn_where_the_reward_is_known(drifts: list[Drift])
     assert svg is not None
     assert all(text in svg for text in ("gold: the score", "proxy: the reward", "PPO, worst of 2"))
     assert drift_plots.gold_and_proxy([drift for drift in drifts if drift.is_origin], "figure") is None
+
+
+def test_the_page_shows_ensembles_probes_and_the_best_of_each_group(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    judges = [store.add(name, "reward_model", "train.reward") for name in ("first", "second")]
+    data = store.add("gold_tokens", "tokens", "data.tokenize")
+    groups = [
+        ScoredGroup(f"g{n}", "s", "t", "en", [1, 1, 2, 2], [2.0 + n % 3, 1.0, 0.0, n % 2], [3, 2, 3, 2])
+        for n in range(30)
+    ]
+    rewards = np.array([[reward + shift for group in groups for reward in group.rewards] for shift in (0.0, 0.5)])
+    probes = {name: [1.0, None, 0.0, 0.0] for name in PROBES}
+    probed = [ProbedGroup(group.id, group.ranks, group.rewards, {**probes}) for group in groups]
+    summary = summarise_pairs(groups) | {
+        "best_of": summarise_best(groups),
+        "ensemble": summarise_members(groups, rewards, ["first", "second"], 0.5, 0.95) | {"combine": "worst"},
+        "probes": summarise_probes(probed),
+        "probed_groups": 30,
+    }
+    parents = {"model": judges[0], "model_2": judges[1], "data": data}
+    scores = store.add("evaluate_both", "scores", "evaluate.reward", parents, {"summary.json": summary})
+    run_report({"evaluate_both": scores}, tmp_path / "out")
+    text = re.sub(r"\s+", " ", Page((tmp_path / "out/report.html").read_text(encoding="utf-8")).text)
+    for said in (
+        "first and 1 more",
+        "What it falls for",
+        "flattery",
+        "The best of each group",
+        "2 reward models",
+        "worst of all",
+    ):
+        assert said in text
+    best = summary["best_of"]["overall"]["best"]
+    assert f"{best['value']:.3f} [{best['low']:.3f}, {best['high']:.3f}]" in text

@@ -40,11 +40,11 @@ def test_parts_that_differ_from_the_rest_are_told() -> None:
     right, wrong = ([1, 2, 2, 2], [1.0, 0, 0, 0]), ([1, 2, 2, 2], [0.0, 1, 0, 0])
     groups = [group(*right, task=task) for task in "abc" for _ in range(30)]
     groups += [group(*wrong, task=task) for task in "abc" for _ in range(10)]
-    groups += [group(*wrong, task="d") for _ in range(40)]
+    groups += [group(*wrong, task="d") for _ in range(10)]
     groups.append(group([1, 1], [0, 1], task="d"))  # a tie as a whole says nothing
     found = summarise_best(groups)
-    assert found["overall"]["best"]["value"] == pytest.approx(90 / 160)
-    assert found["overall"]["best"]["n"] == 160 and found["overall"]["chance"] == 0.25
+    assert found["overall"]["best"]["value"] == pytest.approx(90 / 130)
+    assert found["overall"]["best"]["n"] == 130 and found["overall"]["chance"] == 0.25
     assert {name: part["p_value"] < 0.05 for name, part in found["by_task"].items()} == {
         "a": False,
         "b": False,
@@ -58,7 +58,7 @@ def test_judges_that_do_not_differ_stand_together() -> None:
     rng = random.Random(0)
     questions = [str(n) for n in range(200)]
     strong = {q: float(rng.random() < 0.9) for q in questions}
-    again = {q: strong[q] if rng.random() < 0.97 else 1 - strong[q] for q in questions}
+    again = {q: 1 - strong[q] if q in ("1", "2", "3") else strong[q] for q in questions}
     weak = {q: float(rng.random() < 0.5) for q in questions}
     groups = alike({"weak": weak, "strong": strong, "again": again})
     assert sorted(map(sorted, groups)) == [["again", "strong"], ["weak"]]
