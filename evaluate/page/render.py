@@ -12,6 +12,7 @@ from posttrain.evaluate.page.accounting import Account
 from posttrain.evaluate.page.browser import Browser, browser_of
 from posttrain.evaluate.page.compare import METRIC_NAMES, Policy
 from posttrain.evaluate.page.drift_rows import Drift, by_reference
+from posttrain.evaluate.page.judgement_rows import judgements_of
 from posttrain.evaluate.page.lineage import MODEL_KINDS, PARENT_MODEL, Lineage
 from posttrain.evaluate.page.lineage_svg import lineage_svg
 from posttrain.evaluate.page.narrow import label_cells
@@ -111,6 +112,7 @@ def render_page(
         ensemble_names=selection_plots.ENSEMBLE_NAMES,
         rewards=rewards,
         alike=alike,
+        judgements=judgements_of(lineage),
         calibration={
             label: Markup(plots.reliability(reward["calibration"], f"calibration{index}"))
             for index, (label, reward) in enumerate(rewards.items())

@@ -171,7 +171,7 @@ _TYPES = (
         "ReportConfig",
         "report",
         any_inputs=(
-            *("scores", "drift", "selection", "verdict", "model", "reward_model"),
+            *("scores", "drift", "selection", "judgement", "verdict", "model", "reward_model"),
             *("dataset", "tokens", "data_page"),
         ),
     ),

@@ -15,11 +15,13 @@ from run_report import run_report
 from posttrain.evaluate.measure.drift_scores import SampledResponse, write_responses
 from posttrain.evaluate.measure.ensembles import summarise_members
 from posttrain.evaluate.measure.group_scores import summarise_best
+from posttrain.evaluate.measure.judgements import Judgement, summarise_judgements
 from posttrain.evaluate.measure.pair_scores import ScoredGroup, summarise_pairs
 from posttrain.evaluate.measure.probes import PROBES, ProbedGroup, summarise_probes
 from posttrain.evaluate.page import drift_plots, drift_rows, lineage
 from posttrain.evaluate.page.drift_rows import Drift
 
+NO_ITEMS = {"summary.json": {"loss": None, "items": None, "too_long": []}}
 WORST = {"rewards": [{"kind": "reward_model", "ensemble": {"combine": "worst", "penalty": 0.5}}]}
 
 
@@ -114,3 +116,22 @@ def test_the_page_shows_ensembles_probes_and_the_best_of_each_group(tmp_path: Pa
         assert said in text
     best = summary["best_of"]["overall"]["best"]
     assert f"{best['value']:.3f} [{best['low']:.3f}, {best['high']:.3f}]" in text
+
+
+def test_the_page_shows_what_judges_said(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    sft = store.add("sft", "model", "train.sft")
+    dpo = store.add("dpo", "model", "train.dpo", {"model": sft})
+    scores = {
+        name: store.add(f"evaluate_{name}", "scores", "evaluate.policy", {"model": model}, NO_ITEMS)
+        for name, model in (("before", sft), ("after", dpo))
+    }
+    judged = [Judgement(f"i{n}", "t", "en", f"i{n}", ("second", "first"), (3, 3)) for n in range(30)]
+    judged += [Judgement(f"j{n}", "t", "en", f"j{n}", ("first", "first"), (3, 3)) for n in range(10)]
+    summary = {"mode": "pairwise", "judge": "a-judge", "items": summarise_judgements(judged), "human": None}
+    made = store.add("judge_dpo", "judgement", "evaluate.judge", scores, {"summary.json": summary})
+    run_report({"judge_dpo": made}, tmp_path / "out")
+    text = re.sub(r"\s+", " ", Page((tmp_path / "out/report.html").read_text(encoding="utf-8")).text)
+    wins = summary["items"]["overall"]["win_rate"]
+    assert "a-judge" in text and "dpo over sft" in text and "not known" in text
+    assert f"{wins['value']:.3f} [{wins['low']:.3f}, {wins['high']:.3f}]" in text
