@@ -38,6 +38,11 @@ class Stage:
     gates: tuple[str, ...] = ()
     """Gates of the models that it builds upon: it starts when all of them have passed."""
 
+    @property
+    def on_device(self) -> bool:
+        """Whether it computes on the accelerator, and so shares it with other such stages."""
+        return self.type.device or self.type.device_with in self.inputs
+
     def label(self, key: str) -> str:
         """Return where the user gave a knob: ``train.dpo.beta``, or ``stages.dpo.with.beta`` if the graph does."""
         where = f"stages.{self.name}.with" if key.split(".")[0] in self.overrides else self.type.run

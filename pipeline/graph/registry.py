@@ -36,6 +36,8 @@ class StageType:
     """Whether many processes may share its rows out, each with a whole model, where training has as many."""
     device: bool = False
     """Whether it computes on the accelerator, and so shares it with other such stages."""
+    device_with: str | None = None
+    """The input with which it does so; without it, it does not."""
 
     def input(self, name: str) -> Input | None:
         """Return what it takes under a name; None where it takes nothing."""
@@ -153,7 +155,9 @@ _TYPES = (
             "before": Input(("scores",), required=False),
             "after": Input(("scores",), required=False),
             "human": Input(("dataset",), required=False),
+            "judge": Input(("model",), required=False),
         },
+        device_with="judge",
     ),
     StageType(
         "evaluate.gate",

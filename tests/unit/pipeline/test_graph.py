@@ -219,3 +219,12 @@ def test_an_ensemble_has_as_many_inputs_as_one_likes_and_no_others() -> None:
     misnamed = {**inputs, "models": "reward_2"}
     said = message_of(chain(**judged, together={"run": "evaluate.reward", "inputs": misnamed}))
     assert "stages.together.inputs.models: evaluate.reward has no such input" in said
+
+
+def test_a_judge_of_ours_takes_the_device_and_one_behind_a_server_does_not() -> None:
+    scores = {"run": "evaluate.policy", "inputs": {"model": "sft", "data": "tokens"}}
+    inputs = {"before": "scores", "after": "scores"}
+    judged = {"run": "evaluate.judge", "inputs": inputs, "with": {"judge": {"model": "m"}}}
+    local = {**judged, "inputs": {**inputs, "judge": "sft"}}
+    stages = {stage.name: stage for stage in graph_of(chain(scores=scores, served=judged, local=local))}
+    assert (stages["served"].on_device, stages["local"].on_device, stages["sft"].on_device) == (False, True, True)
