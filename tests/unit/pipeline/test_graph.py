@@ -73,7 +73,7 @@ def test_each_stage_stands_after_those_it_needs() -> None:
         (
             {"report": {"run": "evaluate.report", "inputs": {"anything": "demo"}}, "demo": {"run": "data.demo"}},
             "stages.report.inputs.anything: demo makes sources, but evaluate.report takes scores or drift or "
-            "selection or verdict or model or reward_model or dataset or tokens or data_page",
+            "selection or judgement or verdict or model or reward_model or dataset or tokens or data_page",
         ),
         (
             {"base": {"run": "train.base", "inputs": {"data": "base"}, "with": {"path": "model"}}},
