@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import ArrayLike
 
 from posttrain.data.chat.pieces import encode_prompts
 from posttrain.data.chat.tokenizer import load_tokenizer, tokenizer_digest
@@ -22,18 +24,20 @@ from posttrain.data.records import EvaluationItem, prompt_of
 from posttrain.evaluate.config.best_of_n import BestOfNConfig
 from posttrain.evaluate.inputs import read_evaluation_items, require_right_and_wrong, split_by_length, take_evenly
 from posttrain.evaluate.measure.answering import require_finite
+from posttrain.evaluate.measure.ensembles import ensemble_figures
 from posttrain.evaluate.measure.selection import SELECTORS, SampledItem, calibration_figures, curve_figures
 from posttrain.evaluate.page import selection_plots
-from posttrain.models.load import load_policy, load_reward_model
+from posttrain.models.load import load_policy
 from posttrain.models.processes import device, join_to_share
 from posttrain.sample.choose.answers import extractor
+from posttrain.sample.choose.ensemble import combined
 from posttrain.sample.choose.select import answer_logprob, derived_seed
+from posttrain.sample.config.ensemble import EnsembleConfig
 from posttrain.sample.engine.sampler import Sampler
 from posttrain.sample.sampling import Sample, SamplingParams
-from posttrain.sample.score import by_reward
+from posttrain.sample.score import member_rewards, members, require_tokenizer
 from posttrain.sample.shares import sample_shares
 from posttrain.stage.entry import Context, StageResult, stage_main
-from posttrain.stage.errors import UsageError
 from posttrain.stage.files import write_json_atomic
 
 log = logging.getLogger(__name__)
@@ -43,8 +47,8 @@ def run(config: BestOfNConfig, context: Context) -> StageResult:
     """Write samples.parquet, curve.json, curve.csv, calibration.json and the figures."""
     rank = join_to_share(context)
     tokenizer = load_tokenizer(context.inputs["model"])
-    if tokenizer_digest(tokenizer) != tokenizer_digest(load_tokenizer(context.inputs["reward_model"])):
-        raise UsageError("evaluate.best_of_n: model and reward_model differ in tokenizer; train both from one base")
+    judges = members(context.inputs, "reward_model")
+    require_tokenizer(judges, tokenizer_digest(tokenizer), "evaluate.best_of_n")
     items = take_evenly(read_evaluation_items(context.inputs["items"]), config.max_items)
     require_right_and_wrong(items, "evaluate.best_of_n")
     model = load_policy(context.inputs["model"], config.dtype).eval().to(device())
@@ -68,12 +72,19 @@ def run(config: BestOfNConfig, context: Context) -> StageResult:
         return StageResult()
     for item, own in zip(items, samples, strict=True):
         require_finite(item, own)
-    reward_model = load_reward_model(context.inputs["reward_model"], config.dtype).eval().to(device())
-    rewards = by_reward(reward_model, tokenizer.pad_token_id, config.batch_size)(prompts, samples)
-    sampled = [sampled_item(*row) for row in zip(items, prompts, samples, rewards, strict=True)]
+    sequences = [[*prompt, *one.token_ids] for prompt, own in zip(prompts, samples, strict=True) for one in own]
+    rewards_MN = member_rewards(judges, sequences, tokenizer.pad_token_id, config.batch_size, config.dtype)
+    rewards_MIN = rewards_MN.reshape(len(judges), len(items), config.num_samples)
+    sampled = [
+        sampled_item(item, prompt, own, rewards_MIN[:, place], config.ensemble)
+        for place, (item, prompt, own) in enumerate(zip(items, prompts, samples, strict=True))
+    ]
 
     write_samples(context.output / "samples.parquet", sampled)
     curve = curve_figures(sampled, config.resamples, config.confidence, context.spec.seed)
+    curve["ensemble"] = ensemble_figures(
+        sampled, config.ensemble.penalty, config.resamples, config.confidence, context.spec.seed
+    )
     calibration = calibration_figures(sampled, config.max_risk, config.confidence, context.spec.seed)
     write_json_atomic(context.output / "curve.json", curve | {"too_long": too_long})
     write_json_atomic(context.output / "calibration.json", calibration)
@@ -84,9 +95,13 @@ def run(config: BestOfNConfig, context: Context) -> StageResult:
 
 
 def sampled_item(
-    item: EvaluationItem, prompt: Sequence[int], samples: Sequence[Sample], rewards: Sequence[float]
+    item: EvaluationItem,
+    prompt: Sequence[int],
+    samples: Sequence[Sample],
+    rewards: ArrayLike,
+    ensemble: EnsembleConfig,
 ) -> SampledItem:
-    """Return an item's samples with all scores.
+    """Return an item's samples with all scores; ``rewards`` are those of each reward model for each sample.
 
     A `choice` item's labels are taken in alphabetical order, so that the vote cannot know which one is right.
     """
@@ -107,7 +122,8 @@ def sampled_item(
         reasoning_tokens=[sample.reasoning_tokens for sample in samples],
         ended=[sample.ended for sample in samples],
         logprobs=[answer_logprob(sample) for sample in samples],
-        rewards=list(rewards),
+        rewards=combined(rewards, ensemble.combine, ensemble.penalty).tolist(),
+        member_rewards=np.asarray(rewards, dtype=np.float64).tolist(),
         correct=[score(item.scorer, text, item.reference) for text in texts],
         preference=preference,
     )
@@ -142,6 +158,8 @@ def write_figures(directory: Path, curve: dict[str, Any], calibration: dict[str,
     }
     if curve["over_optimisation"] is not None:
         figures["over_optimisation"] = selection_plots.over_optimisation(curve, "proxy")
+    if curve["ensemble"] is not None:
+        figures["ensemble"] = selection_plots.ensemble(curve, "ensemble")
     for name, svg in figures.items():
         (directory / f"{name}.svg").write_text(svg, encoding="utf-8")
 

@@ -33,6 +33,7 @@ from posttrain.sample.choose.select import derived_seed
 from posttrain.sample.engine.sampler import Sampler
 from posttrain.sample.many import sample_prompts
 from posttrain.sample.sampling import Sample, SamplingParams
+from posttrain.sample.score import member_rewards, members, require_tokenizer
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError
 from posttrain.stage.files import write_json_atomic
@@ -49,6 +50,8 @@ def run(config: DriftConfig, context: Context) -> StageResult:
             "evaluate.drift: model and reference differ in tokenizer, so one cannot score what the other says; give "
             "as reference the model that training started from"
         )
+    judges = members(context.inputs, "reward_model")
+    require_tokenizer(judges, tokenizer_digest(tokenizer), "evaluate.drift")
     items = take_evenly(read_evaluation_items(context.inputs["items"]), config.max_items)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_policy(directory, config.dtype).eval().to(device)
@@ -74,10 +77,20 @@ def run(config: DriftConfig, context: Context) -> StageResult:
     plain = tempered = response_log_probs(reference, asked, said, batches)
     if config.temperature != 1:
         tempered = response_log_probs(reference, asked, said, batches, config.temperature)
+    del reference
+    rewards = None
+    if judges:
+        whole = [[*prompt, *response] for prompt, response in zip(asked, said, strict=True)]
+        rewards = member_rewards(judges, whole, tokenizer.pad_token_id, config.batch_size, config.dtype).T.tolist()
 
     numbered = [(item, number, one) for item, own in zip(items, samples, strict=True) for number, one in enumerate(own)]
     responses = [
-        score_response(*sampled, divergence(logprobs[row], tempered[row]), float(plain[row].sum(dtype=np.float64)))
+        score_response(
+            *sampled,
+            divergence(logprobs[row], tempered[row]),
+            float(plain[row].sum(dtype=np.float64)),
+            None if rewards is None else rewards[row],
+        )
         for row, sampled in enumerate(numbered)
     ]
     write_responses(context.output, responses)
@@ -88,7 +101,12 @@ def run(config: DriftConfig, context: Context) -> StageResult:
 
 
 def score_response(
-    item: EvaluationItem, number: int, sample: Sample, divergences: tuple[float, float], reference_logprob: float
+    item: EvaluationItem,
+    number: int,
+    sample: Sample,
+    divergences: tuple[float, float],
+    reference_logprob: float,
+    rewards: list[float] | None = None,
 ) -> SampledResponse:
     """Return a sample of an item with its scores; ``divergences`` are its `kl` and `k3`."""
     correct, preference = scores_of(item, sample.text)
@@ -110,11 +128,12 @@ def score_response(
         answer=sample.text,
         reasoning_tokens=sample.reasoning_tokens,
         group=item.group,
+        rewards=rewards,
     )
 
 
 def _result(summary: dict[str, Any], tokens: int) -> StageResult:
-    metrics: dict[str, Any] = {name: summary[name]["value"] for name in FIGURES}
+    metrics: dict[str, Any] = {name: summary[name]["value"] for name in FIGURES if name in summary}
     metrics |= {name: summary[name] for name in ("items", "responses", "distinct_1", "distinct_2")}
     metrics["too_long"] = len(summary["too_long"])
     headline = f"score {metrics['score']:.3f}, KL {metrics['kl']:.2f}"

@@ -4,7 +4,7 @@
 
 `before` and `after` are scores of `evaluate.policy` on the same items. `human` is a dataset of comparisons that people
 made: the judge is asked about them too, and what they agree on stands beside every figure of his. Alone, it tells how
-good the judge is.
+good the judge is. `inputs.judge` is a model of ours that judges, in place of one behind a server.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from posttrain.sample.backends.judge import (
     read_grade,
     read_place,
 )
+from posttrain.sample.backends.local_judge import LocalJudge
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import PosttrainError, UsageError
 from posttrain.stage.files import write_json_atomic
@@ -62,7 +63,7 @@ def run(config: JudgeConfig, context: Context) -> StageResult:
     items = _items(config, context.inputs)
     if not items and not human:
         raise UsageError("evaluate.judge: nothing to judge; give inputs.after and inputs.before, or inputs.human")
-    judge = JudgeModel(config.judge, context.work, WHERE)
+    judge = _judge(config, context)
     ask = _ask_pairs if config.mode == "pairwise" else _ask_grades
     judged, texts, calls = ask(judge, [*items, *human])
     own, checked = judged[: len(items)], judged[len(items) :]
@@ -81,6 +82,12 @@ def run(config: JudgeConfig, context: Context) -> StageResult:
         file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in _lines(judged, texts))
     write_json_atomic(context.output / "summary.json", summary)
     return _result(summary, calls)
+
+
+def _judge(config: JudgeConfig, context: Context) -> JudgeModel | LocalJudge:
+    if (directory := context.inputs.get("judge")) is not None:
+        return LocalJudge(directory, config.judge, context.work, WHERE)
+    return JudgeModel(config.judge, context.work, WHERE)
 
 
 def _items(config: JudgeConfig, inputs: dict[str, Path]) -> list[Asked]:
@@ -128,7 +135,7 @@ def _place(lead: float) -> Place:
     return "first" if lead > 0 else "second" if lead < 0 else "tie"
 
 
-def _ask_pairs(judge: JudgeModel, asked: Sequence[Asked]) -> tuple[list[Judgement], list[str], int]:
+def _ask_pairs(judge: JudgeModel | LocalJudge, asked: Sequence[Asked]) -> tuple[list[Judgement], list[str], int]:
     questions = [question for one in asked for question in pair_questions(one.pair, judge.rubric(one.language))]
     texts, calls = judge.ask(questions)
     judged = [
@@ -138,7 +145,7 @@ def _ask_pairs(judge: JudgeModel, asked: Sequence[Asked]) -> tuple[list[Judgemen
     return judged, texts, calls
 
 
-def _ask_grades(judge: JudgeModel, asked: Sequence[Asked]) -> tuple[list[Judgement], list[str], int]:
+def _ask_grades(judge: JudgeModel | LocalJudge, asked: Sequence[Asked]) -> tuple[list[Judgement], list[str], int]:
     questions = [
         grade_question(one.pair.prompt, text, judge.rubric(one.language))
         for one in asked

@@ -17,12 +17,13 @@ from posttrain.evaluate.page.compare import (
     compare_groups,
     consecutive,
     policies_of,
-    reward_models_of,
     select_samples,
 )
 from posttrain.evaluate.page.drift_rows import drifts_of
+from posttrain.evaluate.page.judgement_rows import judgements_of
 from posttrain.evaluate.page.lineage import Lineage, Node, walk
 from posttrain.evaluate.page.render import headline_of, render_page
+from posttrain.evaluate.page.reward_rows import reward_models_alike, reward_models_of
 from posttrain.evaluate.page.verdicts import verdict_line, verdicts_of
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError
@@ -55,6 +56,7 @@ def run(config: ReportConfig, context: Context) -> StageResult:
         "paired_by_language": by_group["language"],
         "drift": {drift.label: drift.as_dict() for drift in drifts},
         "reward": rewards,
+        "judgements": judgements_of(lineage),
         "stages": [_stage_summary(lineage, node) for node in lineage.nodes.values()],
         "accounting": {account.label: account.as_dict() for account in accounts},
     }
@@ -68,6 +70,7 @@ def run(config: ReportConfig, context: Context) -> StageResult:
         by_group=by_group,
         drifts=drifts,
         rewards=rewards,
+        alike=reward_models_alike(lineage, config.confidence),
         verdicts=verdicts,
         accounts=accounts,
         data_pages=_data_pages(lineage, context.output),

@@ -6,19 +6,31 @@ python -m posttrain.evaluate.reward inputs.model=DIR inputs.data=DIR output=DIR
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
+from numpy.typing import NDArray
+from transformers import AutoConfig
 
-from posttrain.data.chat.tokenizer import load_tokenizer
+from posttrain.data.chat.tokenizer import load_tokenizer, tokenizer_digest
 from posttrain.evaluate.config.reward import RewardEvaluationConfig
 from posttrain.evaluate.inputs import NONE, read_heldout_tokens
+from posttrain.evaluate.measure.ensembles import summarise_members
+from posttrain.evaluate.measure.group_scores import summarise_best
 from posttrain.evaluate.measure.pair_scores import ScoredGroup, pairs_of, summarise_pairs
+from posttrain.evaluate.measure.probes import probe_groups, summarise_probes
 from posttrain.models.batching import by_length
-from posttrain.models.load import load_reward_model
+from posttrain.models.declared import context_length
+from posttrain.models.load import backbone_directory, load_reward_model
+from posttrain.models.processes import device
 from posttrain.models.reward_scores import score_sequences
+from posttrain.sample.choose.ensemble import combined
+from posttrain.sample.score import member_rewards, members, require_tokenizer
+from posttrain.stage.artifact import trusts_remote_code
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError
 from posttrain.stage.files import write_json_atomic
@@ -28,8 +40,9 @@ log = logging.getLogger(__name__)
 
 def run(config: RewardEvaluationConfig, context: Context) -> StageResult:
     """Write items.parquet, one row per untied pair, and summary.json; without held-out rows only that nothing is."""
-    directory = context.inputs["model"]
-    tokenizer = load_tokenizer(directory)
+    judges = members(context.inputs, "model")
+    tokenizer = load_tokenizer(context.inputs["model"])
+    require_tokenizer(judges, tokenizer_digest(tokenizer), "evaluate.reward")
     data = context.inputs["data"]
     rows = read_heldout_tokens(data, "comparison", tokenizer)
     if not rows:
@@ -40,15 +53,49 @@ def run(config: RewardEvaluationConfig, context: Context) -> StageResult:
     sequences = [row["prompt_ids"] + response for row in rows for response in row["responses_ids"]]
     log.info("%d groups, %d responses", len(rows), len(sequences))
 
-    model = load_reward_model(directory, config.dtype).eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    batches = by_length(sequences, config.batch_size)
-    rewards = iter(score_sequences(model, sequences, tokenizer.pad_token_id, batches))
+    def score(whole: Sequence[list[int]]) -> NDArray[np.float64]:
+        return _rewards(judges, whole, tokenizer.pad_token_id, config)
+
+    rewards_MN = score(sequences)
+    rewards = iter(_together(rewards_MN, config))
     groups = [_scored_group(row, [next(rewards) for _ in row["responses_ids"]]) for row in rows]
     pairs = [pair for group in groups for pair in pairs_of(group)]
     pq.write_table(pa.Table.from_pylist([pair._asdict() for pair in pairs]), context.output / "items.parquet")
     summary = summarise_pairs(groups, config.confidence)
+    summary["best_of"] = summarise_best(groups, config.confidence)
+    if len(judges) > 1:
+        names = [directory.name for directory in judges]
+        summary["ensemble"] = summarise_members(
+            groups, rewards_MN, names, config.ensemble.penalty, config.confidence
+        ) | {"combine": config.ensemble.combine}
+    taken = rows[:: max(1, -(-len(rows) // config.probed_groups))] if config.probed_groups else []
+    probes = probe_groups(tokenizer, taken, lambda whole: _together(score(whole), config), _context(judges))
+    summary["probes"] = summarise_probes(probes, config.confidence)
+    summary["probed_groups"] = len(probes)
     write_json_atomic(context.output / "summary.json", summary)
     return _result(summary, sum(map(len, sequences)))
+
+
+def _rewards(
+    judges: Sequence[Path], sequences: Sequence[list[int]], pad_token_id: int, config: RewardEvaluationConfig
+) -> NDArray[np.float64]:
+    """Return the rewards ``MN`` of each model: raw those of one alone, else in each one's standard deviations."""
+    if len(judges) > 1:
+        return member_rewards(judges, sequences, pad_token_id, config.batch_size, config.dtype)
+    model = load_reward_model(judges[0], config.dtype).eval().to(device())
+    return np.array([score_sequences(model, sequences, pad_token_id, by_length(sequences, config.batch_size))])
+
+
+def _together(rewards: NDArray[np.float64], config: RewardEvaluationConfig) -> list[float]:
+    together: list[float] = combined(rewards, config.ensemble.combine, config.ensemble.penalty).tolist()
+    return together
+
+
+def _context(judges: Sequence[Path]) -> int | None:
+    """Return the tokens that all of the reward models take; None where none says."""
+    backbones = [backbone_directory(directory) for directory in judges]
+    configs = [AutoConfig.from_pretrained(one, trust_remote_code=trusts_remote_code(one)) for one in backbones]
+    return min((length for length in map(context_length, configs) if length is not None), default=None)
 
 
 def _scored_group(row: dict[str, Any], rewards: list[float]) -> ScoredGroup:
@@ -67,6 +114,10 @@ def _result(summary: dict[str, Any], tokens: int) -> StageResult:
     accuracy = summary["overall"]["accuracy"]
     matched = summary["overall"]["length_matched"]
     half_width = (accuracy["high"] - accuracy["low"]) / 2
+    headline = f"accuracy {accuracy['value']:.2f} ± {half_width:.2f}"
+    several: dict[str, Any] = summary.get("ensemble", {})
+    if several:
+        headline += f", of one {several['accuracy']['single']['value']:.2f}"
     return StageResult(
         metrics={
             "accuracy": accuracy["value"],
@@ -75,9 +126,12 @@ def _result(summary: dict[str, Any], tokens: int) -> StageResult:
             "pairs": accuracy["n"],
             "groups": summary["groups"],
             "calibration_error": summary["calibration_error"],
+            "best": summary["best_of"]["overall"]["best"]["value"],
         }
-        | ({"accuracy_length_matched": matched["value"]} if matched is not None else {}),
-        headline=f"accuracy {accuracy['value']:.2f} ± {half_width:.2f}",
+        | {f"probe/{name}": found["effect"]["value"] for name, found in summary["probes"].items()}
+        | ({"accuracy_length_matched": matched["value"]} if matched is not None else {})
+        | ({"disagreement": several["disagreement"]} if several else {}),
+        headline=headline,
         tokens=tokens,
     )
 

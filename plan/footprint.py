@@ -36,6 +36,8 @@ class Rollouts:
     """Of the reward model, which is whole on every process."""
     critic: ModelShape | None = None
     """Trained whole beside the policy, whatever the policy's adapter is."""
+    reward_models: int = 1
+    """How many there are of it, all alike."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +105,7 @@ class Training:
         policy = count_parameters(self.shape, self.head)
         whole = policy if rollouts.reference and setting.adapter == "full" else 0
         if rollouts.reward is not None:
-            whole += count_parameters(rollouts.reward, "score")
+            whole += rollouts.reward_models * count_parameters(rollouts.reward, "score")
         if setting.zero == 3:  # a copy that samples, in one piece, and its critic
             whole += policy + (count_parameters(rollouts.critic, "score") if rollouts.critic is not None else 0)
         return whole * _size(setting.dtype)

@@ -53,6 +53,7 @@ class Store:
             "wall_seconds": 1.5,
             "metrics": {},
             "licenses": [],
+            "config": {},
         } | manifest
         manifests = {name: read_manifest(path) for name, path in (parents or {}).items()}
         commit(
@@ -69,7 +70,6 @@ class Store:
                     name: Parent(manifests[name].kind, manifests[name].digest, path.name)
                     for name, path in (parents or {}).items()
                 },
-                config={},
                 code_digest="0" * 64,
                 seed=0,
                 created="2030-01-02T03:04:05Z",

@@ -19,6 +19,7 @@ AdapterName = Literal[
     "scored",
     "verdicts",
     "hh",
+    "best_of",
     "preference",
     "unpaired",
     "unpaired_messages",

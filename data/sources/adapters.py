@@ -14,6 +14,7 @@ scores, annotator ids), and refusing them would only make people strip files.
 | `scored`            | completions, prompt or instruction           | comparisons                  |
 | `verdicts`          | prompt, outputs [, lang]                     | comparisons                  |
 | `hh`                | chosen, rejected (transcripts)               | comparisons                  |
+| `best_of`           | prompt, chosen, rejected (lists of texts)    | comparisons                  |
 | `preference`        | chosen, rejected [, prompt]                  | comparisons                  |
 | `unpaired`          | prompt, completion, label [, ended]          | unpaired preferences         |
 | `unpaired_messages` | messages, label                              | unpaired preferences         |
@@ -161,6 +162,12 @@ _ALL = (
         {"comparison": comparisons.hh},
         SCORES,
         fits=lambda row: row.get("prompt") is None and isinstance(row["chosen"], str),
+    ),
+    Adapter(
+        "best_of",
+        _columns("prompt chosen rejected"),
+        {"comparison": comparisons.best_of},
+        fits=comparisons.has_several,
     ),
     Adapter(
         "preference",

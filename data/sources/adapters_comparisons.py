@@ -119,6 +119,23 @@ def _transcript(text: str, where: str) -> Messages:
     return [speakers[name](content.strip()) for name, content in zip(parts[::2], parts[1::2], strict=True)]
 
 
+def best_of(row: Values) -> Payload:
+    """``prompt, chosen, rejected``: lists of right and of wrong texts, as RewardBench 2 has them; the former tie."""
+    prompt = prompt_messages(row["prompt"], "prompt")
+    sides = {name: json_list(row[name]) for name in ("chosen", "rejected")}
+    for name, side in sides.items():
+        if not isinstance(side, list) or not side:
+            raise RowError(f"{name} {show(side)}: must be a list of at least one text")
+    right, wrong = ([response(item, f"{name}[{n}]") for n, item in enumerate(side)] for name, side in sides.items())
+    return {"prompt": prompt, "responses": [*right, *wrong], "ranks": [1] * len(right) + [2] * len(wrong)}
+
+
+def has_several(row: Values) -> bool:
+    """Return whether both sides are lists of texts, rather than conversations."""
+    sides = [json_list(row[name]) for name in ("chosen", "rejected")]
+    return all(isinstance(side, list) and side and all(isinstance(one, str) for one in side) for side in sides)
+
+
 def ranked(row: Values) -> Payload:
     """``prompt, responses, ranks``: K texts or messages and their ranks; 1 is best, equal ranks are ties.
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from posttrain.sample.config.ensemble import EnsembleConfig
 from posttrain.stage.schema import schema, speed
 
 
@@ -23,6 +24,8 @@ class BestOfNConfig:
     """Most tokens of a response."""
     max_items: int | None = Field(default=None, ge=1)
     """Sample at most this many items, taken evenly over tasks and languages."""
+    ensemble: EnsembleConfig = Field(default_factory=EnsembleConfig)
+    """How several reward models, ``inputs.reward_model`` and ``inputs.reward_model_NAME``, choose together."""
     max_risk: float = Field(default=0.05, gt=0, lt=1)
     """Share of wrong answers that the abstention threshold may let through."""
     confidence: float = Field(default=0.95, gt=0, lt=1)

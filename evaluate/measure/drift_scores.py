@@ -30,6 +30,7 @@ _SCHEMA = pa.schema(
         ("answer", pa.string()),
         ("reasoning_tokens", pa.int64()),
         ("group", pa.string()),
+        ("rewards", pa.list_(pa.float64())),
     ]
 )
 
@@ -67,6 +68,10 @@ class SampledResponse(NamedTuple):
     reasoning_tokens: int = 0
     group: str | None = None
     """The question behind the item, which its translations share."""
+    rewards: list[float] | None = None
+    """Of each reward model that was asked, in the order of their names, each in its own standard deviations."""
+    proxy: float | None = None
+    """What the policy was trained on, out of those; not in the file."""
 
     @property
     def scored(self) -> str:
@@ -104,7 +109,12 @@ def distinct_n(texts: Iterable[str], n: int) -> float | None:
     return len(set(grams)) / len(grams) if grams else None
 
 
-COLUMNS = ("responses", "tokens", "score", "correct", "ended", "kl", "k3", "reference_logprob", "reasoning_tokens")
+PROXY = "proxy"
+"""The figure that is told only where reward models are known for it."""
+COLUMNS = (
+    *("responses", "tokens", "score", "correct", "ended", "kl", "k3", "reference_logprob", "reasoning_tokens"),
+    PROXY,
+)
 FIGURES: dict[str, tuple[str, str]] = {
     "score": ("score", "responses"),
     "correct": ("correct", "responses"),
@@ -115,6 +125,7 @@ FIGURES: dict[str, tuple[str, str]] = {
     "length": ("tokens", "responses"),
     "reasoning_length": ("reasoning_tokens", "responses"),
     "ended": ("ended", "responses"),
+    PROXY: (PROXY, "responses"),
 }
 """Each figure is a sum over all responses divided by another: every response, or every token, weighs the same."""
 
@@ -125,6 +136,8 @@ def summarise_responses(
     """Return each of `FIGURES` as an `Interval` over resampled items, and distinct-1 and -2 of all answers."""
     sums = _sums_of_items(responses)
     figures = _ratios(np.array(list(sums.values())), resamples, seed)
+    if not _has_proxies(responses):
+        del figures[PROXY]
     return {
         "items": len(sums),
         "responses": len(responses),
@@ -150,6 +163,8 @@ def compare_responses(
         return None
     earlier = _ratios(np.array([sums_before[item] for item in shared]), resamples, seed)
     later = _ratios(np.array([sums_after[item] for item in shared]), resamples, seed)
+    if not (_has_proxies(before) and _has_proxies(after)):
+        del later[PROXY]
     changes = {
         name: _interval(value - earlier[name][0], draws_R - earlier[name][1], confidence, len(shared))
         for name, (value, draws_R) in later.items()
@@ -159,10 +174,14 @@ def compare_responses(
     return {"items": len(shared), **changes, "distinct_2": now / was - 1 if was and now is not None else None}
 
 
+def _has_proxies(responses: Iterable[SampledResponse]) -> bool:
+    return all(one.proxy is not None for one in responses)
+
+
 def _sums_of_items(responses: Iterable[SampledResponse]) -> dict[str, NDArray[np.float64]]:
     sums: dict[str, NDArray[np.float64]] = defaultdict(lambda: np.zeros(len(COLUMNS)))
     for one in responses:
-        sums[one.id] += (1, *(getattr(one, name) for name in COLUMNS[1:]))
+        sums[one.id] += (1, *(getattr(one, name) or 0 for name in COLUMNS[1:]))
     return sums
 
 

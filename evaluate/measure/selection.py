@@ -49,9 +49,12 @@ class SampledItem:
     logprobs: list[float]
     """Average log-probability of each sample, reasoning included; −∞ without an answer."""
     rewards: list[float]
+    """Of the reward model, or of several together."""
     correct: list[float]
     preference: list[float] | None
     """True preference for each sample; None for an item without an ideal response."""
+    member_rewards: list[list[float]] = dataclasses.field(default_factory=list)
+    """Those of each reward model, a list for each."""
 
     def values(self, measure: str) -> list[float] | None:
         """Return the samples' values by one of `MEASURES`."""

@@ -57,21 +57,6 @@ def policies_of(lineage: Lineage, confidence: float) -> list[Policy]:
     return sorted(found, key=lambda policy: (lineage.depth[policy.model], policy.label))
 
 
-def reward_models_of(lineage: Lineage) -> dict[str, dict[str, Any]]:
-    """Return the summary of each reward model that was scored on something, by label."""
-    labels = lineage.labels()
-    found: dict[str, dict[str, Any]] = {}
-    for node in lineage.of_kind("scores"):
-        if node.directory is not None and _scored_kind(lineage, node.parents) == "reward_model":
-            summary = json.loads((node.directory / "summary.json").read_text(encoding="utf-8"))
-            if summary["overall"] is None:
-                continue
-            label = labels[node.parents[PARENT_MODEL]]
-            label = label if label not in found else f"{label} ({labels[node.id]})"
-            found[label] = summary
-    return found
-
-
 def _scored_kind(lineage: Lineage, parents: dict[str, str]) -> str | None:
     return lineage.nodes[parents[PARENT_MODEL]].kind if PARENT_MODEL in parents else None
 

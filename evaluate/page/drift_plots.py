@@ -8,8 +8,9 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 
+from posttrain.evaluate.measure.drift_scores import PROXY
 from posttrain.evaluate.page.drift_rows import Drift
-from posttrain.evaluate.page.plots import INK, STYLE, color, new_figure, to_svg
+from posttrain.evaluate.page.plots import INK, STYLE, color, new_figure, new_panels, to_svg
 
 
 def score_by_kl(drifts: Sequence[Drift], name: str) -> str:
@@ -35,6 +36,38 @@ def score_by_kl(drifts: Sequence[Drift], name: str) -> str:
         axes.margins(x=0.09, y=0.14)
         figure.legend(loc="outside upper left", ncols=4, fontsize=8.5, handlelength=1.2, columnspacing=1.2)
         return to_svg(figure, name, "Mean score of fresh samples against their KL to the reference, by method")
+
+
+def gold_and_proxy(drifts: Sequence[Drift], name: str) -> str | None:
+    """Return what policies gained by the true score and by the reward that they were trained on, over KL.
+
+    One line for each method, from the reference. None where the reward is not known of any.
+    """
+    methods: dict[str, list[Drift]] = {}
+    for drift in drifts:
+        if drift.change is not None and PROXY in drift.change:
+            methods.setdefault(drift.method, []).append(drift)
+    if not methods:
+        return None
+    titles = {"score": "gold: the score", PROXY: "proxy: the reward, in deviations"}
+    with matplotlib.rc_context(STYLE):
+        figure, panels = new_panels(7.4, 3.2, len(titles))
+        for axes, (measure, title) in zip(panels, titles.items(), strict=True):
+            for index, (method, own) in enumerate(methods.items()):
+                path = sorted(own, key=lambda d: d.figures["kl"]["value"])
+                found = [drift.change[measure] for drift in path if drift.change is not None]
+                x, x_error = _bars(path, "kl")
+                y = [point["value"] for point in found]
+                y_error = [[p["value"] - p["low"] for p in found], [p["high"] - p["value"] for p in found]]
+                axes.plot([0, *x], [0, *y], color=color(index), linewidth=1.2, alpha=0.7)
+                style: dict[str, Any] = {"fmt": "o", "color": color(index), "markersize": 4, "elinewidth": 0.9}
+                axes.errorbar(x, y, xerr=x_error, yerr=y_error, label=method, capsize=2, **style)
+            axes.set_title(title)
+            axes.set_xlabel("KL to the reference, nats per response")
+        panels[0].set_ylabel("change from the reference")
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper left", ncols=4, fontsize=8.5, handlelength=1.2)
+        return to_svg(figure, name, "Change in score and in the reward trained on, against KL to the reference")
 
 
 def _line(axes: Axes, drifts: Sequence[Drift], shade: str) -> None:

@@ -16,9 +16,9 @@ from posttrain.evaluate.page.compare import (
     compare,
     consecutive,
     policies_of,
-    reward_models_of,
 )
 from posttrain.evaluate.page.lineage import Lineage, Node, walk
+from posttrain.evaluate.page.reward_rows import reward_models_of
 from posttrain.evaluate.page.templates import page_environment, percent
 from posttrain.evaluate.page.two_sides import reading
 from posttrain.evaluate.page.verdicts import WORDS, Verdict, verdicts_of

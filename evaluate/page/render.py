@@ -12,6 +12,7 @@ from posttrain.evaluate.page.accounting import Account
 from posttrain.evaluate.page.browser import Browser, browser_of
 from posttrain.evaluate.page.compare import METRIC_NAMES, Policy
 from posttrain.evaluate.page.drift_rows import Drift, by_reference
+from posttrain.evaluate.page.judgement_rows import judgements_of
 from posttrain.evaluate.page.lineage import MODEL_KINDS, PARENT_MODEL, Lineage
 from posttrain.evaluate.page.lineage_svg import lineage_svg
 from posttrain.evaluate.page.narrow import label_cells
@@ -74,6 +75,7 @@ def render_page(
     by_group: dict[str, list[dict[str, Any]]],
     drifts: list[Drift],
     rewards: dict[str, dict[str, Any]],
+    alike: list[list[str]],
     verdicts: list[Verdict],
     accounts: list[Account],
     data_pages: dict[str, str],
@@ -107,7 +109,10 @@ def render_page(
         drift_figures=_drift_figures(drifts),
         selections=_selections(lineage, labels),
         selectors=selection_plots.SELECTOR_NAMES,
+        ensemble_names=selection_plots.ENSEMBLE_NAMES,
         rewards=rewards,
+        alike=alike,
+        judgements=judgements_of(lineage),
         calibration={
             label: Markup(plots.reliability(reward["calibration"], f"calibration{index}"))
             for index, (label, reward) in enumerate(rewards.items())
@@ -157,11 +162,12 @@ def _bar_figures(policies: list[Policy]) -> dict[str, list[Markup]]:
     return figures
 
 
-def _drift_figures(drifts: list[Drift]) -> dict[str, Markup]:
-    return {
-        reference: Markup(drift_plots.score_by_kl(own, f"drift{index}"))
-        for index, (reference, own) in enumerate(by_reference(drifts).items())
-    }
+def _drift_figures(drifts: list[Drift]) -> dict[str, list[Markup]]:
+    figures = {}
+    for index, (reference, own) in enumerate(by_reference(drifts).items()):
+        svgs = [drift_plots.score_by_kl(own, f"drift{index}"), drift_plots.gold_and_proxy(own, f"gold{index}")]
+        figures[reference] = [Markup(svg) for svg in svgs if svg is not None]
+    return figures
 
 
 def _selections(lineage: Lineage, labels: dict[str, str]) -> dict[str, dict[str, Any]]:
@@ -179,6 +185,8 @@ def _selections(lineage: Lineage, labels: dict[str, str]) -> dict[str, dict[str,
         ]
         if curve["over_optimisation"] is not None:
             svgs.insert(1, selection_plots.over_optimisation(curve, f"proxy{index}"))
+        if curve.get("ensemble"):
+            svgs.insert(2, selection_plots.ensemble(curve, f"ensemble{index}"))
         label = labels[node.parents[PARENT_MODEL]]
         label = label if label not in found else f"{label} ({labels[node.id]})"
         found[label] = {"curve": curve, "figures": [Markup(svg) for svg in svgs]}

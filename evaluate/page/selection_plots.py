@@ -51,6 +51,31 @@ def over_optimisation(figures: Mapping[str, Any], name: str) -> str:
         )
 
 
+ENSEMBLE_NAMES = {
+    "single": "one reward model",
+    "worst": "worst of all",
+    "uncertainty": "mean less variance",
+    "mean": "mean of all",
+}
+
+
+def ensemble(figures: Mapping[str, Any], name: str) -> str:
+    """Return what the best of N by one reward model and by several gains, by the true preference and by the reward."""
+    found = figures["ensemble"]
+    titles = {"gold": "gold: the true preference", "proxy": "proxy: what chose"}
+    with matplotlib.rc_context(STYLE):
+        figure, panels = new_panels(7.4, 3.2, len(titles))
+        for axes, (measure, title) in zip(panels, titles.items(), strict=True):
+            for index, (way, label) in enumerate(ENSEMBLE_NAMES.items()):
+                _line(axes, found[measure][way], label, color(index), "-" if way in ("single", "worst") else _DASHED)
+            _count_axis(axes, figures["sizes"])
+            axes.set_title(title)
+        panels[0].set_ylabel("gain, in standard deviations")
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper left", ncols=4, fontsize=8, handlelength=1.8)
+        return to_svg(figure, name, "Gain of the best of N by one reward model and by several, gold and proxy")
+
+
 def _line(axes: Axes, points: Sequence[Mapping[str, float]], label: str, shade: str, style: Any = "-") -> None:
     sizes, values = [point["k"] for point in points], [point["value"] for point in points]
     axes.plot(sizes, values, color=shade, linewidth=1.4, linestyle=style, marker="o", markersize=3, label=label)

@@ -67,6 +67,8 @@ class DataNodes:
     """Generated data of the demo."""
     openings: dict[str, Any] = Field(default_factory=dict)
     """Openings of stories to continue."""
+    safety: dict[str, Any] = Field(default_factory=dict)
+    """Requests to refuse, and harmless ones that look like them."""
     curate: dict[str, Any] = Field(default_factory=dict)
     """From sources to a dataset."""
     tokenize: dict[str, Any] = Field(default_factory=dict)

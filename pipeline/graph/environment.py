@@ -37,7 +37,7 @@ def stage_environment(stage: Stage, threads: int, on_gpu: bool) -> dict[str, str
     environment = {
         "OMP_NUM_THREADS": str(threads),
         "RAYON_NUM_THREADS": str(threads),
-        "TOKENIZERS_PARALLELISM": "false" if stage.type.device else "true",
+        "TOKENIZERS_PARALLELISM": "false" if stage.on_device else "true",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # transformers obeys it too; a log is no terminal
         "PYTHONUNBUFFERED": "1",

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from posttrain.pipeline.config.pipeline import DistributedConfig, PipelineConfig, StageNode
 from posttrain.pipeline.config.slurm import SlurmConfig, SlurmResources
-from posttrain.pipeline.graph.registry import STAGE_TYPES, Input, StageType
+from posttrain.pipeline.graph.registry import STAGE_TYPES, StageType
 from posttrain.stage.errors import UsageError, did_you_mean
 from posttrain.stage.schema import build, check_given, to_dict
 
@@ -37,6 +37,11 @@ class Stage:
     """Of what is drawn in it."""
     gates: tuple[str, ...] = ()
     """Gates of the models that it builds upon: it starts when all of them have passed."""
+
+    @property
+    def on_device(self) -> bool:
+        """Whether it computes on the accelerator, and so shares it with other such stages."""
+        return self.type.device or self.type.device_with in self.inputs
 
     def label(self, key: str) -> str:
         """Return where the user gave a knob: ``train.dpo.beta``, or ``stages.dpo.with.beta`` if the graph does."""
@@ -107,14 +112,14 @@ def _check_inputs(name: str, inputs: dict[str, str], types: dict[str, StageType]
     own = types[name]
     for key, made_by in inputs.items():
         where = f"stages.{name}.inputs.{key}"
-        if key not in own.inputs and not own.any_inputs:
+        taken = own.input(key)
+        if taken is None:
             raise UsageError(f"{where}: {own.run} has no such input{did_you_mean(key, own.inputs)}")
         if made_by not in types:
             raise UsageError(f"{where}: {made_by!r}: no such stage{did_you_mean(made_by, types)}")
-        kinds = own.inputs.get(key, Input(own.any_inputs)).kinds
-        if types[made_by].kind not in kinds:
+        if types[made_by].kind not in taken.kinds:
             raise UsageError(
-                f"{where}: {made_by} makes {types[made_by].kind}, but {own.run} takes {' or '.join(kinds)}"
+                f"{where}: {made_by} makes {types[made_by].kind}, but {own.run} takes {' or '.join(taken.kinds)}"
             )
     for key, wanted in own.inputs.items():
         if wanted.required and key not in inputs:

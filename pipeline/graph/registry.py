@@ -13,6 +13,8 @@ class Input:
 
     kinds: tuple[str, ...]
     required: bool = True
+    many: bool = False
+    """Whether there may be more of them, under names that begin with its own and an underscore."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +36,15 @@ class StageType:
     """Whether many processes may share its rows out, each with a whole model, where training has as many."""
     device: bool = False
     """Whether it computes on the accelerator, and so shares it with other such stages."""
+    device_with: str | None = None
+    """The input with which it does so; without it, it does not."""
+
+    def input(self, name: str) -> Input | None:
+        """Return what it takes under a name; None where it takes nothing."""
+        if name in self.inputs:
+            return self.inputs[name]
+        several = (one for key, one in self.inputs.items() if one.many and name.startswith(f"{key}_"))
+        return next(several, Input(self.any_inputs) if self.any_inputs else None)
 
     @property
     def module(self) -> str:
@@ -55,6 +66,7 @@ def _trained(run: str, config_class: str, kind: str, **more: Input) -> StageType
 _TYPES = (
     StageType("data.demo", "DemoConfig", "sources"),
     StageType("data.openings", "OpeningsConfig", "sources"),
+    StageType("data.safety", "SafetyConfig", "sources"),
     StageType(
         "data.curate",
         "CurateConfig",
@@ -89,9 +101,9 @@ _TYPES = (
     _trained("train.reference", "ReferenceConfig", "reference_logps"),
     _trained("train.dpo", "DpoConfig", "model", reference=Input(("reference_logps",))),
     _trained("train.kto", "KtoConfig", "model", reference=Input(("reference_logps",))),
-    _trained("train.ppo", "PpoConfig", "model", reward=Input(("reward_model",), required=False)),
-    _trained("train.rloo", "RlooConfig", "model", reward=Input(("reward_model",), required=False)),
-    _trained("train.grpo", "GrpoConfig", "model", reward=Input(("reward_model",), required=False)),
+    _trained("train.ppo", "PpoConfig", "model", reward=Input(("reward_model",), required=False, many=True)),
+    _trained("train.rloo", "RlooConfig", "model", reward=Input(("reward_model",), required=False, many=True)),
+    _trained("train.grpo", "GrpoConfig", "model", reward=Input(("reward_model",), required=False, many=True)),
     StageType(
         "evaluate.policy",
         "PolicyEvaluationConfig",
@@ -108,14 +120,18 @@ _TYPES = (
         "evaluate.reward",
         "RewardEvaluationConfig",
         "scores",
-        {"model": Input(("reward_model",)), "data": Input(("tokens",))},
+        {"model": Input(("reward_model",), many=True), "data": Input(("tokens",))},
         device=True,
     ),
     StageType(
         "evaluate.best_of_n",
         "BestOfNConfig",
         "selection",
-        {"model": Input(("model",)), "reward_model": Input(("reward_model",)), "items": Input(("dataset",))},
+        {
+            "model": Input(("model",)),
+            "reward_model": Input(("reward_model",), many=True),
+            "items": Input(("dataset",)),
+        },
         device=True,
         shares=True,
     ),
@@ -123,7 +139,12 @@ _TYPES = (
         "evaluate.drift",
         "DriftConfig",
         "drift",
-        {"model": Input(("model",)), "reference": Input(("model",)), "items": Input(("dataset",))},
+        {
+            "model": Input(("model",)),
+            "reference": Input(("model",)),
+            "items": Input(("dataset",)),
+            "reward_model": Input(("reward_model",), required=False, many=True),
+        },
         device=True,
     ),
     StageType(
@@ -134,7 +155,9 @@ _TYPES = (
             "before": Input(("scores",), required=False),
             "after": Input(("scores",), required=False),
             "human": Input(("dataset",), required=False),
+            "judge": Input(("model",), required=False),
         },
+        device_with="judge",
     ),
     StageType(
         "evaluate.gate",
@@ -152,7 +175,7 @@ _TYPES = (
         "ReportConfig",
         "report",
         any_inputs=(
-            *("scores", "drift", "selection", "verdict", "model", "reward_model"),
+            *("scores", "drift", "selection", "judgement", "verdict", "model", "reward_model"),
             *("dataset", "tokens", "data_page"),
         ),
     ),

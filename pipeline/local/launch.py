@@ -65,7 +65,7 @@ class LocalLauncher:
 
     def devices_of(self, stage: Stage) -> int:
         """Return how many GPUs a stage computes on: one for each of its processes."""
-        return self.distributed(stage).num_processes if self.gpus and stage.type.device else 0
+        return self.distributed(stage).num_processes if self.gpus and stage.on_device else 0
 
     def command(self, stage: Stage, arguments: list[str], lent: Sequence[str] = ()) -> Command:
         """Return the command that runs a stage with ``--spec FILE``, or with all it needs as ``key=value``.
@@ -103,7 +103,7 @@ class LocalLauncher:
         return [*mode, *(part for name, value in options.items() for part in (f"--{name}", value))]
 
     def _threads(self, stage: Stage, num_processes: int) -> int:
-        at_once = self.max_on_device if stage.type.device else self.max_parallel
+        at_once = self.max_on_device if stage.on_device else self.max_parallel
         return self.threads or max(1, usable_cores() // (at_once * num_processes))
 
 

@@ -226,8 +226,8 @@ class Scheduler:
 
     def _has_room(self, stage: Stage) -> bool:
         running = [task.stage for task in self._running()]
-        on_device = sum(other.type.device for other in running)
-        if stage.type.device and on_device >= self._launcher.max_on_device:
+        on_device = sum(other.on_device for other in running)
+        if stage.on_device and on_device >= self._launcher.max_on_device:
             return False
         return len(running) < self._limits.max_parallel and self._devices.has(self._launcher.devices_of(stage))
 

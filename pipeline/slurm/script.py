@@ -71,7 +71,7 @@ def resources_of(stage: Stage) -> SlurmResources:
     asked = stage.slurm
     if (stage.type.accelerate or stage.type.shares) and stage.distributed.kind != "single":
         return asked
-    wanted = stage.type.device and asked.gpus > 0
+    wanted = stage.on_device and asked.gpus > 0
     one = re.sub(r"\d+$", "1", str(asked.gpus_per_node))  # of the same type
     gpus = (one if ":" in one else 1) if wanted else 0
     return dataclasses.replace(asked, nodes=1, gpus_per_node=gpus, processes_per_node=1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -102,6 +102,11 @@ def read_grade(reply: str) -> float | None:
     return (int(found[-1]) - 1) / (BEST_GRADE - 1)
 
 
+def rubric_of(rubrics: Mapping[str, str], language: str) -> str:
+    """Return what makes a response in a language good: its own rubric, the default one, or help in general."""
+    return rubrics.get(language) or rubrics.get(language.partition("-")[0]) or rubrics.get(DEFAULT, RUBRIC)
+
+
 class JudgeModel:
     """Asks a judge through its server, many questions at once, each of them only once."""
 
@@ -127,8 +132,7 @@ class JudgeModel:
 
     def rubric(self, language: str) -> str:
         """Return what makes a response in a language good."""
-        rubrics = self._config.rubrics
-        return rubrics.get(language) or rubrics.get(language.partition("-")[0]) or rubrics.get(DEFAULT, RUBRIC)
+        return rubric_of(self._config.rubrics, language)
 
     def ask(self, questions: Sequence[str]) -> Replies:
         """Return the replies to questions.

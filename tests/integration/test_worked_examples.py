@@ -32,7 +32,7 @@ from posttrain.train.rewards.weighted import Answer
 
 terms = [build(RewardTerm, json.loads(sys.argv[1]), "rewards")]
 answers = [Answer([], [], [], text, True, None, None) for text in json.loads(sys.argv[2])]
-print(json.dumps(build_rewards(terms, None, None, torch.device("cpu"), 64, "train.ppo").score(answers)[0]))
+print(json.dumps(build_rewards(terms, [], None, torch.device("cpu"), 64, "train.ppo").score(answers)[0]))
 """
 
 
@@ -92,7 +92,7 @@ def test_a_reward_of_the_users_own_is_a_function(monkeypatch: pytest.MonkeyPatch
         build(RewardTerm, {"kind": "regex", "pattern": "cat"}, "rewards"),
     ]
     tokenizer: Any = None
-    rewards = build_rewards(terms, None, tokenizer, torch.device("cpu"), 64, "train.ppo")
+    rewards = build_rewards(terms, [], tokenizer, torch.device("cpu"), 64, "train.ppo")
     totals, parts = rewards.score([Answer(Conversation([]), [], [], text, True, None, None) for text in ANSWERS])
     assert parts["python"] == list(ANSWERS.values())
     assert totals == [1.3, 0.5, 0.125, 0.0]

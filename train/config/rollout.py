@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
+from posttrain.sample.config.ensemble import EnsembleConfig
 from posttrain.sample.config.judge import JudgeModelConfig
 from posttrain.stage.schema import external, external_function, schema, speed
 from posttrain.train.config.common import TrainingConfig
@@ -27,6 +28,8 @@ class RewardTerm:
     """Cut the component to ± this before it is weighted."""
     normalize: bool = True
     """reward_model: subtract the mean and divide by the standard deviation that its artifact holds."""
+    ensemble: EnsembleConfig = Field(default_factory=EnsembleConfig)
+    """reward_model: how several become one reward; they are ``inputs.reward`` and ``inputs.reward_NAME``."""
     scorer: str | None = None
     """scorer: one of `posttrain.data.checks.scorers`; None is the prompt's own."""
     pattern: str | None = None

@@ -1,4 +1,4 @@
-"""Score answers with a reward model, under its own chat template and tokenizer."""
+"""Score answers with a reward model or several, each under its own chat template and tokenizer."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from posttrain.models.batching import by_tokens
 from posttrain.models.declared import context_length
 from posttrain.models.load import load_reward_model, reward_moments
 from posttrain.models.reward_scores import score_sequences
+from posttrain.sample.choose.ensemble import combined, disagreement
+from posttrain.sample.config.ensemble import EnsembleConfig
 from posttrain.stage.errors import UsageError
-from posttrain.train.rewards.weighted import Answer
+from posttrain.train.rewards.weighted import Answer, Disputed
 
 
 class RewardModelScore:
@@ -82,6 +84,20 @@ class RewardModelScore:
         encoded = encode_texts(self.tokenizer, texts)
         end = self.tokenizer.eos_token_id
         return [_up_to_end(ids, end, answer.ended) for ids, answer in zip(encoded, answers, strict=True)]
+
+
+class EnsembleScore:
+    """Callable that returns what several reward models say together of each answer, and how far they disagree."""
+
+    def __init__(self, models: Sequence[RewardModelScore], config: EnsembleConfig) -> None:
+        self.models = models
+        self.config = config
+
+    def __call__(self, answers: Sequence[Answer]) -> Disputed:
+        """Return the combined score of each answer."""
+        scores_MN = [model(answers) for model in self.models]
+        together_N = combined(scores_MN, self.config.combine, self.config.penalty)
+        return Disputed(together_N.tolist(), disagreement(scores_MN).tolist())
 
 
 def reward_tokenizer(directory: Path) -> PreTrainedTokenizerBase:

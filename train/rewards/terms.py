@@ -20,7 +20,7 @@ from posttrain.sample.structured.json_schema import Validator
 from posttrain.sample.structured.repair import parse_json
 from posttrain.stage.errors import UsageError, did_you_mean
 from posttrain.train.config.rollout import RewardTerm
-from posttrain.train.rewards.model_score import RewardModelScore
+from posttrain.train.rewards.model_score import EnsembleScore, RewardModelScore
 from posttrain.train.rewards.weighted import Answer, Component, Reward, Rewards
 from posttrain.train.rows.dataset import Row
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 def build_rewards(
     terms: Sequence[RewardTerm],
-    reward_model: Path | None,
+    reward_models: Sequence[Path],
     tokenizer: PreTrainedTokenizerBase,
     device: torch.device,
     scoring_tokens: int,
@@ -38,7 +38,7 @@ def build_rewards(
 ) -> Rewards:
     """Return the reward of a stage; ``where`` is its configuration path, for messages.
 
-    ``dtype`` is the precision of a reward model.
+    ``reward_models`` are all of one term, which combines them; ``dtype`` is their precision.
 
     Raises UsageError for a term that cannot be built, or two of the same name.
     """
@@ -49,9 +49,17 @@ def build_rewards(
     for number, (name, term) in enumerate(zip(names, terms, strict=True)):
         path = f"{where}.rewards.{number}"
         if term.kind == "reward_model":
-            if reward_model is None:
+            if not reward_models:
                 raise UsageError(f"{path}.kind: 'reward_model', but there is no inputs.reward; give one")
-            reward: Reward = RewardModelScore(reward_model, tokenizer, device, scoring_tokens, term.normalize, dtype)
+            if len(reward_models) > 1 and not term.normalize:
+                raise UsageError(
+                    f"{path}.normalize: false, but {len(reward_models)} reward models differ in scale; leave it true"
+                )
+            scores = [
+                RewardModelScore(directory, tokenizer, device, scoring_tokens, term.normalize, dtype)
+                for directory in reward_models
+            ]
+            reward: Reward = scores[0] if len(scores) == 1 else EnsembleScore(scores, term.ensemble)
         else:
             reward = _BUILDERS[term.kind](term, path)
         components.append(Component(name, term.weight, term.clip, reward, is_penalty=term.kind == "length"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -36,7 +37,15 @@ class Answer:
     """Whether the reasoning, where there is any, came to its end; if not, the text is empty."""
 
 
-Reward = Callable[[Sequence[Answer]], list[float]]
+class Disputed(NamedTuple):
+    """Rewards that several judges agreed on, more or less."""
+
+    rewards: list[float]
+    disagreement: list[float]
+    """Standard deviation of what they say of each answer; logged, and no part of the reward."""
+
+
+Reward = Callable[[Sequence[Answer]], list[float] | Disputed]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +75,11 @@ class Rewards:
         totals = torch.zeros(len(answers), dtype=torch.float64)
         parts: dict[str, list[float]] = {}
         for component in self.components:
-            values_N = torch.tensor(component.reward(answers), dtype=torch.float64)
+            found = component.reward(answers)
+            if isinstance(found, Disputed):
+                parts[f"{component.name}_disagreement"] = found.disagreement
+                found = found.rewards
+            values_N = torch.tensor(found, dtype=torch.float64)
             _check(component, values_N)
             if component.clip is not None:
                 values_N = values_N.clamp(-component.clip, component.clip)

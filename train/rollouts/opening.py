@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from posttrain.models.processes import device
 from posttrain.sample.sampling import SamplingParams
+from posttrain.sample.score import members
 from posttrain.stage.entry import Context, StageResult
 from posttrain.train.config.rollout import RolloutConfig
 from posttrain.train.engine.arguments import training_arguments
@@ -68,9 +69,9 @@ def prepare(
     reference = None
     if with_reference:
         reference = reference_of(source, config.adapter.kind, config.dtype, config.attention, device())
-    reward_model = context.inputs.get("reward")
+    reward_models = members(context.inputs, "reward")
     rewards = build_rewards(
-        config.rewards, reward_model, tokenizer, device(), config.scoring_tokens, where, config.dtype
+        config.rewards, reward_models, tokenizer, device(), config.scoring_tokens, where, config.dtype
     )
     samples = SampleLog(context.work / "samples.jsonl", prompts, config.sample_rows, context.main_process)
     return Prepared(source, tokenizer, prompts, plan, arguments, reference, rewards, samples)

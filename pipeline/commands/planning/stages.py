@@ -156,7 +156,8 @@ def _with_rollouts(stage: Stage, stages: Mapping[str, Stage], distributed: Distr
     data = stages[stage.inputs["data"]]
     rows, limit = rows_of(data, stages, given), longest_row(data, stages)
     shape = base_shape(stage, stages)
-    reward = base_shape(stages[stage.inputs["reward"]], stages) if "reward" in stage.inputs else None
+    rewards = _of_ensemble(stage, "reward")
+    reward = base_shape(stages[rewards[0]], stages) if rewards else None
     is_ppo = run == "train.ppo"
     own_critic = is_ppo and config.critic.kind != "shared"
     critic = (reward if config.critic.kind == "reward_model" else shape) if own_critic else None
@@ -169,7 +170,7 @@ def _with_rollouts(stage: Stage, stages: Mapping[str, Stage], distributed: Distr
         processes=distributed.num_processes,
         rank=config.adapter.rank,
         target_modules=config.adapter.target_modules,
-        rollouts=Rollouts(config.max_new_tokens, config.rollout_batch, with_reference, reward, critic),
+        rollouts=Rollouts(config.max_new_tokens, config.rollout_batch, with_reference, reward, critic, len(rewards)),
     )
     passes_over = config.ppo_epochs if is_ppo else config.num_iterations
     steps, phases = config.max_steps, None
@@ -195,7 +196,8 @@ def _with_rollouts(stage: Stage, stages: Mapping[str, Stage], distributed: Distr
         low_rank = training.adapter_parameters(config.adapter.kind)
         frozen = [dataclasses.replace(whole, what="reference")] if with_reference else []
         if reward is not None:
-            frozen.append(dataclasses.replace(whole, what="reward", shape=reward, head="score"))
+            judged = dataclasses.replace(whole, what="reward", shape=reward, head="score")
+            frozen.append(dataclasses.replace(judged, tokens=len(rewards) * judged.tokens))
         updates = [dataclasses.replace(whole, what="policy", adapter=low_rank, **update)]
         if critic is not None:
             of_critic = dataclasses.replace(whole, what="values", shape=critic, head="score")
@@ -204,6 +206,11 @@ def _with_rollouts(stage: Stage, stages: Mapping[str, Stage], distributed: Distr
         passes = (prompts, decoded, *frozen, *updates)
     setting, keeps = _setting(config, micro, distributed), _keeps(config, distributed)
     return Work(stage.name, run, shape, distributed, passes, steps, training, setting, share, keeps, config.tf32)
+
+
+def _of_ensemble(stage: Stage, name: str) -> list[str]:
+    """Return the stages that make an input of which there may be several: that of the name, and ``NAME_`` anything."""
+    return [made for key, made in sorted(stage.inputs.items()) if key == name or key.startswith(f"{name}_")]
 
 
 def _scored(stage: Stage, stages: Mapping[str, Stage], distributed: Distributed, given: Given) -> Work:
@@ -217,6 +224,9 @@ def _scored(stage: Stage, stages: Mapping[str, Stage], distributed: Distributed,
     number = rows.held_out if head == "score" else rows.train + rows.held_out
     unpaired = stages[data.inputs["data"]].config.record_type == "unpaired"
     tokens = number * (1 if unpaired else rows.responses) * _mean(rows, limit)
+    if head == "score":  # as they are, and each with four probes
+        tokens += min(number, stage.config.probed_groups) * 5 * rows.responses * _mean(rows, limit)
+    tokens *= len(_of_ensemble(stage, "model"))
     scored = Pass("scoring", "forward", shape, tokens, round(_mean(rows, limit)), head, stage.config.dtype)
     return Work(stage.name, stage.type.run, shape, distributed, (scored,))
 
@@ -248,8 +258,8 @@ def _sampled(stage: Stage, stages: Mapping[str, Stage], distributed: Distributed
                 batch=max(1, round(min(config.batch_size, drawn / distributed.num_processes))),
             ),
         ]
-        models = {"evaluate.drift": ["policy", "reference"], "evaluate.best_of_n": ["reward"]}.get(run, [])
-        models += ["reward"] if run == "sample.generate" and "reward_model" in stage.inputs else []
+        models = ["policy", "reference"] if run == "evaluate.drift" else []
+        models += ["reward"] * len(_of_ensemble(stage, "reward_model"))
         passes += [dataclasses.replace(whole, what=model) for model in models]
     if "data" in stage.inputs:
         data = stages[stage.inputs["data"]]

@@ -49,6 +49,7 @@ COMPARISONS: list[tuple[str, dict[str, Any]]] = [
     ("preference", {"prompt": "Hi", "chosen": [HI, HELLO], "rejected": [HI, GO]}),
     ("hh", {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello!", "rejected": "\n\nHuman: Hi\n\nAssistant: Go away."}),
     ("ranked", {"prompt": "Hi", "responses": ["Hello!", "Go away."], "ranks": [1, 2]}),
+    ("best_of", {"prompt": "Hi", "chosen": ["Hello!"], "rejected": ["Go away."]}),
     ("oasst_ranked", {"messages": [HI], "ranked": ["Hello!", "Go away."]}),
     ("oasst_ranked", {"messages": [HI], "ranked": ["Hello!", "Go away."], "ranks": [0, 1]}),
     (
@@ -338,3 +339,13 @@ def test_faults_of_tree_messages_are_bad_rows() -> None:
     ]
     made = [ADAPTERS["oasst"].converter("demonstration")(unit.values) for unit in units[-2:] if isinstance(unit, Row)]
     assert made == [Drop("no_root"), Drop("no_root")]
+
+
+def test_several_right_answers_tie_and_an_empty_side_is_refused() -> None:
+    _, made = convert({"prompt": "Hi", "chosen": ["Hello!", "Hi!"], "rejected": ["Go away."]}, "comparison")
+    assert made["ranks"] == [1, 1, 2]
+    row = {"prompt": "Hi", "chosen": ["Hello!"], "rejected": ["Go away."]}
+    adapter = detect(row, "comparison")
+    assert adapter.name == "best_of"
+    with pytest.raises(RowError, match=r"rejected \[\]: must be a list of at least one text"):
+        adapter.converter("comparison")({**row, "rejected": []})

@@ -18,6 +18,7 @@ from posttrain.evaluate.measure.drift_scores import distinct_n, read_responses, 
 from posttrain.evaluate.measure.item_scores import read_items, summarise_items, write_items
 from posttrain.evaluate.measure.selection import calibration_figures, curve_figures
 from posttrain.evaluate.policy import judge_of, score_item
+from posttrain.sample.config.ensemble import EnsembleConfig
 from posttrain.sample.sampling import Sample
 from posttrain.stage.entry import Context, StageResult
 from posttrain.stage.spec import Distributed, StageSpec, Tracking
@@ -63,7 +64,7 @@ def test_the_answer_is_scored_and_the_whole_response_kept(tmp_path: Path) -> Non
 
 
 def test_samples_vote_and_are_chosen_by_their_answers() -> None:
-    made = sampled_item(item(), [0], [OPEN, RIGHT, WRONG, OPEN], [0.0] * 4)
+    made = sampled_item(item(), [0], [OPEN, RIGHT, WRONG, OPEN], [[0.0] * 4], EnsembleConfig())
     assert (made.answers, made.correct, made.ended) == (
         [None, "4", "5", None],
         [0, 1, 0, 0],

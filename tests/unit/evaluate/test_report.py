@@ -25,28 +25,16 @@ from report_pipeline import (
     made_responses,
     with_items,
 )
+from run_report import run_report
 
-from posttrain.evaluate import report
-from posttrain.evaluate.config.report import ReportConfig
 from posttrain.evaluate.measure.item_scores import read_items, write_items
 from posttrain.evaluate.measure.selection import SampledItem, calibration_figures, curve_figures
 from posttrain.evaluate.page import compare, drift_plots, drift_rows, lineage, plots
 from posttrain.evaluate.page.lineage_svg import lay_out
 from posttrain.stage.artifact import read_manifest
-from posttrain.stage.entry import Context, StageResult
+from posttrain.stage.entry import StageResult
 from posttrain.stage.errors import UsageError
-from posttrain.stage.spec import Distributed, StageSpec, Tracking
-from posttrain.stage.tracking import NullTracker
 from posttrain.stage.wording import duration
-
-
-def run_report(inputs: dict[str, Path], output: Path, **config: Any) -> StageResult:
-    output.mkdir()
-    spec = StageSpec(
-        "report", "evaluate.report", "demo", "0" * 64, "", {}, {}, {}, "", "", "", 0, Distributed(), Tracking()
-    )
-    context = Context(spec, inputs, output, output, NullTracker(), main_process=True)
-    return report.run(ReportConfig(**config), context)
 
 
 @pytest.fixture(scope="module")

@@ -65,7 +65,7 @@ class StandingIn(LocalLauncher):
     peers: int = 0
 
     def command(self, stage: Stage, arguments: list[str], lent: Sequence[str] = ()) -> Command:
-        peers = self.peers if stage.type.device else 0
+        peers = self.peers if stage.on_device else 0
         environment = super().command(stage, arguments, lent).environment
         return Command([sys.executable, "-c", STAND_IN, arguments[-1], str(peers)], environment)
 

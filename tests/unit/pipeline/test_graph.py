@@ -73,7 +73,7 @@ def test_each_stage_stands_after_those_it_needs() -> None:
         (
             {"report": {"run": "evaluate.report", "inputs": {"anything": "demo"}}, "demo": {"run": "data.demo"}},
             "stages.report.inputs.anything: demo makes sources, but evaluate.report takes scores or drift or "
-            "selection or verdict or model or reward_model or dataset or tokens or data_page",
+            "selection or judgement or verdict or model or reward_model or dataset or tokens or data_page",
         ),
         (
             {"base": {"run": "train.base", "inputs": {"data": "base"}, "with": {"path": "model"}}},
@@ -196,3 +196,35 @@ def test_stages_that_sample_have_as_many_processes_as_those_that_train(group: st
     of_many, of_one = (launcher.command(stages[name], []).arguments for name in ("best", "evaluate_dpo"))
     assert "accelerate.commands.launch" in of_many and of_many[of_many.index("--num_processes") + 1] == "2"
     assert of_one[1:] == ["-m", "posttrain.evaluate.policy"]
+
+
+def test_an_ensemble_has_as_many_inputs_as_one_likes_and_no_others() -> None:
+    judged = {
+        "pairs": {"run": "data.curate", "with": {"record_type": "comparison", "sources": SOURCES}},
+        "pair_tokens": {"run": "data.tokenize", "inputs": {"data": "pairs", "model": "base"}},
+        **{
+            f"reward_{n}": {"run": "train.reward", "inputs": {"model": "sft", "data": "pair_tokens"}, "seed": n}
+            for n in (1, 2)
+        },
+    }
+    inputs = {"model": "reward_1", "model_2": "reward_2", "data": "pair_tokens"}
+    stages = graph_of(chain(**judged, together={"run": "evaluate.reward", "inputs": inputs}))
+    assert {stage.name: stage.seed for stage in stages if stage.type.run == "train.reward"} == {
+        "reward_1": 1,
+        "reward_2": 2,
+    }
+    wrong = {**inputs, "model_2": "sft"}
+    said = message_of(chain(**judged, together={"run": "evaluate.reward", "inputs": wrong}))
+    assert said.startswith("stages.together.inputs.model_2: sft makes model, but evaluate.reward takes reward_model")
+    misnamed = {**inputs, "models": "reward_2"}
+    said = message_of(chain(**judged, together={"run": "evaluate.reward", "inputs": misnamed}))
+    assert "stages.together.inputs.models: evaluate.reward has no such input" in said
+
+
+def test_a_judge_of_ours_takes_the_device_and_one_behind_a_server_does_not() -> None:
+    scores = {"run": "evaluate.policy", "inputs": {"model": "sft", "data": "tokens"}}
+    inputs = {"before": "scores", "after": "scores"}
+    judged = {"run": "evaluate.judge", "inputs": inputs, "with": {"judge": {"model": "m"}}}
+    local = {**judged, "inputs": {**inputs, "judge": "sft"}}
+    stages = {stage.name: stage for stage in graph_of(chain(scores=scores, served=judged, local=local))}
+    assert (stages["served"].on_device, stages["local"].on_device, stages["sft"].on_device) == (False, True, True)

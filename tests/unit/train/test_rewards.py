@@ -72,7 +72,7 @@ def encoded(policy: Path, text: str, ended: bool = True) -> Answer:
 def rewards_of(*terms: dict[str, Any], reward: Path | None = None) -> Rewards:
     built = [build(RewardTerm, values, "rewards") for values in terms]
     tokenizer = AutoTokenizer.from_pretrained(reward) if reward else None
-    return build_rewards(built, reward, tokenizer, torch.device("cpu"), 4096, "train.ppo")
+    return build_rewards(built, [reward] if reward else [], tokenizer, torch.device("cpu"), 4096, "train.ppo")
 
 
 def values(term: dict[str, Any], *answers: Answer) -> list[float]:
@@ -275,6 +275,24 @@ def test_a_reward_model_with_the_policys_tokens_reads_them_as_they_are(policy: P
     normalised = score(reward_model, policy, normalize=True)(answers)
     assert normalised == pytest.approx([(value - 0.25) / 0.5 for value in expected], abs=1e-5)
     assert max(expected) - min(expected) > 0.1
+
+
+def test_an_ensemble_gives_its_worst_and_logs_how_far_it_disagrees(
+    root: Path, policy: Path, reward_model: Path, foreign_reward_model: Path
+) -> None:
+    answers = [encoded(policy, text) for text in TEXTS]
+    apart = [score(one, policy, normalize=True)(answers) for one in (foreign_reward_model, reward_model)]
+    assert all(first > second for first, second in zip(*apart, strict=True))
+    term = build(RewardTerm, {"kind": "reward_model", "ensemble": {"combine": "worst"}}, "rewards")
+    both, tokenizer = [foreign_reward_model, reward_model], load_tokenizer(policy)
+    totals, parts = build_rewards([term], both, tokenizer, torch.device("cpu"), 64, "train.ppo").score(answers)
+    assert totals == pytest.approx([min(pair) for pair in zip(*apart, strict=True)], abs=1e-5)
+    assert {*parts} == {"reward_model", "reward_model_disagreement"}
+    half = [abs(first - second) / 2 for first, second in zip(*apart, strict=True)]
+    assert parts["reward_model_disagreement"] == pytest.approx(half, abs=1e-5)
+    raw = build(RewardTerm, {"kind": "reward_model", "normalize": False}, "rewards")
+    with pytest.raises(UsageError, match=r"rewards\.0\.normalize: false, but 2 reward models differ in scale"):
+        build_rewards([raw], both, tokenizer, torch.device("cpu"), 64, "train.ppo")
 
 
 def test_a_reward_model_of_another_vocabulary_reads_its_own_template(policy: Path, foreign_reward_model: Path) -> None:

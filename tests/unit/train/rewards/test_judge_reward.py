@@ -57,7 +57,7 @@ def answer(text: str, answered: bool = True) -> Answer:
 def rewards_of(port: str, cache: Path) -> Rewards:
     judge = {"model": "m", "url": f"http://127.0.0.1:{port}", "cache": str(cache), "rubrics": {"default": "Be long."}}
     term = build(RewardTerm, {"kind": "judge", "judge": judge}, "t")
-    return build_rewards([term], None, json_tokenizer(), torch.device("cpu"), 64, "train.ppo")
+    return build_rewards([term], [], json_tokenizer(), torch.device("cpu"), 64, "train.ppo")
 
 
 def test_grades_are_rewards_and_are_asked_for_once(
