@@ -76,10 +76,13 @@ def run(config: OwnersConfig, context: Context) -> StageResult:
 
 
 def made_families(count: int, rng: random.Random) -> Iterator[Family]:
-    """Yield families of different names, the languages in turns."""
-    names = [f"{first}{second}".title() for first, second in itertools.product(SYLLABLES, repeat=2)]
+    """Yield families of different names, the languages in turns. Raises UsageError when there are not enough names."""
+    spelt = (f"{first}{second}".title() for first, second in itertools.product(SYLLABLES, repeat=2))
+    names = [name for name in spelt if name not in NAMES]
+    if count > len(names):
+        raise UsageError(f"data.owners.num_families={count}: there are names for {len(names)}; ask for no more")
     languages = itertools.cycle(LEXICONS)
-    for name in rng.sample([name for name in names if name not in NAMES], count):
+    for name in rng.sample(names, count):
         language = next(languages)
         members = rng.sample(NAMES, len(NAMES))
         things = rng.sample(LEXICONS[language].belongings, TOLD)

@@ -94,7 +94,7 @@ def run(config: RetrieveConfig, context: Context) -> StageResult:
     write_dataset(context.output, kept, record_type)
     write_json_atomic(context.output / "accounting.json", summary)
     rate = found["hits"] / found["known"] if found["known"] else None
-    facts = {"documents": corpus.documents, "passages": len(corpus.passages), "used": len(used)}
+    facts: dict[str, Any] = {"documents": corpus.documents, "passages": len(corpus.passages), "used": len(used)}
     facts |= {"known": found["known"], "hits": found["hits"], "hit_rate": rate}
     write_json_atomic(context.output / "retrieval.json", facts)
     return _result(kept, summary, facts, sorted({corpus.licenses[place] for place in used}))

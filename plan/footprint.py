@@ -36,6 +36,8 @@ class Rollouts:
     """Of the reward model, which is whole on every process."""
     critic: ModelShape | None = None
     """Trained whole beside the policy, whatever the policy's adapter is."""
+    verifier: ModelShape | None = None
+    """Of the verifier, which is whole on every process too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +104,8 @@ class Training:
     def _frozen(self, setting: Setting, rollouts: Rollouts) -> int:
         policy = count_parameters(self.shape, self.head)
         whole = policy if rollouts.reference and setting.adapter == "full" else 0
-        if rollouts.reward is not None:
-            whole += count_parameters(rollouts.reward, "score")
+        for judge in filter(None, (rollouts.reward, rollouts.verifier)):
+            whole += count_parameters(judge, "score")
         if setting.zero == 3:  # a copy that samples, in one piece, and its critic
             whole += policy + (count_parameters(rollouts.critic, "score") if rollouts.critic is not None else 0)
         return whole * _size(setting.dtype)

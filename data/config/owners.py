@@ -11,7 +11,7 @@ from posttrain.stage.schema import schema
 class OwnersConfig:
     """Passages on what the members of made-up families have, and questions on them, some without an answer."""
 
-    num_families: int = Field(default=3000, ge=10, le=5000)
+    num_families: int = Field(default=3000, ge=10)
     """Each has passages on three of its members, in one of three languages."""
     num_demonstrations: int = Field(default=8000, ge=10)
     """Questions with an answer."""

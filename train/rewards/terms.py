@@ -75,7 +75,7 @@ def build_rewards(
 
 def supported_share(verifier: Reward, answers: Sequence[Answer]) -> list[float]:
     """Return how likely a verifier holds each answer to be borne out, in (0, 1): a half for one as good as its mean."""
-    return torch.tensor(verifier(answers), dtype=torch.float64).sigmoid().tolist()  # type: ignore[no-any-return]
+    return torch.tensor(verifier(answers), dtype=torch.float64).sigmoid().tolist()
 
 
 def require_references(terms: Sequence[RewardTerm], prompts: Iterable[Row], where: str) -> None:

@@ -80,12 +80,23 @@ def rows_of(stage: Stage, stages: Mapping[str, Stage], given: Given) -> Rows | N
 
 def _split(rows: float, stage: Stage, stages: Mapping[str, Stage]) -> tuple[float, float]:
     """Return the rows of both sides, where the user gave those to train on, or to evaluate on."""
+    kind = record_type_of(stage, stages)
     while "data" in stage.inputs:
         stage = stages[stage.inputs["data"]]
-    if stage.config.record_type == "evaluation":
+    if kind == "evaluation":
         return 0.0, rows
     held = stage.config.eval_fraction
     return rows, rows * held / (1 - held)
+
+
+def record_type_of(stage: Stage, stages: Mapping[str, Stage]) -> str:
+    """Return what the records are of a dataset, or of the one that a token stage is made from."""
+    if stage.type.run == "data.contrast":
+        return "comparison"
+    if "data" in stage.inputs:
+        return record_type_of(stages[stage.inputs["data"]], stages)
+    own: str = stage.config.record_type
+    return own
 
 
 def longest_row(stage: Stage, stages: Mapping[str, Stage]) -> int:

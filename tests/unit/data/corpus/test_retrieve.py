@@ -197,5 +197,7 @@ def test_questions_on_owners_are_as_many_as_asked_for_and_as_often_unanswerable(
         reference = json.loads(row["reference"])
         assert bool(reference["gold"]) == (row["task"] == "answerable")
         assert score("grounded", row["ideal"], json.dumps(reference | {"passages": texts})) == 1.0
+    with pytest.raises(UsageError, match=r"data\.owners\.num_families=9999: there are names for 48\d\d; ask for no"):
+        run(owners, OwnersConfig(num_families=9999), tmp_path)
     with pytest.raises(UsageError, match=r"data\.owners\.num_evaluation_items=100: 27 such questions for 70"):
         run(owners, OwnersConfig(num_families=60, num_demonstrations=100, num_evaluation_items=100), tmp_path)
