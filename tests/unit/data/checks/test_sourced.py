@@ -54,6 +54,12 @@ def test_a_response_keeps_to_its_sources(response: str, fields: dict[str, Any], 
     assert score("grounded", response, reference(**fields)) == right
 
 
+@pytest.mark.parametrize("text", ["", "|", '"', "“”", "\x00", "[0]", "[99999999999999999999]", '""""', "«[1]»" * 999])
+def test_any_text_is_weighed_without_an_error(text: str) -> None:
+    for fields in ({}, UNKNOWN, MISSED, {"gold": None, "answer": None}, {"passages": []}):
+        assert 0.0 <= score("grounded", text, reference(**fields)) <= 1.0
+
+
 def test_citations_are_weighed() -> None:
     both = reference(gold=[GOLD, PASSAGES[2]])
     weighed = weigh('"Ana Ruiz has a dog." and "Tom Ruiz has a cat", "Leo has a car" [9]', parse_sources(both))
