@@ -84,7 +84,9 @@ def _judge_items(
     config: GateConfig, before: Sequence[ScoredItem], after: Sequence[ScoredItem], seed: int
 ) -> tuple[list[Finding], list[str], dict[str, list[dict[str, Any]]]]:
     """Return what became of target and guarded metrics, why that fails, and the items that got worse by metric."""
-    guarded = guarded_metrics(before, config.guard, config.margin, config.margins, config.ended_margin)
+    guarded = guarded_metrics(
+        before, config.guard, config.margin, config.margins, config.ended_margin, config.grounded_margin
+    )
     powers = [planned_power(one, before, config.confidence, config.discordant, len(guarded)) for one in guarded]
     _say_power(config, guarded, powers)
     try:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.data.chat.pieces import encode_prompts
 from posttrain.data.chat.tokenizer import require_tokens
-from posttrain.data.checks.scorers import RATINGS, require_scorer
+from posttrain.data.checks.scorers import RATINGS, require_scorer, require_whole_reference
 from posttrain.data.messages import Conversation
 from posttrain.data.records import SPLITS, EvaluationItem, dataset_type, prompt_of, read_records
 from posttrain.models.declared import context_length
@@ -44,7 +44,8 @@ def read_heldout_tokens(directory: Path, record_type: str, tokenizer: PreTrained
 def read_evaluation_items(directory: Path) -> list[EvaluationItem]:
     """Return the held-out evaluation items of a dataset, or all of them when none is held out.
 
-    Raises UsageError when the dataset holds other records or nothing, or an item names a scorer that cannot be used.
+    Raises UsageError when the dataset holds other records or nothing, or an item's scorer cannot be used, or cannot
+    judge by its reference.
     """
     record_type = dataset_type(directory)
     if record_type is not EvaluationItem:
@@ -57,6 +58,7 @@ def read_evaluation_items(directory: Path) -> list[EvaluationItem]:
     for item in items:
         try:
             require_scorer(item.scorer)
+            require_whole_reference(item.scorer, item.reference)
         except UsageError as error:
             raise UsageError(f"{directory.name}: item {item.id}: {error}") from None
     return items

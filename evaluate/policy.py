@@ -171,6 +171,9 @@ def _result(summary: dict[str, Any], tokens: int) -> StageResult:
         headline = f"exact match {overall['exact_match']['value']:.2f}"
         if overall["reasoning"] is not None:
             metrics |= {f"reasoning_{name}": value for name, value in overall["reasoning"].items()}
+        if overall["sources"] is not None:
+            metrics |= {name: share["value"] for name, share in overall["sources"].items()}
+            headline += f", grounded {overall['sources']['grounded']['value']:.2f}"
         if overall["preference"] is not None:
             metrics["preference"] = overall["preference"]["value"]
     if summary.get("samples") is not None:

@@ -38,6 +38,8 @@ class Rollouts:
     """Trained whole beside the policy, whatever the policy's adapter is."""
     reward_models: int = 1
     """How many there are of it, all alike."""
+    verifier: ModelShape | None = None
+    """Of the verifier, which is whole on every process too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +106,9 @@ class Training:
     def _frozen(self, setting: Setting, rollouts: Rollouts) -> int:
         policy = count_parameters(self.shape, self.head)
         whole = policy if rollouts.reference and setting.adapter == "full" else 0
-        if rollouts.reward is not None:
-            whole += rollouts.reward_models * count_parameters(rollouts.reward, "score")
+        for judge, models in ((rollouts.reward, rollouts.reward_models), (rollouts.verifier, 1)):
+            if judge is not None:
+                whole += models * count_parameters(judge, "score")
         if setting.zero == 3:  # a copy that samples, in one piece, and its critic
             whole += policy + (count_parameters(rollouts.critic, "score") if rollouts.critic is not None else 0)
         return whole * _size(setting.dtype)

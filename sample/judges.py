@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.chat.pieces import response_text
 from posttrain.data.chat.reasoning import Reply
-from posttrain.data.checks.scorers import RATINGS, check_reference, require_scorer, score, scoring_function
+from posttrain.data.checks.scorers import RATINGS, require_scorer, require_whole_reference, score, scoring_function
 from posttrain.data.messages import message_dicts
 from posttrain.data.records import SPLITS, dataset_type, read_records
 from posttrain.sample.sampling import Sample
@@ -52,7 +52,7 @@ def build_judge(where: str, function_name: str | None, scorer_name: str | None, 
             raise UsageError(
                 f"{where}.scorer: prompt {record.id} has no reference, which {scorer} judges by; give references"
             )
-        check_reference(scorer, reference_of(record) or "")
+        require_whole_reference(scorer, reference_of(record) or "")
     return lambda record, reply: score(
         scorer_name or own_scorer(record) or "", reply.answer, reference_of(record) or ""
     )

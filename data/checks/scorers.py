@@ -22,6 +22,8 @@ constraints are about the manner. Those of `RATINGS` call nothing right: they ra
     constraints_loose  the same                     the same, without its first or last line, or asterisks
     call        a JSON list of calls                it calls these tools with these arguments, and no others
     valid_call  a JSON list of tool definitions     it calls a tool, and every call fits a definition
+    grounded    passages, gold and answer, in JSON  it answers out of its passages and cites them, or abstains where
+                                                    they lack the answer (`posttrain.data.checks.sourced`)
     code        tests, in Python                    its program passes them, in a sandbox (`posttrain.data.checks.code`)
     sentiment   any text, which is not looked at    a rating: how glad its words are, in [−1, 1]
 
@@ -42,6 +44,7 @@ from posttrain.data.checks.constraints import parse_constraints, share_followed,
 from posttrain.data.checks.documents import fields_found, fits_schema, json_object, parse_object, parse_schema
 from posttrain.data.checks.numbers import number
 from posttrain.data.checks.refusals import abstain, answer, complied, refusal, refused
+from posttrain.data.checks.sourced import keeps_to_sources, parse_sources, require_passages
 from posttrain.data.checks.wording import choice, exact, token_f1
 from posttrain.stage.errors import PosttrainError, UsageError, did_you_mean
 
@@ -102,6 +105,7 @@ SCORERS: dict[str, Scorer] = {
     "constraints_loose": share_followed_loosely,
     "call": calls_as_wanted,
     "valid_call": calls_that_fit,
+    "grounded": keeps_to_sources,
     "code": passes_tests,
     "sentiment": sentiment,
 }
@@ -110,6 +114,7 @@ _REFERENCES: dict[str, Callable[[str], object]] = {
     "constraints_loose": parse_constraints,
     "call": parse_wanted,
     "valid_call": parse_tools,
+    "grounded": parse_sources,
     "code": parse_tests,
     "json_fields": parse_object,
     "json_schema": parse_schema,
@@ -139,10 +144,20 @@ def require_scorer(name: str) -> None:
 
 
 def check_reference(name: str, reference: str) -> None:
-    """Raise UsageError where a scorer cannot judge by that reference; most take any text."""
+    """Raise UsageError where a scorer cannot judge by that reference; most take any text.
+
+    What a later stage fills in may be absent: see `require_whole_reference`.
+    """
     parse = _REFERENCES.get(name)
     if parse is not None:
         parse(reference)
+
+
+def require_whole_reference(name: str, reference: str) -> None:
+    """Raise UsageError where a scorer cannot judge a response now by that reference."""
+    check_reference(name, reference)
+    if name == "grounded":
+        require_passages(reference)
 
 
 def preference_score(response: str, reference: str, scorer: str, ideal: str) -> float:

@@ -33,6 +33,9 @@ class GateConfig:
     """What exact match must not fall in: each task, each language, or each task in each language."""
     ended_margin: float | None = Field(default=0.05, gt=0, le=1)
     """How much the share of responses that the model ends itself may fall; null does not look."""
+    grounded_margin: float | None = Field(default=0.05, gt=0, le=1)
+    """How much may fall what responses claim that stands in their passages, of items whose scorer is ``grounded``;
+    null does not look."""
     max_loss_rise: float | None = Field(default=None, ge=0)
     """Nats per token that the held-out loss may rise; null does not look."""
     max_kl: float | None = Field(default=None, gt=0)

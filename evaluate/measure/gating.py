@@ -21,6 +21,7 @@ from posttrain.evaluate.measure.paired import (
     paired_change,
     power_at,
 )
+from posttrain.evaluate.measure.sourced import grounded_of
 from posttrain.evaluate.measure.statistics import Interval, clustered_proportion
 
 FELL, HELD, UNCLEAR, ROSE = "fell", "held", "unclear", "rose"
@@ -29,6 +30,7 @@ READS: dict[str, Read] = {
     "exact_match": lambda item: item.correct,
     "preference": lambda item: item.preference,
     "ended": lambda item: float(item.ended),
+    "grounded": grounded_of,
 }
 
 
@@ -82,8 +84,12 @@ def guarded_metrics(
     margin: float,
     margins: Mapping[str, float],
     ended_margin: float | None,
+    grounded_margin: float | None = None,
 ) -> list[Metric]:
-    """Return what must not fall: exact match in each part of the items, and the share of ended responses."""
+    """Return what must not fall: exact match in each part of the items, the shares of ended and of grounded responses.
+
+    Grounded can only be what passages were given to.
+    """
     found = []
     for by in guard:
         names = by.split("_and_")
@@ -93,6 +99,9 @@ def guarded_metrics(
             found.append(Metric(f"exact match in {' '.join(values)}", "exact_match", part, own))
     if ended_margin is not None:
         found.append(Metric("responses ended", "ended", {}, ended_margin))
+    if grounded_margin is not None:
+        grounded = Metric("grounded share", "grounded", {}, grounded_margin)
+        found += [grounded] if grounded.items(items) else []
     return found
 
 

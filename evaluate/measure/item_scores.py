@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from posttrain.data.checks.scorers import preference_score, score
 from posttrain.data.messages import Message
 from posttrain.data.records import EvaluationItem
+from posttrain.evaluate.measure.sourced import sourced_figures
 from posttrain.evaluate.measure.statistics import Interval, clustered_mean, clustered_proportion
 from posttrain.sample.choose.curves import majority_at_k, pass_at_k
 
@@ -106,7 +107,8 @@ def summarise_items(items: Sequence[ScoredItem], confidence: float = 0.95) -> di
     """Return exact match, preference and share of ended responses over all items, per task, per language and per both.
 
     Each figure is an `Interval` as a dictionary: Wilson's for exact match, Student's t for preference, both at the
-    error clustered by question. `reasoning` is what `reasoning_figures` says.
+    error clustered by question. `reasoning` is what `reasoning_figures` says, `sources` what
+    `sourced_figures` does of items that are judged by their passages.
     """
     by_both: dict[str, dict[str, Any]] = defaultdict(dict)
     for (task, language), group in _grouped(items, lambda item: (item.task, item.language)):
@@ -159,6 +161,7 @@ def _figures(items: Sequence[ScoredItem], confidence: float) -> dict[str, Any]:
         "preference": preference.as_dict() if preference is not None else None,
         "ended": sum(item.ended for item in items) / len(items),
         "reasoning": reasoning_figures([item.reasoning_tokens for item in items], [item.answered for item in items]),
+        "sources": sourced_figures(items, confidence),
     }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from posttrain.evaluate.measure.sourced import FIGURES
 from posttrain.evaluate.page import drift_plots, plots, selection_plots
 from posttrain.evaluate.page.accounting import Account
 from posttrain.evaluate.page.browser import Browser, browser_of
@@ -105,6 +106,7 @@ def render_page(
         paired=paired,
         by_group={group: _steps(rows, group) for group, rows in by_group.items()},
         metric_names=METRIC_NAMES,
+        source_figures=FIGURES,
         drifts=by_reference(drifts),
         drift_figures=_drift_figures(drifts),
         selections=_selections(lineage, labels),

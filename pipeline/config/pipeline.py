@@ -69,8 +69,14 @@ class DataNodes:
     """Openings of stories to continue."""
     safety: dict[str, Any] = Field(default_factory=dict)
     """Requests to refuse, and harmless ones that look like them."""
+    owners: dict[str, Any] = Field(default_factory=dict)
+    """Questions on who has what, and passages that tell."""
     curate: dict[str, Any] = Field(default_factory=dict)
     """From sources to a dataset."""
+    retrieve: dict[str, Any] = Field(default_factory=dict)
+    """Passages of a corpus into prompts."""
+    contrast: dict[str, Any] = Field(default_factory=dict)
+    """Comparisons of what sources bear out with what they do not."""
     tokenize: dict[str, Any] = Field(default_factory=dict)
     """From a dataset to token ids."""
 

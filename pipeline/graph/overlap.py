@@ -15,7 +15,7 @@ def unguarded(stages: Sequence[Stage]) -> list[str]:
         (name, inputs["items"])
         for inputs in judged
         for name in _ancestors(inputs["model"], by_name)
-        if _is_trained_on(by_name[name]) and inputs["items"] not in by_name[name].inputs.values()
+        if _is_trained_on(by_name[name]) and not {*_asking(inputs["items"], by_name)} & {*by_name[name].inputs.values()}
     )
     return [
         f"{name}: may train on what {items} asks; stages.{name}.inputs.items={items} holds that out"
@@ -27,6 +27,14 @@ def _is_trained_on(stage: Stage) -> bool:
     if stage.type.run != "data.curate" or stage.config.record_type == "evaluation":
         return False
     return any(source.split != "eval" for source in stage.config.sources)
+
+
+def _asking(items: str, by_name: dict[str, Stage]) -> list[str]:
+    """Return a dataset of items and, where `data.retrieve` put passages before them, the one that asks the same."""
+    found = [items]
+    while by_name[found[-1]].type.run == "data.retrieve":
+        found.append(by_name[found[-1]].inputs["data"])
+    return found
 
 
 def _ancestors(name: str, by_name: dict[str, Stage]) -> list[str]:

@@ -63,10 +63,15 @@ def _trained(run: str, config_class: str, kind: str, **more: Input) -> StageType
     return StageType(run, config_class, kind, inputs, accelerate=True, device=True)
 
 
+_REWARDED = {
+    "reward": Input(("reward_model",), required=False, many=True),
+    "verifier": Input(("reward_model",), required=False),
+}
 _TYPES = (
     StageType("data.demo", "DemoConfig", "sources"),
     StageType("data.openings", "OpeningsConfig", "sources"),
     StageType("data.safety", "SafetyConfig", "sources"),
+    StageType("data.owners", "OwnersConfig", "sources"),
     StageType(
         "data.curate",
         "CurateConfig",
@@ -74,6 +79,10 @@ _TYPES = (
         {"sources": Input(("sources",), required=False)},
         any_inputs=("dataset",),
     ),
+    StageType(
+        "data.retrieve", "RetrieveConfig", "dataset", {"corpus": Input(("dataset",)), "data": Input(("dataset",))}
+    ),
+    StageType("data.contrast", "ContrastConfig", "dataset", {"data": Input(("dataset",))}),
     StageType("data.tokenize", "TokenizeConfig", "tokens", {"data": Input(("dataset",)), "model": Input(("model",))}),
     StageType(
         "sample.rank",
@@ -101,9 +110,9 @@ _TYPES = (
     _trained("train.reference", "ReferenceConfig", "reference_logps"),
     _trained("train.dpo", "DpoConfig", "model", reference=Input(("reference_logps",))),
     _trained("train.kto", "KtoConfig", "model", reference=Input(("reference_logps",))),
-    _trained("train.ppo", "PpoConfig", "model", reward=Input(("reward_model",), required=False, many=True)),
-    _trained("train.rloo", "RlooConfig", "model", reward=Input(("reward_model",), required=False, many=True)),
-    _trained("train.grpo", "GrpoConfig", "model", reward=Input(("reward_model",), required=False, many=True)),
+    _trained("train.ppo", "PpoConfig", "model", **_REWARDED),
+    _trained("train.rloo", "RlooConfig", "model", **_REWARDED),
+    _trained("train.grpo", "GrpoConfig", "model", **_REWARDED),
     StageType(
         "evaluate.policy",
         "PolicyEvaluationConfig",

@@ -6,17 +6,13 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from posttrain.data.chat.passages import with_passages
+from posttrain.data.checks.attribution import Support, attribute
+from posttrain.data.checks.grounding import grounded_share
 from posttrain.data.messages import Json
 from posttrain.sample.asking.rows import Row, read_objects
-from posttrain.sample.choose.attribution import Support, attribute
-from posttrain.sample.choose.grounding import grounded_share
 from posttrain.sample.sampling import Sample
 from posttrain.stage.errors import UsageError
-
-INSTRUCTION = (
-    "Answer from these passages alone. Put what you take from them in double quotation marks, word for word. "
-    "If they do not say it, say that you do not know."
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +48,7 @@ def read_passages(source: str, rows: Sequence[Row]) -> list[list[str]]:
 
 def asked_of(row: Row, passages: Sequence[str]) -> Row:
     """Return a row whose conversation gives the passages, by number, in its system message."""
-    first = row.conversation[:1] if row.conversation[0]["role"] == "system" else []
-    numbered = "\n\n".join(f"[{number}] {passage}" for number, passage in enumerate(passages, start=1))
-    content = "\n\n".join([*(message["content"] for message in first), INSTRUCTION, numbered])
-    conversation = [{"role": "system", "content": content}, *row.conversation[len(first) :]]
-    return dataclasses.replace(row, conversation=conversation)
+    return dataclasses.replace(row, conversation=with_passages(row.conversation, passages))
 
 
 def cite(sample: Sample, passages: Sequence[str], least: float) -> Citation:

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.data.checks.scorers import RATINGS, check_reference, require_scorer, score, scoring_function
+from posttrain.data.checks.scorers import RATINGS, require_scorer, require_whole_reference, score, scoring_function
 from posttrain.data.messages import Json
 from posttrain.sample.asking.rows import Row
 from posttrain.sample.choose.answers import Extractor, extractor
@@ -91,7 +91,7 @@ def require_reference(row: Row, scorer: str) -> None:
         fix = "give --reference" if row.place == "--prompt" else 'give it a "reference"'
         raise UsageError(f"{row.place}: no reference, which {scorer} judges by; {fix}")
     try:
-        check_reference(scorer, row.reference or "")
+        require_whole_reference(scorer, row.reference or "")
     except UsageError as error:
         raise UsageError(f"{row.place}: {error}") from None
 

@@ -17,7 +17,16 @@ class RewardTerm:
     """One component of the reward; the reward of a response is the weighted sum of all of them."""
 
     kind: Literal[
-        "reward_model", "scorer", "regex", "json_schema", "constraints", "python", "grounding", "judge", "length"
+        "reward_model",
+        "verifier",
+        "scorer",
+        "regex",
+        "json_schema",
+        "constraints",
+        "python",
+        "grounding",
+        "judge",
+        "length",
     ]
     """What judges a response."""
     name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")] | None = None

@@ -34,8 +34,10 @@ class RewardModelScore:
         scoring_tokens: int,
         normalize: bool,
         dtype: str = "float32",
+        where: str = "inputs.reward",
     ) -> None:
-        self.tokenizer = reward_tokenizer(directory)
+        self.tokenizer = reward_tokenizer(directory, where)
+        self.where = where
         model = load_reward_model(directory, dtype)
         self.model = merged(model).to(device).eval().requires_grad_(False)
         self.scoring_tokens = scoring_tokens
@@ -63,7 +65,7 @@ class RewardModelScore:
     def _require_room(self, lengths: list[int]) -> None:
         if self.context is not None and (long := [length for length in lengths if length > self.context]):
             raise UsageError(
-                f"inputs.reward: {len(long)} of {len(lengths)} answers with their prompts are up to {max(long)} tokens "
+                f"{self.where}: {len(long)} of {len(lengths)} answers with their prompts are up to {max(long)} tokens "
                 f"long for {self.name}, whose context is {self.context}; lower max_new_tokens, or tokenize "
                 "prompts with a lower max_length"
             )
@@ -100,12 +102,12 @@ class EnsembleScore:
         return Disputed(together_N.tolist(), disagreement(scores_MN).tolist())
 
 
-def reward_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+def reward_tokenizer(directory: Path, where: str = "inputs.reward") -> PreTrainedTokenizerBase:
     """Return a reward model's tokenizer; raise UsageError where it or its chat template cannot be used."""
     try:
         return load_tokenizer(directory)
     except UsageError as error:
-        raise UsageError(f"inputs.reward ({directory.name}): {error}") from None
+        raise UsageError(f"{where} ({directory.name}): {error}") from None
 
 
 def _up_to_end(ids: list[int], end: int, ended: bool) -> list[int]:

@@ -6,16 +6,25 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.data.checks.scorers import RATINGS, SCORERS, check_reference, require_scorer, score, scoring_function
+from posttrain.data.checks.grounding import grounded_share
+from posttrain.data.checks.scorers import (
+    RATINGS,
+    SCORERS,
+    require_scorer,
+    require_whole_reference,
+    score,
+    scoring_function,
+)
+from posttrain.data.checks.sourced import NAME
 from posttrain.data.messages import Json
 from posttrain.sample.backends.judge import DEFAULT, JudgeModel, grade_question, read_grade
-from posttrain.sample.choose.grounding import grounded_share
 from posttrain.sample.structured.json_schema import Validator
 from posttrain.sample.structured.repair import parse_json
 from posttrain.stage.errors import UsageError, did_you_mean
@@ -35,10 +44,11 @@ def build_rewards(
     scoring_tokens: int,
     where: str,
     dtype: str = "float32",
+    verifier: Path | None = None,
 ) -> Rewards:
     """Return the reward of a stage; ``where`` is its configuration path, for messages.
 
-    ``reward_models`` are all of one term, which combines them; ``dtype`` is their precision.
+    ``reward_models`` are all of one term, which combines them; ``dtype`` is their precision, and the verifier's.
 
     Raises UsageError for a term that cannot be built, or two of the same name.
     """
@@ -60,10 +70,20 @@ def build_rewards(
                 for directory in reward_models
             ]
             reward: Reward = scores[0] if len(scores) == 1 else EnsembleScore(scores, term.ensemble)
+        elif term.kind == "verifier":
+            if verifier is None:
+                raise UsageError(f"{path}.kind: 'verifier', but there is no inputs.verifier; give one")
+            scored = RewardModelScore(verifier, tokenizer, device, scoring_tokens, True, dtype, "inputs.verifier")
+            reward = partial(supported_share, scored)
         else:
             reward = _BUILDERS[term.kind](term, path)
         components.append(Component(name, term.weight, term.clip, reward, is_penalty=term.kind == "length"))
     return Rewards(components)
+
+
+def supported_share(verifier: Reward, answers: Sequence[Answer]) -> list[float]:
+    """Return how likely a verifier holds each answer to be borne out, in (0, 1): a half for one as good as its mean."""
+    return torch.tensor(verifier(answers), dtype=torch.float64).sigmoid().tolist()
 
 
 def require_references(terms: Sequence[RewardTerm], prompts: Iterable[Row], where: str) -> None:
@@ -80,7 +100,7 @@ def require_references(terms: Sequence[RewardTerm], prompts: Iterable[Row], wher
                 )
             try:
                 require_scorer(scorer)
-                check_reference(scorer, prompt["reference"] or "")
+                require_whole_reference(scorer, prompt["reference"] or "")
             except UsageError as error:
                 raise UsageError(f"{path}: prompt {prompt['id']}: {error}") from None
 
@@ -144,11 +164,14 @@ def _python(term: RewardTerm, path: str) -> Reward:
 
 
 def _grounding(term: RewardTerm, path: str) -> Reward:
-    """Return the share of a response's quotes, numbers and names that stand in its prompt or its reference."""
+    """Return the share of a response's quotes, numbers and names that stand in its prompt or its reference.
+
+    A reference that lists answers, right ones and others, is no ground: its passages are in the prompt.
+    """
 
     def one(answer: Answer) -> float:
         given = [message["content"] for message in answer.conversation.messages if message["role"] != "assistant"]
-        return grounded_share(answer.text, [*given, answer.reference or ""])
+        return grounded_share(answer.text, given if answer.scorer == NAME else [*given, answer.reference or ""])
 
     return _each_answer(one)
 

@@ -71,7 +71,14 @@ def prepare(
         reference = reference_of(source, config.adapter.kind, config.dtype, config.attention, device())
     reward_models = members(context.inputs, "reward")
     rewards = build_rewards(
-        config.rewards, reward_models, tokenizer, device(), config.scoring_tokens, where, config.dtype
+        config.rewards,
+        reward_models,
+        tokenizer,
+        device(),
+        config.scoring_tokens,
+        where,
+        config.dtype,
+        context.inputs.get("verifier"),
     )
     samples = SampleLog(context.work / "samples.jsonl", prompts, config.sample_rows, context.main_process)
     return Prepared(source, tokenizer, prompts, plan, arguments, reference, rewards, samples)

@@ -26,6 +26,10 @@ _DEMO_FILES = {
     "gold_comparisons.jsonl": "num_gold_comparisons",
     "evaluation.jsonl": "num_evaluation_items",
 }
+_OWNERS_TOKENS = 12
+"""Mean tokens of a row that `data.owners` makes."""
+_PASSAGE_TOKENS = 1.5
+"""Of a word of a passage: an assumption. Passages are no longer than the corpus has them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +65,8 @@ def rows_of(stage: Stage, stages: Mapping[str, Stage], given: Given) -> Rows | N
     """Return the rows of a dataset or token stage; None where neither configuration, file nor user tells."""
     if stage.type.kind == "tokens":
         inner = rows_of(stages[stage.inputs["data"]], stages, given)
+    elif "data" in stage.inputs:
+        inner = _remade(stage, stages, given)
     else:
         inner = _curated(stage, stages, given)
     rows, tokens = given.rows.get(stage.name), given.tokens.get(stage.name)
@@ -74,12 +80,23 @@ def rows_of(stage: Stage, stages: Mapping[str, Stage], given: Given) -> Rows | N
 
 def _split(rows: float, stage: Stage, stages: Mapping[str, Stage]) -> tuple[float, float]:
     """Return the rows of both sides, where the user gave those to train on, or to evaluate on."""
-    while stage.type.kind == "tokens":
+    kind = record_type_of(stage, stages)
+    while "data" in stage.inputs:
         stage = stages[stage.inputs["data"]]
-    if stage.config.record_type == "evaluation":
+    if kind == "evaluation":
         return 0.0, rows
     held = stage.config.eval_fraction
     return rows, rows * held / (1 - held)
+
+
+def record_type_of(stage: Stage, stages: Mapping[str, Stage]) -> str:
+    """Return what the records are of a dataset, or of the one that a token stage is made from."""
+    if stage.type.run == "data.contrast":
+        return "comparison"
+    if "data" in stage.inputs:
+        return record_type_of(stages[stage.inputs["data"]], stages)
+    own: str = stage.config.record_type
+    return own
 
 
 def longest_row(stage: Stage, stages: Mapping[str, Stage]) -> int:
@@ -110,6 +127,20 @@ def _curated(stage: Stage, stages: Mapping[str, Stage], given: Given) -> Rows | 
     return Rows(train, held_out, tokens / weight if weight else None, responses)
 
 
+def _remade(stage: Stage, stages: Mapping[str, Stage], given: Given) -> Rows | None:
+    """Return the rows of a dataset that is another one with passages, or with responses to rank."""
+    inner = rows_of(stages[stage.inputs["data"]], stages, given)
+    if inner is None:
+        return None
+    if stage.type.run == "data.contrast":
+        return dataclasses.replace(inner, responses=stage.config.responses)
+    corpus = rows_of(stages[stage.inputs["corpus"]], stages, given)
+    if inner.mean_tokens is None or corpus is None or corpus.mean_tokens is None:
+        return dataclasses.replace(inner, mean_tokens=None)
+    passage = min(corpus.mean_tokens, _PASSAGE_TOKENS * stage.config.passage_words)
+    return dataclasses.replace(inner, mean_tokens=inner.mean_tokens + stage.config.passages * passage)
+
+
 def _file_rows(
     source: Any, parent: Stage | None, stages: Mapping[str, Stage], given: Given
 ) -> tuple[float, float | None, int] | None:
@@ -119,6 +150,9 @@ def _file_rows(
     config = parent.config
     if parent.type.run == "data.demo" and source.file in _DEMO_FILES:
         return getattr(config, _DEMO_FILES[source.file]), DEMO_TOKENS, config.responses_per_prompt
+    if parent.type.run == "data.owners":
+        made = {"corpus.jsonl": 3 * config.num_families, "demonstrations.jsonl": config.num_demonstrations}
+        return made.get(source.file, config.num_evaluation_items), _OWNERS_TOKENS, 2
     if parent.type.run == "data.openings":
         return (config.num_items if source.file == "heldout.jsonl" else config.num_prompts), 16, 2
     if parent.type.run in ("sample.rank", "sample.generate"):

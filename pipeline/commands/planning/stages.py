@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from posttrain.pipeline.commands.planning.rows import Given, Rows, drawn_by, longest_row, rows_of
+from posttrain.pipeline.commands.planning.rows import Given, Rows, drawn_by, longest_row, record_type_of, rows_of
 from posttrain.pipeline.graph.graph import Stage
 from posttrain.plan.disk import STATE_BYTES, WEIGHT_BYTES
 from posttrain.plan.families import read_shape
@@ -158,6 +158,7 @@ def _with_rollouts(stage: Stage, stages: Mapping[str, Stage], distributed: Distr
     shape = base_shape(stage, stages)
     rewards = _of_ensemble(stage, "reward")
     reward = base_shape(stages[rewards[0]], stages) if rewards else None
+    verifier = base_shape(stages[stage.inputs["verifier"]], stages) if "verifier" in stage.inputs else None
     is_ppo = run == "train.ppo"
     own_critic = is_ppo and config.critic.kind != "shared"
     critic = (reward if config.critic.kind == "reward_model" else shape) if own_critic else None
@@ -170,7 +171,9 @@ def _with_rollouts(stage: Stage, stages: Mapping[str, Stage], distributed: Distr
         processes=distributed.num_processes,
         rank=config.adapter.rank,
         target_modules=config.adapter.target_modules,
-        rollouts=Rollouts(config.max_new_tokens, config.rollout_batch, with_reference, reward, critic, len(rewards)),
+        rollouts=Rollouts(
+            config.max_new_tokens, config.rollout_batch, with_reference, reward, critic, len(rewards), verifier
+        ),
     )
     passes_over = config.ppo_epochs if is_ppo else config.num_iterations
     steps, phases = config.max_steps, None
@@ -195,9 +198,10 @@ def _with_rollouts(stage: Stage, stages: Mapping[str, Stage], distributed: Distr
         update = {"kind": "train", "tokens": passes_over * whole.tokens, "recomputed": config.gradient_checkpointing}
         low_rank = training.adapter_parameters(config.adapter.kind)
         frozen = [dataclasses.replace(whole, what="reference")] if with_reference else []
-        if reward is not None:
-            judged = dataclasses.replace(whole, what="reward", shape=reward, head="score")
-            frozen.append(dataclasses.replace(judged, tokens=len(rewards) * judged.tokens))
+        for what, judge, models in (("reward", reward, len(rewards)), ("verifier", verifier, 1)):
+            if judge is not None:
+                judged = dataclasses.replace(whole, what=what, shape=judge, head="score")
+                frozen.append(dataclasses.replace(judged, tokens=models * judged.tokens))
         updates = [dataclasses.replace(whole, what="policy", adapter=low_rank, **update)]
         if critic is not None:
             of_critic = dataclasses.replace(whole, what="values", shape=critic, head="score")
@@ -222,7 +226,7 @@ def _scored(stage: Stage, stages: Mapping[str, Stage], distributed: Distributed,
     if rows is None:
         return Work(stage.name, stage.type.run, shape, distributed, ())
     number = rows.held_out if head == "score" else rows.train + rows.held_out
-    unpaired = stages[data.inputs["data"]].config.record_type == "unpaired"
+    unpaired = record_type_of(data, stages) == "unpaired"
     tokens = number * (1 if unpaired else rows.responses) * _mean(rows, limit)
     if head == "score":  # as they are, and each with four probes
         tokens += min(number, stage.config.probed_groups) * 5 * rows.responses * _mean(rows, limit)

@@ -191,7 +191,9 @@ def test_references_that_judge_nothing_are_refused(scorer: str, reference: str, 
         check_reference(scorer, reference)
 
 
-READ_REFERENCES = {"constraints", "constraints_loose", "call", "valid_call", "json_fields", "json_schema", "code"}
+READ_REFERENCES = {
+    *("constraints", "constraints_loose", "call", "valid_call", "json_fields", "json_schema", "grounded", "code"),
+}
 """Scorers that read more than a text out of a reference, which curation checks."""
 
 

@@ -19,6 +19,7 @@ from posttrain.evaluate.measure.gating import (
     worst_items,
 )
 from posttrain.evaluate.measure.item_scores import ScoredItem
+from posttrain.evaluate.measure.sourced import sourced_figures
 
 TASKS, LANGUAGES, QUESTIONS = ("sums", "json", "labels", "answers"), ("en", "es", "de"), 60
 
@@ -131,6 +132,41 @@ def test_models_without_an_item_in_common_are_refused() -> None:
     metric = Metric("exact match", "exact_match", {}, 0.05)
     with pytest.raises(ValueError, match="no item that both models answered"):
         judge_guarded([metric], [1.0], [item(1, 1.0)], [item(2, 1.0)], 0.95)
+
+
+def answered_from_passages(number: int, response: str) -> ScoredItem:
+    reference = '{"gold": ["Ana has a dog."], "passages": ["Ana has a dog.", "Tom has a cat."]}'
+    return item(number, 1.0)._replace(response=response, reference=reference, scorer="grounded")
+
+
+def test_a_policy_that_makes_more_up_is_named() -> None:
+    quoting, making_up = '"Ana has a dog."', '"Ana has a yacht."'
+    before = [answered_from_passages(n, quoting) for n in range(100)] + [item(n, 1.0) for n in range(100, 120)]
+    after = [answered_from_passages(n, making_up if n % 4 == 0 else quoting) for n in range(100)]
+    (metric,) = guarded_metrics(before, [], 0.05, {}, None, 0.05)
+    (found,) = judge_guarded([metric], [1.0], before, after, 0.95)
+    assert (found.metric.name, found.verdict, found.change.n) == ("grounded share", FELL, 100)
+    assert found.change.value == pytest.approx(-0.25)
+    assert judge_guarded([metric], [1.0], before, before[:100], 0.95)[0].verdict == HELD
+    assert guarded_metrics([item(0, 1.0)], [], 0.05, {}, None, 0.05) == []
+
+
+def test_figures_of_sources_are_of_the_responses_that_they_concern() -> None:
+    known = [answered_from_passages(n, text) for n, text in enumerate(('"Ana has a dog."', "I don't know.", "A dog."))]
+    lacking = '{"gold": [], "passages": ["Tom has a cat."]}'
+    unknown = [answered_from_passages(3, "I don't know."), answered_from_passages(4, '"Tom has a cat." [9]')]
+    items = [*known, *(one._replace(reference=lacking) for one in unknown), item(5, 1.0)]
+    figures = sourced_figures(items, 0.95)
+    assert figures is not None
+    assert {name: (share["value"], share["n"]) for name, share in figures.items()} == {
+        "grounded": (1.0, 5),
+        "cited": (pytest.approx(1 / 3), 3),
+        "precision": (0.5, 2),
+        "recall": (pytest.approx(1 / 3), 3),
+        "abstained_right": (0.5, 2),
+        "abstained_wrong": (pytest.approx(1 / 3), 3),
+    }
+    assert sourced_figures([item(0, 1.0)], 0.95) is None
 
 
 def test_margins_of_one_task_or_language() -> None:

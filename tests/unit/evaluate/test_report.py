@@ -344,3 +344,23 @@ def test_the_reasonings_length_is_told_where_there_is_any(
         "only this",
     ):
         assert shown in page and shown not in written[1]
+
+
+def test_what_became_of_sources_is_shown_where_items_have_any(
+    inputs: dict[str, Path], written: tuple[StageResult, str, Any], tmp_path: Path
+) -> None:
+    (name,) = (name for name, path in inputs.items() if (path / "items.parquet").exists() and "dpo" in path.name)
+    sourced = shutil.copytree(inputs[name], inputs[name].with_name("sourced-0001"))
+    reference = '{"gold": ["A dog."], "passages": ["A dog.", "A cat."]}'
+    said = ('"A dog."', '"A cat."', "I don't know.", '"A cow."')
+    items = enumerate(read_items(sourced))
+    write_items(
+        sourced,
+        [i._replace(answer=None, response=said[n % 4], reference=reference, scorer="grounded") for n, i in items],
+    )
+    run_report({name: sourced}, tmp_path / "out", resamples=100)
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    text = " ".join(Page(page).text.split())
+    assert "abstained wrong responses that abstain, where the passages hold the answer 0.249" in text
+    assert "precision of a response's citations, those of what holds the answer 0.334" in text
+    assert "abstained right" in text and "Kept to sources" not in written[1]

@@ -170,6 +170,21 @@ def test_grounding_is_the_share_of_claims_that_stand_in_the_prompt_or_the_refere
     assert values({"kind": "grounding"}, given) == [share]
 
 
+def test_the_answers_that_a_reference_lists_are_no_ground() -> None:
+    given = answer("It is Rome.", reference='{"answer": "Oslo|Rome", "passages": []}', scorer="grounded")
+    assert values({"kind": "grounding"}, given) == [0.0]
+
+
+def test_a_verifier_says_how_likely_an_answer_is_borne_out(policy: Path, reward_model: Path) -> None:
+    term = build(RewardTerm, {"kind": "verifier", "weight": 2.0}, "rewards")
+    device, answers = torch.device("cpu"), [encoded(policy, text) for text in TEXTS]
+    rewards = build_rewards([term], None, load_tokenizer(policy), device, 64, "train.ppo", verifier=reward_model)
+    normalised = score(reward_model, policy, normalize=True)(answers)
+    totals, parts = rewards.score(answers)
+    assert parts["verifier"] == pytest.approx([1 / (1 + math.exp(-value)) for value in normalised])
+    assert totals == pytest.approx([2 * value for value in parts["verifier"]])
+
+
 def test_what_the_assistant_said_before_is_no_ground() -> None:
     given = answer("It is Rome.")
     given.conversation.messages.insert(0, {"role": "assistant", "content": "Rome"})

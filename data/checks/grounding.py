@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from posttrain.sample.choose.attribution import find_quote, quotes_of
+from posttrain.data.checks.attribution import find_quote, quotes_of
 
 _POSSESSIVE = re.compile(r"['’]s(?!\w)")
-_MARKER = re.compile(r"^\s*\d+[.)](?=\s)", re.MULTILINE)
+_LIST_NUMBER = re.compile(r"^\s*\d+[.)](?=\s)", re.MULTILINE)
+MARKER = re.compile(r"\[(\d{1,4})\]")
+"""Cites a passage by its number."""
 _NUMBER = re.compile(r"(?<!\w)[-−]?\d+(?:[.,]\d+)*(?!\w)")
 _SENTENCE = re.compile(r"[.!?…:;]+[\"”»')\]*]*\s+|\n+")
 _WORD = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*")
@@ -21,7 +23,7 @@ _WORD = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*")
 def grounded_share(response: str, passages: Sequence[str]) -> float:
     """Return the share of a response's distinct claims that stand in the passages; 1 where it claims nothing.
 
-    A quote must be found as `posttrain.sample.choose.attribution` demands, a number or a name as whole words.
+    A quote must be found as `posttrain.data.checks.attribution` demands, a number or a name as whole words.
     """
     quotes, others = claims_of(response)
     plain = [_POSSESSIVE.sub("", passage) for passage in passages]
@@ -33,13 +35,13 @@ def grounded_share(response: str, passages: Sequence[str]) -> float:
 def claims_of(text: str) -> tuple[list[str], list[str]]:
     """Return what of a text can be checked, each once: its quotes, and the numbers and names outside them.
 
-    Numbers of list items are none. A name is a run of capitalised words; the first word of a sentence is left out,
-    since it is always capitalised, and so is the word "I". In German all nouns count.
+    Numbers of list items and of cited passages are none. A name is a run of capitalised words; the first word of a
+    sentence is left out, since it is always capitalised, and so is the word "I". In German all nouns count.
     """
     quotes = quotes_of(text)
     for quote in quotes:
         text = text.replace(quote, " ")
-    text = _POSSESSIVE.sub("", _MARKER.sub(" ", text))
+    text = _POSSESSIVE.sub("", MARKER.sub(" ", _LIST_NUMBER.sub(" ", text)))
     names = [name for sentence in _SENTENCE.split(text) for name in _names(sentence)]
     return quotes, list(dict.fromkeys([*_NUMBER.findall(text), *names]))
 

@@ -9,6 +9,7 @@ made up, not that it follows.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -64,13 +65,13 @@ def find_quote(quote: str, passages: Sequence[str]) -> list[Support]:
 
     A passage that has it letter for letter goes before one that has it only but for the manner of writing.
     """
-    parts = [part for part in (_words(text) for text in _ELLIPSIS.split(quote)) if part]
+    parts = [part for part in (words_of(text) for text in _ELLIPSIS.split(quote)) if part]
     if not parts:
         return []
-    texts = [text.strip() for text in _ELLIPSIS.split(quote) if _words(text)]
+    texts = [text.strip() for text in _ELLIPSIS.split(quote) if words_of(text)]
     candidates = []
     for index, passage in enumerate(passages):
-        places = _find_in_order(parts, _words(passage))
+        places = _find_in_order(parts, words_of(passage))
         if places:
             exact = [_stands_at(text, passage, start, end) for text, (start, end) in zip(texts, places, strict=True)]
             candidates.append(
@@ -80,21 +81,27 @@ def find_quote(quote: str, passages: Sequence[str]) -> list[Support]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Word:
+class Word:
+    """One word of a text, as quotes are compared by."""
+
     text: str
+    """In one manner of writing."""
     start: int
     end: int
+    """Characters of the text."""
 
 
-def _words(text: str) -> list[_Word]:
-    return [_Word(_fold(match[0]), match.start(), match.end()) for match in _WORD.finditer(text)]
+@functools.lru_cache(maxsize=8192)
+def words_of(text: str) -> tuple[Word, ...]:
+    """Return the words of a text: numbers with their signs, and single characters of scripts without spaces."""
+    return tuple(Word(_fold(match[0]), match.start(), match.end()) for match in _WORD.finditer(text))
 
 
 def _fold(word: str) -> str:
     return unicodedata.normalize("NFKC", word).casefold().replace("’", "'").replace("−", "-")
 
 
-def _find_in_order(parts: Sequence[Sequence[_Word]], words: Sequence[_Word]) -> list[tuple[int, int]]:
+def _find_in_order(parts: Sequence[Sequence[Word]], words: Sequence[Word]) -> list[tuple[int, int]]:
     """Return the characters of each part, the first place of each after the one before; empty unless all are there."""
     places: list[tuple[int, int]] = []
     begin = 0
@@ -111,5 +118,5 @@ def _find_in_order(parts: Sequence[Sequence[_Word]], words: Sequence[_Word]) -> 
 
 def _stands_at(text: str, passage: str, start: int, end: int) -> bool:
     """Return whether a text's words stand letter for letter between two characters of a passage."""
-    found = _words(text)
+    found = words_of(text)
     return text[found[0].start : found[-1].end] == passage[start:end]

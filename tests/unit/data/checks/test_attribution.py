@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from posttrain.sample.choose.attribution import attribute, find_quote, quotes_of
+from posttrain.data.checks.attribution import attribute, find_quote, quotes_of
 
 PASSAGES = [
     "The bridge, opened in 1932, isn't the city’s longest: it has 1,149 metres.",
