@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from markupsafe import Markup
@@ -115,10 +116,7 @@ def render_page(
         rewards=rewards,
         alike=alike,
         judgements=judgements_of(lineage),
-        calibration={
-            label: Markup(plots.reliability(reward["calibration"], f"calibration{index}"))
-            for index, (label, reward) in enumerate(rewards.items())
-        },
+        calibration=_calibration_figures(rewards),
         curves=_curve_figures(lineage, labels),
         accounts=accounts,
         data_pages=data_pages,
@@ -128,6 +126,13 @@ def render_page(
         environments=_environments(lineage, labels),
     )
     return label_cells(page)
+
+
+def _calibration_figures(rewards: Mapping[str, dict[str, Any]]) -> dict[str, Markup]:
+    return {
+        label: Markup(plots.reliability(reward["calibration"], f"calibration{index}"))
+        for index, (label, reward) in enumerate(rewards.items())
+    }
 
 
 def _browser(policies: list[Policy], most: int) -> Browser | None:
