@@ -82,6 +82,7 @@ def estimated_memory(
             zero_stage=shards_like_zero(context.spec.distributed),
             kernels=on_gpu,
             own_trunk=not on_gpu and not shape.blocks,
+            optimizer=config.optimizer.kind,
         )
     except UsageError as unknown_family:  # an estimate is a courtesy, not a condition
         log.info("no memory estimate: %s", unknown_family)

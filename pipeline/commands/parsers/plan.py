@@ -18,6 +18,7 @@ EXAMPLES = """examples:
   posttrain plan recipe=llama3_1_8b_zero3/sft_dpo hardware=h100x8 --card h100x8 --rows demonstrations=939000
   posttrain plan model model=Qwen/Qwen3-8B card=h100 context=8192 batch=16
   posttrain plan model model=Mixtral-8x7B-v0.1,Llama-2-70b-hf  side by side
+  posttrain plan train model=Llama-3.1-8B card=h100x8          its memory under each engine
   posttrain plan pretrain budget=5.76e23 --explain             what a budget buys, and every formula
   posttrain plan pretrain model=Llama-3.1-8B tokens=15e12 card=h100 cards=1024"""
 
@@ -41,28 +42,40 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
         "--calibrate", type=Path, metavar="DIR", help="take utilisation from the finished stages below a root"
     )
     plan.add_argument("--explain", action="store_true", help="each figure's formula, its numbers, and its source")
+    plan.add_argument(
+        "--plot", type=Path, metavar="FILE", help="memory by part and cost against size, as .svg or .html"
+    )
     plan.add_argument("--json", action="store_true", dest="as_json", help="for programs")
     plan.set_defaults(action=_plan)
 
 
 def _plan(options: argparse.Namespace) -> int:
     question, *words = options.overrides or [""]
-    if question in ("model", "pretrain"):
+    if question in ("model", "train", "pretrain"):
         from posttrain.pipeline.commands.planning import questions
 
-        answer = {"model": questions.print_model_plan, "pretrain": questions.print_pretraining_plan}
-        return answer[question](words, explain=options.explain, as_json=options.as_json)
-    from posttrain.pipeline.commands.planning.calibration import print_seen, seen_below
+        answer = {
+            "model": questions.print_model_plan,
+            "train": questions.print_training_plan,
+            "pretrain": questions.print_pretraining_plan,
+        }
+        return answer[question](words, explain=options.explain, as_json=options.as_json, plot=options.plot)
     from posttrain.pipeline.commands.planning.pipeline import PlanOptions, numbers_of, print_pipeline_plan
     from posttrain.pipeline.commands.planning.rows import Given
     from posttrain.pipeline.config.compose import compose_config
-    from posttrain.plan.page import wide_console
     from posttrain.stage.errors import EXIT_DONE
 
     given = Given(numbers_of(options.rows, "--rows"), numbers_of(options.tokens, "--tokens"))
-    seen = seen_below(options.calibrate) if options.calibrate is not None else []
-    if seen and not options.overrides:
-        print_seen(seen, wide_console())
-        return EXIT_DONE
-    said = PlanOptions(options.card, options.price, options.mfu, given, seen, options.explain, options.as_json)
+    seen = []
+    if options.calibrate is not None:
+        from posttrain.pipeline.commands.planning.calibration import seen_below
+        from posttrain.plan.table import print_seen
+
+        seen = seen_below(options.calibrate)
+        if not options.overrides:
+            print_seen(seen)
+            return EXIT_DONE
+    said = PlanOptions(
+        options.card, options.price, options.mfu, given, seen, options.explain, options.as_json, options.plot
+    )
     return print_pipeline_plan(compose_config(overrides_of(options), options.config_dir), said)
