@@ -23,6 +23,10 @@ EXAMPLES = """examples:
   posttrain plan pretrain model=Llama-3.1-8B tokens=15e12 card=h100 cards=1024"""
 
 
+QUESTIONS = ("model", "train", "pretrain")
+"""What can be asked beside a pipeline's plan."""
+
+
 def register(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add the command to those of the command line."""
     plan = commands.add_parser("plan", help="what a pipeline, a model or a pretraining run costs before it runs")
@@ -30,8 +34,8 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
     add_overrides(plan)
     add_root_override(plan)
     plan.add_argument("--card", metavar="NAME", help="of a pipeline: h100, h100x8 for a machine of eight, or cpu")
-    plan.add_argument("--price", type=float, metavar="USD", help="of a card and hour; an assumption by default")
-    plan.add_argument("--mfu", type=float, metavar="SHARE", help="of a card's peak FLOP/s; an assumption by default")
+    plan.add_argument("--price", metavar="USD", help="of a card and hour; an assumption by default")
+    plan.add_argument("--mfu", metavar="SHARE", help="of a card's peak FLOP/s; an assumption by default")
     plan.add_argument(
         "--rows", action="append", default=[], metavar="DATASET=N", help="rows to train on that nothing here tells"
     )
@@ -51,20 +55,24 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def _plan(options: argparse.Namespace) -> int:
     question, *words = options.overrides or [""]
-    if question in ("model", "train", "pretrain"):
+    if question in QUESTIONS:
         from posttrain.pipeline.commands.planning import questions
 
+        words += _knobs_of(options, question)
         answer = {
             "model": questions.print_model_plan,
             "train": questions.print_training_plan,
             "pretrain": questions.print_pretraining_plan,
         }
         return answer[question](words, explain=options.explain, as_json=options.as_json, plot=options.plot)
-    from posttrain.pipeline.commands.planning.pipeline import PlanOptions, numbers_of, print_pipeline_plan
+    from posttrain.pipeline.commands.planning.pipeline import PlanOptions, number_of, numbers_of, print_pipeline_plan
     from posttrain.pipeline.commands.planning.rows import Given
     from posttrain.pipeline.config.compose import compose_config
-    from posttrain.stage.errors import EXIT_DONE
+    from posttrain.stage.errors import EXIT_DONE, UsageError, did_you_mean
 
+    if "=" not in question and (meant := did_you_mean(question, QUESTIONS)):
+        raise UsageError(f"plan {question}: no such question{meant}")
+    price, mfu = number_of(options.price, "--price"), number_of(options.mfu, "--mfu")
     given = Given(numbers_of(options.rows, "--rows"), numbers_of(options.tokens, "--tokens"))
     seen = []
     if options.calibrate is not None:
@@ -75,7 +83,17 @@ def _plan(options: argparse.Namespace) -> int:
         if not options.overrides:
             print_seen(seen)
             return EXIT_DONE
-    said = PlanOptions(
-        options.card, options.price, options.mfu, given, seen, options.explain, options.as_json, options.plot
-    )
+    said = PlanOptions(options.card, price, mfu, given, seen, options.explain, options.as_json, options.plot)
     return print_pipeline_plan(compose_config(overrides_of(options), options.config_dir), said)
+
+
+def _knobs_of(options: argparse.Namespace, question: str) -> list[str]:
+    """Return options that a question has as knobs; raise UsageError for one that only a pipeline's plan has."""
+    from posttrain.stage.errors import UsageError
+
+    for name in ("rows", "tokens", "calibrate", "config_dir"):
+        if getattr(options, name):
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option}: `plan {question}` is of one model and has no recipe; leave it out")
+    given = {name: getattr(options, name) for name in ("card", "price", "mfu")}
+    return [f"{name}={value}" for name, value in given.items() if value is not None]

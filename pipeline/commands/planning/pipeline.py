@@ -204,6 +204,19 @@ def _utilisation(card: str, options: PlanOptions) -> Utilisation:
     return dataclasses.replace(usual, mfu=Range(options.mfu, options.mfu, options.mfu), source="MFU as given")
 
 
+def number_of(text: str | None, option: str) -> float | None:
+    """Return the number of an option, None where it is not given; raise UsageError for text, or less than 0."""
+    if text is None:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        raise UsageError(f"{option} {text}: not a number") from None
+    if not number >= 0:
+        raise UsageError(f"{option} {text}: must be 0 or more")
+    return number
+
+
 def numbers_of(words: Sequence[str], option: str) -> dict[str, float]:
     """Return the values of ``NAME=NUMBER`` words of an option; raise UsageError for one that is not."""
     numbers = {}

@@ -167,6 +167,8 @@ def test_the_disk_is_what_a_run_says_before_it_starts(tmp_path: Path, capsys: py
         (["--tokens", "demonstrations=-1"], "--tokens demonstrations=-1: must be more than 0"),
         (["--card", "h101x8"], "--card: 'h101x8': no such card; did you mean 'h100'?"),
         (["--mfu", "3"], "--mfu 3.0: a share between 0 and 1"),
+        (["--price", "-3"], "--price -3: must be 0 or more"),
+        (["--price", "cheap"], "--price cheap: not a number"),
     ],
 )
 def test_bad_input_is_one_line(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
