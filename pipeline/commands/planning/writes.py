@@ -36,7 +36,7 @@ def writes_of(stage: Stage, stages: Mapping[str, Stage]) -> Writes | None:
     low = config.dtype == "bfloat16" and stage.distributed.kind == "deepspeed"
     return Writes(
         stored,
-        2 if config.save_dtype == "bfloat16" else 4,
+        2 if low or config.save_dtype == "bfloat16" else 4,
         trained,
         trained_bytes=2 if low else 4,
         states=states + (4 * trained if low else 0),  # the float32 copy of bfloat16 weights

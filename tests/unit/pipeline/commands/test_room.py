@@ -93,3 +93,9 @@ def test_what_will_not_fit_is_refused_or_said(tmp_path: Path, capsys: pytest.Cap
 def test_every_stage_that_trains_is_counted() -> None:
     trains = {run for run, each in STAGE_TYPES.items() if each.kind in ("model", "reward_model")}
     assert trains == {"train.base", *SEQUENCES_PER_ROW, *WITH_ROLLOUTS}
+
+
+def test_an_engine_of_low_precision_stores_low_weights_and_a_copy_in_checkpoints(tmp_path: Path) -> None:
+    words = ["distributed=zero2", "train.sft.dtype=bfloat16"]
+    made = estimate_of(variants_of(points(tmp_path, *words))["sft"][0])
+    assert made is not None and (made.artifact, made.checkpoints) == (2 * 33_440, 3 * (2 + 4 + 8) * 33_440)
