@@ -49,6 +49,7 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
     plan.add_argument(
         "--plot", type=Path, metavar="FILE", help="memory by part and cost against size, as .svg or .html"
     )
+    plan.add_argument("--knobs", action="store_true", help="list what `plan model`, `train` or `pretrain` can be told")
     plan.add_argument("--json", action="store_true", dest="as_json", help="for programs")
     plan.set_defaults(action=_plan)
 
@@ -58,6 +59,8 @@ def _plan(options: argparse.Namespace) -> int:
     if question in QUESTIONS:
         from posttrain.pipeline.commands.planning import questions
 
+        if options.knobs:
+            return questions.print_knobs(question)
         words += _knobs_of(options, question)
         answer = {
             "model": questions.print_model_plan,
@@ -70,6 +73,10 @@ def _plan(options: argparse.Namespace) -> int:
     from posttrain.pipeline.config.compose import compose_config
     from posttrain.stage.errors import EXIT_DONE, UsageError, did_you_mean
 
+    if options.knobs:
+        raise UsageError(
+            f"--knobs: those of {', '.join(QUESTIONS)}; a pipeline's are listed by `posttrain config --knobs`"
+        )
     if "=" not in question and (meant := did_you_mean(question, QUESTIONS)):
         raise UsageError(f"plan {question}: no such question{meant}")
     price, mfu = number_of(options.price, "--price"), number_of(options.mfu, "--mfu")

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.markup import escape
+from rich.table import Table
 
 from posttrain.pipeline.commands.planning.plots import (
     plot_pretraining,
@@ -14,11 +16,12 @@ from posttrain.pipeline.commands.planning.plots import (
     plot_training,
     require_plot_file,
 )
+from posttrain.pipeline.graph.knobs import knobs_of
 from posttrain.plan.cards import card_named
 from posttrain.plan.config.questions import ModelQuestion, PretrainQuestion, TrainQuestion
 from posttrain.plan.figure import Figure
 from posttrain.plan.known import shape_named
-from posttrain.plan.page import print_figures
+from posttrain.plan.page import print_figures, wide_console
 from posttrain.plan.pretraining import pretraining_figures
 from posttrain.plan.serving import require_split, serving_figures
 from posttrain.plan.training import engines_of, training_figures
@@ -68,6 +71,18 @@ def print_pretraining_plan(words: Sequence[str], *, explain: bool, as_json: bool
     print_figures({name: figures}, explain=explain, as_json=as_json)
     if plot is not None:
         plot_pretraining(asked, shape, card, plot)
+    return EXIT_DONE
+
+
+def print_knobs(question: str) -> int:
+    """Print the knobs of a question, one a line, and return the exit code."""
+    schemas = {"model": ModelQuestion, "train": TrainQuestion, "pretrain": PretrainQuestion}
+    table = Table(title=f"posttrain plan {question} KEY=VALUE …")
+    for header in ("knob", "default", "values", "what it is"):
+        table.add_column(header, no_wrap=header == "knob")
+    for knob in knobs_of(schemas[question]):
+        table.add_row(knob.key, knob.default, escape(f"{knob.kind} {knob.range}".strip()), escape(knob.words))
+    wide_console().print(table)
     return EXIT_DONE
 
 

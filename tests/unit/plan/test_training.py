@@ -47,7 +47,7 @@ def _figures(shape: ModelShape = LLAMA, engine: Any = "zero3", **knobs: Any) -> 
 
 
 ADAPTERS, DTYPES, FLAGS = ("full", "lora", "qlora"), ("float32", "bfloat16"), (False, True)
-ENGINES = ((1, None, False), (4, None, False), (4, 1, False), (4, 2, True), (4, 3, False), (4, 3, True))
+ENGINES = ((1, None, False), (4, None, False), (4, 1, False), (4, 2, False), (4, 2, True), (4, 3, False), (4, 3, True))
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -206,6 +206,15 @@ def test_a_picture_shows_parts_and_costs(
     ElementTree.fromstring(made)
     assert all(word in made for word in shown) and "mathdefault" not in made
     assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("question", "knob"), [("model", "kv_dtype"), ("train", "tensor"), ("pretrain", "budget")])
+def test_what_a_question_can_be_told_is_listed(question: str, knob: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", question, "--knobs"]) == 0
+    listed = capsys.readouterr().out
+    assert f" {knob} " in listed and " card " in listed and "None" not in listed.split("what it is")[0]
+    assert main(["plan", "recipe=demo", "--knobs"]) == 2
+    assert "those of model, train, pretrain" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", ["train model=Qwen3-8B", "recipe=smoke"])
