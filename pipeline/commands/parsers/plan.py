@@ -74,9 +74,7 @@ def _plan(options: argparse.Namespace) -> int:
     from posttrain.stage.errors import EXIT_DONE, UsageError, did_you_mean
 
     if options.knobs:
-        raise UsageError(
-            f"--knobs: those of {', '.join(QUESTIONS)}; a pipeline's are listed by `posttrain config --knobs`"
-        )
+        raise UsageError(f"--knobs: those of {', '.join(QUESTIONS)}; `posttrain config train.dpo` lists a stage's")
     if "=" not in question and (meant := did_you_mean(question, QUESTIONS)):
         raise UsageError(f"plan {question}: no such question{meant}")
     price, mfu = number_of(options.price, "--price"), number_of(options.mfu, "--mfu")
