@@ -18,7 +18,8 @@ PARTS = ("weights", "gradients", "optimizer", "frozen", "activations", "head", "
 
 def describe_memory(memory: MemoryEstimate) -> str:
     """Return one line for a log: the estimate per process, and what it consists of."""
-    parts = ", ".join(f"{name} {size(getattr(memory, name))}" for name in PARTS if getattr(memory, name))
+    there = memory.at_peak()
+    parts = ", ".join(f"{name} {size(there[name])}" for name in PARTS if there.get(name))
     return f"memory estimate {size(memory.total)} per process: {parts}"
 
 
