@@ -135,9 +135,9 @@ class Block:
         """Return the parameters that a token does not meet."""
         return self.feed_forward.idle() if self.feed_forward else 0
 
-    def kept(self, context: int) -> int:
-        """Return the values that it keeps of a sequence of so many tokens."""
-        return sum(mixer.kept(context) for mixer in self.mixers)
+    def kept(self, context: int, cards: int = 1) -> float:
+        """Return the values that it keeps of a sequence of so many tokens, on each of the cards that share it."""
+        return sum(mixer.kept(context) / mixer.parts(cards) for mixer in self.mixers)
 
     def mixing_flops(self, context: int, causal: bool) -> float:
         """Return the forward FLOPs of a token beside its maps."""

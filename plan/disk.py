@@ -5,33 +5,52 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-WEIGHT_BYTES = 4
-"""Of a stored weight, at most: training keeps float32."""
-STATE_BYTES = 12
-"""Of a trained weight in a checkpoint: itself and AdamW's two means."""
+from posttrain.plan.figure import Figure, figure
 
 
 @dataclasses.dataclass(frozen=True)
-class DiskEstimate:
-    """Bytes of one stage."""
+class Writes:
+    """What one stage writes."""
 
-    artifact: int
-    checkpoints: int
-    """At the most; they go when the stage is committed."""
+    stored: int
+    """Weights in its artifact."""
+    stored_bytes: int = 4
+    """Of each of them; training keeps float32 unless it is told otherwise."""
+    trained: int = 0
+    """Weights in a checkpoint, of all models that learn; 0 for a stage that keeps none."""
+    trained_bytes: int = 4
+    states: int = 0
+    """Bytes of the optimizer's states in a checkpoint."""
+    kept: int = 0
+    """Checkpoints that stay while another one is written."""
+
+    @property
+    def artifact(self) -> int:
+        """Bytes that stay."""
+        return self.stored_bytes * self.stored
+
+    @property
+    def checkpoints(self) -> int:
+        """Bytes that stand beside each other, at the most; they go when the stage is committed."""
+        return (self.kept + 1) * (self.trained_bytes * self.trained + self.states)
 
 
-def estimate_disk(stored: int, trained: int, keep_checkpoints: int) -> DiskEstimate:
-    """Return what a stage writes that stores and trains so many weights; one checkpoint is written while others stay.
+def disk_figure(writes: Writes) -> Figure:
+    """Return the most bytes that a stage has on the disk at once."""
+    numbers = {name: getattr(writes, name) for name in Writes.__dataclass_fields__}
+    return figure(
+        "disk",
+        "B",
+        "stored · stored_bytes + (kept + 1) · (trained · trained_bytes + states)",
+        "the artifact, and checkpoints with the optimizer's states, one more than is kept while it is written",
+        **numbers,
+    )
 
-    ``trained`` counts every model that is trained, and is 0 for a stage that keeps no checkpoints.
-    """
-    return DiskEstimate(WEIGHT_BYTES * stored, STATE_BYTES * trained * (keep_checkpoints + 1))
 
-
-def most_at_once(stages: Sequence[DiskEstimate], at_once: int | None) -> int:
+def most_at_once(stages: Sequence[tuple[int, int]], at_once: int | None) -> int:
     """Return the most bytes that stages take: all artifacts, and the checkpoints of those that run at once.
 
-    None: all may run at once.
+    ``stages`` are bytes of artifact and checkpoints; None: all may run at once.
     """
-    checkpoints = sorted((stage.checkpoints for stage in stages), reverse=True)
-    return sum(stage.artifact for stage in stages) + sum(checkpoints[:at_once])
+    checkpoints = sorted((checkpoints for _, checkpoints in stages), reverse=True)
+    return sum(artifact for artifact, _ in stages) + sum(checkpoints[:at_once])

@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from posttrain.plan.figure import Figure, figure
 from posttrain.plan.memory import AdapterKind, Dtype, MemoryEstimate, estimate_memory, head_bytes
 from posttrain.plan.model import Head, ModelShape, count_adapter, count_parameters, kv_bytes
+from posttrain.plan.optimizers import OptimizerKind
+from posttrain.plan.parts import Options, part_figures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Training:
     share: int | None = None
     """Rows of a global batch that a process has; None is not known."""
     on_cpu: bool = False
+    optimizer: OptimizerKind = "adamw"
 
     def memory(self, setting: Setting) -> MemoryEstimate:
         """Return the peak of one process."""
@@ -81,13 +85,62 @@ class Training:
         added = ("parameters", "trainable", "weights", "gradients", "optimizer", "activations")
         return dataclasses.replace(parts, **{name: getattr(parts, name) + getattr(critic, name) for name in added})
 
+    def figures(self, setting: Setting) -> list[Figure]:
+        """Return the parts of the peak by formula; those of a critic after the policy's."""
+        learns = self._estimate(self.shape, self.head, setting, setting.adapter)
+        told = self._told(self.head, setting, setting.adapter, own_trunk=not self.shape.blocks)
+        made = part_figures(self.shape, learns, told)
+        rollouts = self.rollouts
+        if rollouts is None:
+            return made
+        made = [item for item in made if item.name != "head"] + self._beside(setting, rollouts)
+        if rollouts.critic is None:
+            return made
+        told = self._told("score", setting, "full", own_trunk=not rollouts.critic.blocks)
+        critic = part_figures(rollouts.critic, self._estimate(rollouts.critic, "score", setting, "full"), told)
+        return [*made, *(dataclasses.replace(item, name=f"{item.name} of the critic") for item in critic)]
+
+    def _beside(self, setting: Setting, rollouts: Rollouts) -> list[Figure]:
+        size, trained = _size(setting.dtype), 1 if setting.adapter == "full" else 0
+        return [
+            figure(
+                "head",
+                "B",
+                "chosen · vocabulary · size + 4 · hidden · vocabulary · trained",
+                "logits of the response tokens of a micro-batch, and the float32 gradient of the head's weights",
+                chosen=setting.micro_batch * rollouts.response_tokens,
+                vocabulary=self.shape.vocab_size,
+                hidden=self.shape.hidden_size,
+                trained=trained,
+                size=size,
+            ),
+            figure(
+                "frozen",
+                "B",
+                "parameters · size",
+                "reference, reward model, and where weights are in parts a whole copy that samples",
+                parameters=self._frozen(setting, rollouts) // size,
+                size=size,
+            ),
+            figure(
+                "cache",
+                "B",
+                "batch · sequence",
+                "keys and values of responses that are sampled at once; gone when the updates begin",
+                batch=rollouts.batch,
+                sequence=kv_bytes(self.shape, self.row_tokens, size),
+            ),
+        ]
+
     def adapter_parameters(self, kind: AdapterKind) -> int | None:
         """Return the parameters of the adapter; None where every weight is trained."""
         return None if kind == "full" else count_adapter(self.shape, self.rank, self.target_modules)
 
     def _estimate(self, shape: ModelShape, head: Head, setting: Setting, adapter: AdapterKind) -> MemoryEstimate:
-        return estimate_memory(
-            shape,
+        return estimate_memory(shape, **vars(self._told(head, setting, adapter, own_trunk=not shape.blocks)))
+
+    def _told(self, head: Head, setting: Setting, adapter: AdapterKind, own_trunk: bool) -> Options:
+        return Options(
             tokens=setting.micro_batch * self.row_tokens,
             head=head,
             adapter=adapter,
@@ -99,7 +152,8 @@ class Training:
             zero_stage=setting.zero,
             offload=setting.offload,
             kernels=not self.on_cpu,
-            own_trunk=self.on_cpu and not shape.blocks,
+            own_trunk=self.on_cpu and own_trunk,
+            optimizer=self.optimizer,
             fresh=self.processes == 1 and setting.zero is None and setting.micro_batch == self.share,
         )
 

@@ -22,6 +22,7 @@ from posttrain.plan.model import (
     count_linear,
     count_parameters,
 )
+from posttrain.plan.optimizers import OptimizerKind, optimizer_bytes
 
 AdapterKind = Literal["full", "lora", "qlora"]
 Dtype = Literal["float32", "bfloat16"]
@@ -64,10 +65,18 @@ class MemoryEstimate:
     @property
     def total(self) -> int:
         """Bytes of everything at its peak: what sampling needs is gone when the updates begin."""
-        states = self.weights + self.optimizer + self.frozen
+        return sum(self.at_peak().values())
+
+    def at_peak(self) -> dict[str, int]:
+        """Return the parts that are there at the peak; they make up the total."""
+        learning = {"activations": self.activations, "head": self.head}
+        moments: list[dict[str, int]] = [learning, {"cache": self.cache}]
+        states = {"weights": self.weights, "optimizer": self.optimizer, "frozen": self.frozen}
         if self.fresh:
-            return states + max(self.activations + self.head, self.gradients, self.cache)
-        return states + self.gradients + max(self.activations + self.head, self.cache)
+            moments.append({"gradients": self.gradients})
+        else:
+            states["gradients"] = self.gradients
+        return states | max(moments, key=lambda parts: sum(parts.values()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,60 +121,95 @@ def estimate_memory(
     kernels: bool = True,
     own_trunk: bool = False,
     fresh: bool = False,
+    optimizer: OptimizerKind = "adamw",
+    tensor: int = 1,
+    sequence_parallel: bool = False,
 ) -> MemoryEstimate:
-    """Return what one process needs at the peak of a step with AdamW.
+    """Return what one process needs at the peak of a step.
 
     ``tokens`` is the size of one forward pass on one process, padding included: rows × sequence length, and twice that
     for pairs. ``zero_stage`` is DeepSpeed's; None means one process, or DDP over ``num_processes``. ``offload`` keeps
     weights in parts and their states in the memory of the CPU: only what is gathered to compute stays. ``kernels``
     says that the head's loss runs in one kernel, which is so on GPUs alone; ``own_trunk`` that the trunk of
-    `models/cpu` runs; ``fresh`` is as in `MemoryEstimate`.
+    `models/cpu` runs; ``fresh`` is as in `MemoryEstimate`. ``tensor`` processes share each layer of a model that learns
+    whole, and with ``sequence_parallel`` what lies between; ``num_processes`` see other tokens than each other.
     """
-    trained_head = count_head(shape, head) if head == "score" else 0
-    total = count_parameters(shape, head)
-    trainable = total if adapter == "full" else count_adapter(shape, rank, target_modules) + trained_head
-    frozen = 0 if adapter == "full" else total
-    weights, gradients, optimizer = state_bytes(trainable, dtype, num_processes, zero_stage)
-    weights += _frozen_bytes(shape, frozen, adapter, dtype) // (num_processes if zero_stage == 3 else 1)
+    trainable, whole = count_trainable(shape, head, adapter, rank, target_modules), adapter == "full"
+    frozen, own = 0 if whole else count_parameters(shape, head), share_of(shape, trainable, tensor)
+    kept = optimizer_bytes(shape, head, optimizer, adapter=not whole, rank=rank, target_modules=target_modules)
+    weights, gradients, states = state_bytes(own, dtype, num_processes, zero_stage, kept * own // max(trainable, 1))
+    weights += frozen_bytes(shape, frozen, adapter, dtype) // (num_processes if zero_stage == 3 else 1)
     if offload:
-        weights, gradients, optimizer = (0 if zero_stage == 3 else weights), 0, 0
+        weights, gradients, states = (0 if zero_stage == 3 else weights), 0, 0
     if zero_stage == 3:
-        weights += (4 if adapter == "full" else 2) * count_largest_layer(shape)  # gathered for its own computation
+        weights += gathered_bytes(shape, adapter) // tensor
+    per_token = activation_bytes_per_token(
+        shape,
+        adapter=adapter,
+        rank=rank,
+        dtype=dtype,
+        gradient_checkpointing=gradient_checkpointing,
+        deepspeed=zero_stage is not None,
+        own_trunk=own_trunk,
+        tensor=tensor,
+        sequence_parallel=sequence_parallel,
+    )
+    logits = head_bytes(shape, tokens, dtype, trained=whole, kernels=kernels, tensor=tensor) if head == "lm" else 0
     return MemoryEstimate(
         parameters=trainable + frozen,
         trainable=trainable,
         weights=weights,
         gradients=gradients,
-        optimizer=optimizer,
-        activations=tokens
-        * activation_bytes_per_token(
-            shape,
-            adapter=adapter,
-            rank=rank,
-            dtype=dtype,
-            gradient_checkpointing=gradient_checkpointing,
-            deepspeed=zero_stage is not None,
-            own_trunk=own_trunk,
-        ),
-        head=head_bytes(shape, tokens, dtype, trained=adapter == "full", kernels=kernels) if head == "lm" else 0,
+        optimizer=states,
+        activations=tokens * per_token,
+        head=logits,
         fresh=fresh,
     )
 
 
-def state_bytes(trainable: int, dtype: Dtype, num_processes: int, zero_stage: int | None) -> tuple[int, int, int]:
-    """Return bytes of trained weights, gradients and optimizer states on one process."""
+def count_trainable(
+    shape: ModelShape, head: Head, adapter: AdapterKind, rank: int, target_modules: str | Sequence[str]
+) -> int:
+    """Return the parameters that learn: all, or those of an adapter and of a score's head."""
+    if adapter == "full":
+        return count_parameters(shape, head)
+    return count_adapter(shape, rank, target_modules) + (count_head(shape, head) if head == "score" else 0)
+
+
+def gathered_bytes(shape: ModelShape, adapter: AdapterKind) -> int:
+    """Return what ZeRO-3 gathers for its own computation: the largest layer, with gradients where it learns."""
+    return (4 if adapter == "full" else 2) * count_largest_layer(shape)
+
+
+def share_of(shape: ModelShape, trained: int, tensor: int) -> int:
+    """Return how many of the trained parameters each of the processes has that share every layer: norms are whole."""
+    if tensor == 1:
+        return trained
+    whole = sum(block.norms for block in shape.layers) + shape.hidden_size
+    return whole + (trained - whole) // tensor
+
+
+def state_bytes(
+    trainable: int, dtype: Dtype, num_processes: int, zero_stage: int | None, kept: int | None = None
+) -> tuple[int, int, int]:
+    """Return bytes of trained weights, gradients and optimizer states on one process.
+
+    ``kept`` is what the optimizer keeps of all of them; None is AdamW's, eight bytes of each.
+    """
+    kept = 8 * trainable if kept is None else kept
     if zero_stage is None:
         # Autocast keeps a bfloat16 copy of each float32 weight from its first use to the end of the step; DDP keeps a
         # second set of gradients in its buckets.
         weights = 6 if dtype == "bfloat16" else 4
-        return weights * trainable, (8 if num_processes > 1 else 4) * trainable, 8 * trainable
+        return weights * trainable, (8 if num_processes > 1 else 4) * trainable, kept
     low = 2 if dtype == "bfloat16" else 4
-    states = 12 if dtype == "bfloat16" else 8  # with bfloat16 weights, a float32 master copy is part of the states
+    states = kept + (4 * trainable if dtype == "bfloat16" else 0)  # a float32 copy of bfloat16 weights is among them
     shards = [num_processes if zero_stage >= stage else 1 for stage in (3, 2, 1)]
-    return low * trainable // shards[0], low * trainable // shards[1], states * trainable // shards[2]
+    return low * trainable // shards[0], low * trainable // shards[1], states // shards[2]
 
 
-def _frozen_bytes(shape: ModelShape, frozen: int, adapter: AdapterKind, dtype: Dtype) -> int:
+def frozen_bytes(shape: ModelShape, frozen: int, adapter: AdapterKind, dtype: Dtype) -> int:
+    """Return the bytes of weights that are not trained: in 4 bits those of linear maps, the rest in float32."""
     if adapter == "qlora" and frozen:
         quantised = count_linear(shape)
         return round(NF4_BYTES * quantised) + 4 * (frozen - quantised)
@@ -181,6 +225,8 @@ def activation_bytes_per_token(
     gradient_checkpointing: bool = False,
     deepspeed: bool = False,
     own_trunk: bool = False,
+    tensor: int = 1,
+    sequence_parallel: bool = False,
 ) -> int:
     """Return what all blocks keep per token for the backward pass.
 
@@ -189,12 +235,13 @@ def activation_bytes_per_token(
     regime = _regime(adapter, dtype, deepspeed)
     if own_trunk and regime == "float32" and not gradient_checkpointing:
         regime = "cpu trunk"
-    kept = [_block_bytes(block, regime, rank) * count for block, count in Counter(shape.layers).items()]
+    between = tensor if sequence_parallel else 1
+    blocks = Counter(shape.layers)
+    kept = {block: _block_bytes(block, regime, rank, tensor, between) for block in blocks}
     if not gradient_checkpointing:
-        return sum(kept)
+        return sum(kept[block] * count for block, count in blocks.items())
     low_residual = dtype == "bfloat16" and (deepspeed or adapter == "lora")
-    largest = max(_block_bytes(block, regime, rank) for block in set(shape.layers))
-    return shape.num_layers * (2 if low_residual else 4) * shape.hidden_size + largest
+    return shape.num_layers * (2 if low_residual else 4) * shape.hidden_size // between + max(kept.values())
 
 
 def block_bytes_per_token(
@@ -212,22 +259,28 @@ def _regime(adapter: AdapterKind, dtype: Dtype, deepspeed: bool) -> str:
     return "float32"
 
 
-def _block_bytes(block: Block, regime: str, rank: int) -> int:
-    """Return what a block keeps per token: to the byte for the Llama block, near it for what departs from that."""
+def _block_bytes(block: Block, regime: str, rank: int, tensor: int = 1, between: int = 1) -> int:
+    """Return what a block keeps per token: to the byte for the Llama block, near it for what departs from that.
+
+    ``tensor`` processes share what is inside attention and MLP, ``between`` of them what is before and after.
+    """
     saved = _SAVED[regime]
     hidden = block.hidden()
-    kept = saved.hidden * hidden + 8
+    kept = (saved.hidden * hidden + 8) // between
     if block.feed_forward is not None:
         sparse = block.feed_forward.copies() > 1
-        kept += (_EXPERT_WIDTH if sparse else saved.intermediate) * block.feed_forward.width()
-        kept += (_EXPERT_WIDTH // 2) * hidden * (block.feed_forward.copies() - 1)  # in and out of each expert
+        kept += (_EXPERT_WIDTH if sparse else saved.intermediate) * block.feed_forward.width() // tensor
+        kept += (
+            (_EXPERT_WIDTH // 2) * hidden * (block.feed_forward.copies() - 1) // between
+        )  # in and out of each expert
     kept += saved.rank * rank
-    kept += _FURTHER_NORM * max(0, block.norms // hidden - 2) * hidden
+    kept += _FURTHER_NORM * max(0, block.norms // hidden - 2) * hidden // between
     for mixer in block.mixers:
         query, kv = mixer.widths()
-        kept += saved.query * query + saved.kv * kv + 4 * mixer.heads
+        query, kv = query // tensor, kv // (tensor if kv == query else mixer.parts(tensor))
+        kept += saved.query * query + saved.kv * kv + 4 * mixer.heads // tensor
         if mixer.norm_heads():
-            kept += saved.norm_query * query + saved.norm_kv * kv + 4 * mixer.norm_heads()
+            kept += saved.norm_query * query + saved.norm_kv * kv + 4 * mixer.norm_heads() // tensor
     return kept
 
 
@@ -239,17 +292,20 @@ def head_bytes(
     trained: bool,
     kernels: bool = True,
     chosen: int | None = None,
+    tensor: int = 1,
 ) -> int:
     """Return what the LM head's loss needs: a tile of logits, and float32 gradients of its inputs and its weights.
 
     Without ``kernels`` up to `STORED_LOGITS` are kept for the backward pass. Methods that learn from their own
-    responses pass ``chosen``, the response tokens of a micro-batch, whose logits are kept whole until then.
+    responses pass ``chosen``, the response tokens of a micro-batch, whose logits are kept whole until then. ``tensor``
+    processes share the vocabulary.
     """
+    vocabulary = shape.vocab_size // tensor
     size = 2 if dtype == "bfloat16" else 4
     if chosen is not None:
-        return chosen * shape.vocab_size * size + 4 * shape.hidden_size * (shape.vocab_size if trained else 0)
+        return chosen * vocabulary * size + 4 * shape.hidden_size * (vocabulary if trained else 0)
     if kernels:
-        kept = min(tokens, HEAD_TILE_TOKENS) * min(shape.vocab_size, HEAD_TILE_VOCABULARY)
+        kept = min(tokens, HEAD_TILE_TOKENS) * min(vocabulary, HEAD_TILE_VOCABULARY)
     else:
-        kept = min(tokens * shape.vocab_size, STORED_LOGITS)
-    return kept * size + 4 * shape.hidden_size * (tokens + (shape.vocab_size if trained else 0))
+        kept = min(tokens * vocabulary, STORED_LOGITS)
+    return kept * size + 4 * shape.hidden_size * (tokens + (vocabulary if trained else 0))

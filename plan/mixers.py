@@ -32,6 +32,9 @@ class Mixer(Protocol):
     def kept(self, context: int) -> int:
         """Return the values that it keeps of a sequence of so many tokens, to generate the next."""
 
+    def parts(self, cards: int) -> int:
+        """Return in how many parts what it keeps lies on so many cards that share its heads; more have copies."""
+
     def mixing_flops(self, context: int, causal: bool) -> float:
         """Return the forward FLOPs of a token beside the maps, averaged over a sequence of so many tokens.
 
@@ -95,6 +98,10 @@ class Attention:
         """Return the keys and values of the tokens that are still in sight."""
         return 2 * self.kv_heads * self.head_dim * min(context, self.window or context)
 
+    def parts(self, cards: int) -> int:
+        """Return in how many parts keys and values lie: no more than there are heads of them."""
+        return min(cards, self.kv_heads)
+
     def mixing_flops(self, context: int, causal: bool) -> float:
         """Return the FLOPs of scores and weighted sum: two products of two FLOPs each."""
         return 4 * self.heads * self.head_dim * visible(context, self.window, causal)
@@ -144,6 +151,10 @@ class LatentAttention:
     def kept(self, context: int) -> int:
         """Return the narrow state and the rotated key that all heads share, of each token."""
         return (self.kv_rank + self.rope_dim) * context
+
+    def parts(self, cards: int) -> int:
+        """Return one: all heads read the same narrow state, and every card keeps it."""
+        return 1
 
     def mixing_flops(self, context: int, causal: bool) -> float:
         """Return the FLOPs of scores and weighted sum."""
@@ -203,6 +214,10 @@ class StateSpace:
         """Return the state and the last inputs of the convolution, however long the sequence is."""
         return self.inner * self.state + self.convolved * self.kernel
 
+    def parts(self, cards: int) -> int:
+        """Return in how many parts the states lie: no more than there are heads."""
+        return min(cards, self.heads)
+
     def mixing_flops(self, context: int, causal: bool) -> float:
         """Return the FLOPs of the recurrence: decay, write and read each value of the state."""
         return 6 * self.inner * self.state
@@ -251,6 +266,10 @@ class GatedDelta:
     def kept(self, context: int) -> int:
         """Return the matrices and the last inputs of the convolution, however long the sequence is."""
         return self.heads * self.key_dim * self.value_dim + (2 * self._key + self._value) * self.kernel
+
+    def parts(self, cards: int) -> int:
+        """Return in how many parts the matrices lie: no more than there are heads."""
+        return min(cards, self.heads)
 
     def mixing_flops(self, context: int, causal: bool) -> float:
         """Return the FLOPs of the recurrence: decay, compare, write and read each value of the matrices."""

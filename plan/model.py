@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Sequence
 from typing import Literal
@@ -67,6 +68,7 @@ class ModelShape:
         return (Block((attention,), mlp, norms=2 * self.hidden_size),) * self.num_layers
 
 
+@functools.cache
 def count_linear(shape: ModelShape) -> int:
     """Return the weights of all linear maps inside the blocks: what QLoRA quantises."""
     return sum(block.linear() for block in shape.layers)
@@ -79,12 +81,14 @@ def count_head(shape: ModelShape, head: Head) -> int:
     return 0 if shape.tied_embeddings else shape.vocab_size * shape.hidden_size
 
 
+@functools.cache
 def count_parameters(shape: ModelShape, head: Head = "lm") -> int:
     """Return all parameters of the model; a tied embedding counts once."""
     blocks = sum(block.parameters() for block in shape.layers)
     return shape.vocab_size * shape.hidden_size + blocks + shape.hidden_size + count_head(shape, head)
 
 
+@functools.cache
 def count_active(shape: ModelShape, head: Head = "lm") -> int:
     """Return the parameters that one token meets: all but those of the experts that it is not sent to."""
     return count_parameters(shape, head) - sum(block.idle() for block in shape.layers)
@@ -106,23 +110,29 @@ def count_read(shape: ModelShape, batch: int) -> float:
     return count_parameters(shape) - look_up - sum(part.unread(batch) for part in experts)
 
 
+@functools.cache
 def count_largest_layer(shape: ModelShape) -> int:
     """Return the parameters of the embedding or of one block, whichever has more."""
     return max(shape.vocab_size * shape.hidden_size, max(block.parameters() for block in shape.layers))
 
 
 def count_adapter(shape: ModelShape, rank: int, target_modules: str | Sequence[str] = "all-linear") -> int:
-    """Return the parameters of a LoRA adapter: ``rank · (inputs + outputs)`` over the linear maps that it targets.
+    """Return the parameters of a LoRA adapter: ``rank · (inputs + outputs)`` over the linear maps that it targets."""
+    return sum(rank * (inputs + outputs) for inputs, outputs in targeted_maps(shape, target_modules))
+
+
+def targeted_maps(shape: ModelShape, target_modules: str | Sequence[str]) -> list[tuple[int, int]]:
+    """Return inputs and outputs of each linear map that an adapter targets.
 
     ``target_modules`` means what it means to peft: ``all-linear``, a regular expression over full module names, or a
     list of name endings.
     """
-    return sum(
-        rank * (inputs + outputs)
+    return [
+        sizes
         for layer, block in enumerate(shape.layers)
-        for name, (inputs, outputs) in block.maps().items()
+        for name, sizes in block.maps().items()
         if _is_target(f"model.layers.{layer}.{name}", target_modules)
-    )
+    ]
 
 
 def _is_target(module: str, target_modules: str | Sequence[str]) -> bool:
@@ -133,14 +143,17 @@ def _is_target(module: str, target_modules: str | Sequence[str]) -> bool:
     return any(module == name or module.endswith(f".{name}") for name in target_modules)
 
 
-def kv_bytes(shape: ModelShape, context: int, bytes_per_value: float = 2) -> float:
-    """Return the bytes that a sequence of so many tokens keeps: keys and values, narrow states, recurrent states."""
-    return bytes_per_value * sum(block.kept(context) for block in shape.layers)
+def kv_bytes(shape: ModelShape, context: int, bytes_per_value: float = 2, cards: int = 1) -> float:
+    """Return the bytes that a sequence of so many tokens keeps: keys and values, narrow states, recurrent states.
+
+    With tensor parallelism that is on each card: heads of keys and values are divided, and copied to further cards.
+    """
+    return bytes_per_value * sum(block.kept(context, cards) for block in shape.layers)
 
 
-def kv_bytes_per_token(shape: ModelShape, bytes_per_value: int = 2) -> int:
-    """Return the bytes that one more token keeps, as long as the sequence fits into every window."""
-    return bytes_per_value * sum(block.kept(2) - block.kept(1) for block in shape.layers)
+def kv_bytes_per_token(shape: ModelShape, bytes_per_value: float = 2, cards: int = 1) -> float:
+    """Return the bytes that one more token keeps on a card, as long as the sequence fits into every window."""
+    return kv_bytes(shape, 2, bytes_per_value, cards) - kv_bytes(shape, 1, bytes_per_value, cards)
 
 
 def training_flops_per_token(
@@ -172,6 +185,7 @@ def forward_flops_per_token(
     return 2.0 * count_multiplied(shape, head) + mixing_flops_per_token(shape, sequence_length, causal=causal)
 
 
+@functools.cache
 def mixing_flops_per_token(shape: ModelShape, sequence_length: int, *, causal: bool = True) -> float:
     """Return the forward FLOPs that attention and recurrences do beside the maps, of one token of a sequence."""
     return sum(block.mixing_flops(sequence_length, causal) for block in shape.layers)

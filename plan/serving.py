@@ -16,6 +16,7 @@ from posttrain.plan.model import (
     kv_bytes_per_token,
     mixing_flops_per_token,
 )
+from posttrain.stage.errors import UsageError
 
 WEIGHT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "fp8": 1.0, "int8": 1.0, "int4": 0.5 + 2 / 128, "nf4": NF4_BYTES}
 """Bytes of one weight; int4 has a 16-bit scale per 128 of them, nf4 bitsandbytes' doubly quantised one per 64."""
@@ -71,13 +72,13 @@ def _sizes(shape: ModelShape) -> list[Figure]:
 def _memory(shape: ModelShape, asked: ModelQuestion, card: Card) -> list[Figure]:
     size = KV_BYTES[asked.kv_dtype]
     weights = weight_figure(shape, asked.dtype).value
-    per_token = kv_bytes_per_token(shape, size)
-    sequence = kv_bytes(shape, asked.context, size)
+    per_token = asked.cards * kv_bytes_per_token(shape, size, asked.cards)
+    sequence = asked.cards * kv_bytes(shape, asked.context, size, asked.cards)
     room = figure(
         "memory for the cache",
         "B",
         "cards · (memory · share − overhead) − weights",
-        "weights are split over the cards, and so are keys and values where their heads divide",
+        "of all cards together; weights are split over them",
         cards=asked.cards,
         memory=card.memory,
         share=asked.memory_share,
@@ -85,7 +86,9 @@ def _memory(shape: ModelShape, asked: ModelQuestion, card: Card) -> list[Figure]
         weights=weights,
     )
     growth = "keys and values of all layers, or what stands in their place; windows and recurrences stop growing"
-    values = per_token // size
+    if asked.cards > 1:
+        growth += "; on all cards together, copies included where there are more cards than heads of them"
+    values = per_token / size
     return [
         figure("cache a token", "B", "values · size", growth, values=values, size=size),
         figure("cache a sequence", "B", "sequence", f"at a context of {asked.context:,} tokens", sequence=sequence),
@@ -103,20 +106,35 @@ def _memory(shape: ModelShape, asked: ModelQuestion, card: Card) -> list[Figure]
             "",
             "longest",
             f"that {asked.batch} sequences may have; found by halving, since windows bend the line",
-            longest=longest_context(shape, room.value / asked.batch, size),
+            longest=longest_context(shape, room.value / asked.batch, size, asked.cards),
         ),
     ]
 
 
-def longest_context(shape: ModelShape, room: float, size: float, most: int = 1 << 30) -> int:
+def longest_context(shape: ModelShape, room: float, size: float, cards: int = 1, most: int = 1 << 30) -> int:
     """Return the longest sequence whose cache fits into so many bytes; ``most`` where it stops growing."""
-    if kv_bytes(shape, 1, size) > room:
+    room /= cards
+    if kv_bytes(shape, 1, size, cards) > room:
         return 0
     low, high = 1, most
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if kv_bytes(shape, middle, size) <= room else (low, middle - 1)
+        low, high = (middle, high) if kv_bytes(shape, middle, size, cards) <= room else (low, middle - 1)
     return low
+
+
+def _cache(shape: ModelShape, asked: ModelQuestion) -> float:
+    """Return the bytes of the whole batch's cache on all cards together."""
+    return asked.cards * asked.batch * kv_bytes(shape, asked.context, KV_BYTES[asked.kv_dtype], asked.cards)
+
+
+def require_split(shape: ModelShape, cards: int, knob: str, name: str) -> None:
+    """Raise UsageError where the heads of a model cannot be divided among so many cards."""
+    if shape.num_heads % cards:
+        fitting = ", ".join(str(count) for count in range(1, shape.num_heads + 1) if shape.num_heads % count == 0)
+        raise UsageError(
+            f"{knob}={cards}: the {shape.num_heads} heads of {name} do not divide by it; take one of {fitting}"
+        )
 
 
 def _speed(shape: ModelShape, asked: ModelQuestion, card: Card) -> list[Figure]:
@@ -125,7 +143,7 @@ def _speed(shape: ModelShape, asked: ModelQuestion, card: Card) -> list[Figure]:
     bandwidth = asked.cards * card.bandwidth
     size = WEIGHT_BYTES[asked.dtype]
     read = count_read(shape, asked.batch)
-    cache = asked.batch * kv_bytes(shape, asked.context, KV_BYTES[asked.kv_dtype])
+    cache = _cache(shape, asked)
     step_flops = asked.batch * (
         forward_flops_per_token(shape, 0) + 2 * mixing_flops_per_token(shape, asked.context)
     )  # the last token sees all before it: twice the mean of a sequence
@@ -178,7 +196,7 @@ def _seen(shape: ModelShape, asked: ModelQuestion, card: Card) -> list[Figure]:
     """Return the shares of the peaks that an observed throughput is."""
     if asked.throughput is None:
         return []
-    cache = asked.batch * kv_bytes(shape, asked.context, KV_BYTES[asked.kv_dtype])
+    cache = _cache(shape, asked)
     mbu = figure(
         "MBU of the throughput",
         "share",

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from posttrain.plan.calibration import Seen
 from posttrain.plan.memory import MemoryEstimate
-from posttrain.plan.page import amount, duration, size, wide_console
+from posttrain.plan.page import amount, count, duration, size, wide_console
 from posttrain.plan.work import StagePlan
 
 PARTS = ("weights", "gradients", "optimizer", "frozen", "activations", "head", "cache")
@@ -17,7 +18,8 @@ PARTS = ("weights", "gradients", "optimizer", "frozen", "activations", "head", "
 
 def describe_memory(memory: MemoryEstimate) -> str:
     """Return one line for a log: the estimate per process, and what it consists of."""
-    parts = ", ".join(f"{name} {size(getattr(memory, name))}" for name in PARTS if getattr(memory, name))
+    there = memory.at_peak()
+    parts = ", ".join(f"{name} {size(there[name])}" for name in PARTS if there.get(name))
     return f"memory estimate {size(memory.total)} per process: {parts}"
 
 
@@ -73,6 +75,17 @@ def print_costs(plans: Sequence[StagePlan], console: Console | None = None) -> N
             between,
             *(_cell(plan, name) for name in ("cost", "energy", "disk")),
         )
+    (console or wide_console()).print(table)
+
+
+def print_seen(seen: Sequence[Seen], console: Console | None = None) -> None:
+    """Print what stages made of their machines."""
+    table = Table(title="measured")
+    for header in ("stage", "on", "tokens/s", "MFU", "peak memory"):
+        table.add_column(header, justify="left" if header == "stage" else "right", no_wrap=True)
+    for stage in seen:
+        memory = size(stage.peak_memory) if stage.peak_memory else ""
+        table.add_row(stage.name, stage.machine, count(stage.tokens_per_second), f"{100 * stage.mfu:.1f} %", memory)
     (console or wide_console()).print(table)
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 from posttrain.plan.cards import Card
+from posttrain.plan.disk import Writes, disk_figure
 from posttrain.plan.figure import Figure, figure
 from posttrain.plan.footprint import Setting, Training
 from posttrain.plan.memory import MemoryEstimate
 from posttrain.plan.model import ModelShape, count_active, count_parameters
+from posttrain.plan.optimizers import KEEPS
 from posttrain.plan.passes import Pass, Range, Utilisation, peak_flops
 from posttrain.plan.ways import HEADROOM, Way, largest_micro_batch, ways
 from posttrain.stage.spec import Distributed
@@ -29,9 +31,8 @@ class Work:
     setting: Setting | None = None
     share: int = 1
     """Rows of a global batch that one process has."""
-    keeps: tuple[int, int, int] | None = None
-    """Checkpoints on the disk at once; bytes of a trained parameter in one, and in the artifact."""
     tf32: bool = False
+    writes: Writes | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,18 +73,19 @@ class StagePlan:
 def plan_work(work: Work, machine: Machine) -> StagePlan:
     """Return what a stage costs on a machine."""
     limit = machine.card.memory * HEADROOM
-    memory, largest, found = None, 0, []
+    memory, largest, found, parts = None, 0, [], list[Figure]()
     if work.training is not None and work.setting is not None:
         training = dataclasses.replace(work.training, share=work.share, on_cpu=machine.card.name == "cpu")
-        memory = training.memory(work.setting)
+        memory, parts = training.memory(work.setting), training.figures(work.setting)
         largest = largest_micro_batch(training, work.setting, limit, work.share)
         found = ways(training, work.setting, limit, work.share, work.run)
     seconds = _seconds(work, machine) if work.passes else None
     figures = [
         *_sizes(work, memory),
+        *parts,
         *_arithmetic(work, machine),
         *_costs(work, machine, seconds),
-        *_disk(work, memory),
+        *([disk_figure(work.writes)] if work.writes is not None else []),
     ]
     return StagePlan(work, memory, limit, largest, tuple(found), seconds, tuple(figures))
 
@@ -115,11 +117,12 @@ def _sizes(work: Work, memory: MemoryEstimate | None) -> list[Figure]:
     rest = "gradients + max(activations + head, cache)"
     if memory.fresh:
         rest = "max(activations + head, gradients, cache)"
+    learner = KEEPS[work.training.optimizer if work.training is not None else "adamw"]
     peak = figure(
         "memory of a process",
         "B",
         f"weights + optimizer + frozen + {rest}",
-        "at the peak of a step, rows as long as they may be; AdamW; activations by precision, adapter and block",
+        f"at the peak of a step, rows as long as they may be; {learner}; activations by precision, adapter and block",
         **parts,
     )
     return [*made, figure("trainable parameters", "", "trainable", counted, trainable=memory.trainable), peak]
@@ -190,22 +193,4 @@ def _costs(work: Work, machine: Machine, seconds: Range | None) -> list[Figure]:
             hours=hours.value,
             watts=machine.card.watts,
         ),
-    ]
-
-
-def _disk(work: Work, memory: MemoryEstimate | None) -> list[Figure]:
-    if work.keeps is None or memory is None:
-        return []
-    checkpoints, trained, stored = work.keeps
-    return [
-        figure(
-            "disk",
-            "B",
-            "checkpoints · states · trainable + stored · trainable",
-            "weights and both moments in each checkpoint, one more than is kept while it is written; then the artifact",
-            checkpoints=checkpoints,
-            states=trained,
-            trainable=memory.trainable,
-            stored=stored,
-        )
     ]

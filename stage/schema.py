@@ -29,15 +29,9 @@ T = TypeVar("T")
 def schema(cls: type[T]) -> type[T]:
     """Make a class a configuration dataclass: unknown keys are errors, values are checked and converted.
 
-    A field's docstring is its ``description`` at run time, also in the classes that inherit it.
+    A field's docstring says what the knob does; `posttrain.pipeline.graph.knobs` reads it when it is asked for.
     """
-    made: Any = dataclass(
-        config=ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False), kw_only=True
-    )(cls)
-    for base in cls.__mro__[1:]:
-        for name, inherited in getattr(base, "__pydantic_fields__", {}).items():
-            field = made.__pydantic_fields__[name]
-            field.description = field.description or inherited.description
+    made: Any = dataclass(config=ConfigDict(extra="forbid", allow_inf_nan=False), kw_only=True)(cls)
     return made  # type: ignore[no-any-return]
 
 
@@ -119,7 +113,8 @@ def _explain(cls: type[Any], fault: Any, where: str) -> str:
         shown = ""
     nested = isinstance(fault["input"], dict) and fault["type"] not in ("missing", "value_error")
     theirs = foreign_hint(".".join(location), fault["input"], where) if nested else ""
-    return f"{key}: {shown}{message[0].lower()}{message[1:]}{theirs}"
+    opening = f"{key}: " if key else ""  # knobs that do not go together have no key of their own
+    return f"{opening}{shown}{message[0].lower()}{message[1:]}{theirs}"
 
 
 def _meant(node: Any, location: list[str], value: Any, where: str) -> str:

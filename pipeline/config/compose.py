@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def composed(overrides: list[str], config_dir: Path | None = None) -> Iterator[t
         raise UsageError(f"--config-dir {config_dir}: no such folder; give one that holds recipe/NAME.yaml")
     options = group_options(config_dir)
     file = recipe_file(overrides)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() if file is not None else nullcontext("") as folder:
         if file is not None:
             write_recipe(file, Path(folder), overrides)
             options["recipe"].add(NAME)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import inspect
+import itertools
 import json
+import textwrap
 import types
 import typing
 from collections.abc import Iterator
@@ -63,13 +67,30 @@ def all_knobs() -> list[Knob]:
 def knobs_of(schema: Any, prefix: str = "") -> Iterator[Knob]:
     """Yield the knobs of a schema and of those within it, with a prefix before their keys."""
     hints = typing.get_type_hints(schema, include_extras=True)
+    words = words_of(schema)
     for name, info in schema.__pydantic_fields__.items():
         key = f"{prefix}{info.alias or name}"
         below = _inner(hints[name])
         if below is not None:
             yield from knobs_of(below[0], f"{key}.{below[1]}")
         if below is None or below[1]:
-            yield _knob(key, hints[name], info)
+            yield _knob(key, hints[name], info, words[name])
+
+
+def words_of(schema: Any) -> dict[str, str]:
+    """Return what the docstrings of a schema's knobs say, of those that it inherits too.
+
+    They are read from its source when they are asked for: a command that shows none need not wait for it.
+    """
+    words: dict[str, str] = {}
+    for part in reversed(schema.__mro__):
+        if "__pydantic_fields__" not in vars(part):
+            continue
+        (node,) = ast.parse(textwrap.dedent(inspect.getsource(part))).body
+        for knob, text in itertools.pairwise(node.body if isinstance(node, ast.ClassDef) else ()):
+            if isinstance(knob, ast.AnnAssign) and isinstance(knob.target, ast.Name) and isinstance(text, ast.Expr):
+                words[knob.target.id] = " ".join(str(ast.literal_eval(text.value)).split())
+    return words
 
 
 def _inner(hint: Any) -> tuple[Any, str] | None:
@@ -83,14 +104,13 @@ def _inner(hint: Any) -> tuple[Any, str] | None:
     return found[0][0], f"{place}{found[0][1]}"
 
 
-def _knob(key: str, hint: Any, info: Any) -> Knob:
+def _knob(key: str, hint: Any, info: Any, words: str) -> Knob:
     name = key.rpartition(".")[2]
     marks = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
     default = None if info.is_required() else info.get_default(call_default_factory=True)
     shown = "" if default is PydanticUndefined or info.is_required() else _written(default)
     counted = _kind(hint) in ("integer", "number", "integer or null", "number or null")
     unit = next((unit for word, unit in UNITS.items() if name.rpartition("_")[2] == word), "") if counted else ""
-    words = " ".join(str(info.description).split())
     example = f"{key}={_another(hint, default, info.metadata)}"
     return Knob(key, _kind(hint), shown, _range(info.metadata), unit, words, bool(marks.get("speed")), example)
 

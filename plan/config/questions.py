@@ -1,4 +1,4 @@
-"""Knobs of `posttrain plan model` and `posttrain plan pretrain`."""
+"""Knobs of `posttrain plan model`, `posttrain plan train` and `posttrain plan pretrain`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from posttrain.plan.cards import CARDS
+from posttrain.plan.optimizers import OptimizerKind
 from posttrain.stage.schema import schema
 
+Engine = Literal["ddp", "zero1", "zero2", "zero3", "fsdp2", "zero3_cpu_offload", "fsdp2_cpu_offload"]
 WeightDtype = Literal["float32", "bfloat16", "fp8", "int8", "int4", "nf4"]
 
 
@@ -61,6 +63,50 @@ class ModelQuestion(MachineConfig):
     """Language → tokens for a text over those for the same text in English."""
     best_of: int = Field(default=1, ge=1)
     """Responses to each prompt, of which one is kept."""
+
+
+@schema
+class TrainQuestion(MachineConfig):
+    """What it takes to train a model, without a recipe."""
+
+    model: str
+    """Name of a known model, folder of one, or its `config.json`."""
+    engine: Engine | None = None
+    """How weights and states are spread; None shows the engines side by side."""
+    tensor: int = Field(default=1, ge=1)
+    """Cards that share each layer (tensor parallelism); the rest of `cards` see other rows."""
+    sequence_parallel: bool = True
+    """Those cards also share what lies between attention and MLP (Korthikanti et al. 2022)."""
+    optimizer: OptimizerKind = "adamw"
+    """What moves the weights."""
+    adapter: Literal["full", "lora", "qlora"] = "full"
+    """What is trained: every weight, or a low-rank adapter on all linear maps, frozen weights in 4 bits perhaps."""
+    rank: int = Field(default=16, ge=1)
+    """Of the adapter."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the forward pass; float32 weights stay beside bfloat16."""
+    head: Literal["lm", "score"] = "lm"
+    """``score`` is a reward model's."""
+    length: int = Field(default=4096, ge=1)
+    """Tokens of a row."""
+    rows: int = Field(default=1, ge=1)
+    """Rows that a card takes at once; cards that share a layer take the same."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them."""
+    tokens: float | None = Field(default=None, gt=0)
+    """To train on; None gives no time and no cost."""
+    mfu: float = Field(default=0.35, gt=0, le=1)
+    """Share of the peak FLOP/s."""
+
+    @model_validator(mode="after")
+    def _cards_are_divided(self) -> TrainQuestion:
+        if self.cards % self.tensor:
+            raise ValueError(f"tensor={self.tensor} does not divide cards={self.cards}; give a divisor of it")
+        if self.tensor > 1 and self.adapter != "full":
+            raise ValueError(f"tensor={self.tensor} is planned for adapter=full alone; give tensor=1")
+        if self.adapter == "qlora" and (self.engine or "").startswith(("zero3", "fsdp")):
+            raise ValueError(f"engine={self.engine} cannot spread 4-bit weights; give ddp or zero2, or adapter=lora")
+        return self
 
 
 @schema

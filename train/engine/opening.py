@@ -68,6 +68,7 @@ def estimated_memory(
 ) -> MemoryEstimate | None:
     """Return the estimate for one process; None, and why, for a family whose shape is not known."""
     on_gpu = torch.cuda.is_available()
+    zero = shards_like_zero(context.spec.distributed)
     try:
         shape = read_shape(backbone_directory(context.inputs["model"]))
         return estimate_memory(
@@ -82,9 +83,11 @@ def estimated_memory(
             dtype=config.dtype,
             gradient_checkpointing=config.gradient_checkpointing,
             num_processes=plan.world_size,
-            zero_stage=shards_like_zero(context.spec.distributed),
+            zero_stage=zero,
+            fresh=plan.world_size == 1 and zero is None and plan.accumulation == 1,
             kernels=on_gpu,
             own_trunk=not on_gpu and not shape.blocks,
+            optimizer=config.optimizer.kind,
         )
     except UsageError as unknown_family:  # an estimate is a courtesy, not a condition
         log.info("no memory estimate: %s", unknown_family)

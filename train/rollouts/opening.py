@@ -21,12 +21,14 @@ from posttrain.train.nets.frozen_reference import Reference, reference_of
 from posttrain.train.rewards.terms import build_rewards, require_references
 from posttrain.train.rewards.weighted import Rewards
 from posttrain.train.rollouts.collect import Collector
+from posttrain.train.rollouts.memory import estimated_rollouts
 from posttrain.train.rollouts.phases import PhaseTrainer
 from posttrain.train.rollouts.plan import describe_phases, plan_phases, require_room
 from posttrain.train.rollouts.samples import SampleLog
 from posttrain.train.rollouts.sampling import Drawing, RolloutSampler
 from posttrain.train.rollouts.scoring import EpisodeScorer
 from posttrain.train.rollouts.server import PolicyServer
+from posttrain.train.rows.columns import lengths_of
 from posttrain.train.rows.dataset import read_prompts
 
 
@@ -108,8 +110,10 @@ def train_and_save(trainer: PhaseTrainer, prepared: Prepared, context: Context) 
     """Train to the last step, write the policy, and return the stage's result."""
     config = trainer.rollouts
     phases = describe_phases(config.rollout_batch_size, config.samples_per_prompt, config.mini_batches, trainer.passes)
-    announce(trainer.plan, "responses", f"{len(prepared.prompts):,} prompts in {phases}", trainer.model)
-    metrics = fit(trainer, context, config)
+    longest = int(lengths_of(prepared.prompts).max())
+    memory = estimated_rollouts(config, context, trainer.plan, longest, prepared.reference is not None)
+    announce(trainer.plan, "responses", f"{len(prepared.prompts):,} prompts in {phases}", trainer.model, memory)
+    metrics = fit(trainer, context, config, memory)
     policy = trainer.trained_policy()
     if prepared.reference is not None:
         prepared.reference.release(policy)

@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from posttrain.pipeline.commands.planning.stages import base_shape
+from posttrain.pipeline.commands.planning.writes import writes_of
 from posttrain.pipeline.graph.graph import Stage
 from posttrain.pipeline.local.launch import local_launcher
 from posttrain.pipeline.runs.needs import size_of
 from posttrain.pipeline.runs.resolve import Made, Resolver, committed
 from posttrain.pipeline.runs.variants import Point, Variant, variants_of
-from posttrain.plan.disk import DiskEstimate, estimate_disk, most_at_once
-from posttrain.plan.model import count_adapter, count_head, count_parameters
+from posttrain.plan.disk import Writes, most_at_once
 from posttrain.stage.errors import UsageError
 from posttrain.stage.spec import Distributed
 from posttrain.stage.wording import size
-
-MODELS = {
-    "train.base": 0,
-    "train.sft": 1,
-    "train.reward": 1,
-    "train.dpo": 1,
-    "train.kto": 1,
-    "train.ppo": 2,
-    "train.rloo": 1,
-    "train.grpo": 1,
-}
-"""Stages that write weights, and how many models each trains and checkpoints: PPO has a critic."""
 
 
 def require_room(points: list[Point]) -> None:
@@ -41,12 +27,13 @@ def require_room(points: list[Point]) -> None:
     estimates, unknown = [], []
     for variant, work in _to_come(points):
         try:
-            estimate = estimate_of(variant)
+            writes = estimate_of(variant)
         except UsageError:  # a model whose shape nothing here states
             unknown.append(variant.stage.name)
             continue
-        there = size_of(work) if work is not None and work.exists() else 0
-        estimates.append(dataclasses.replace(estimate, checkpoints=max(0, estimate.checkpoints - there)))
+        if writes is not None:
+            there = size_of(work) if work is not None and work.exists() else 0
+            estimates.append((writes.artifact, max(0, writes.checkpoints - there)))
     config, root = points[0].config, points[0].run.root
     at_once = None
     if config.launcher.kind == "local":
@@ -66,26 +53,13 @@ def require_room(points: list[Point]) -> None:
         print(f"disk: about {size(total)} of weights and checkpoints to come, {size(free)} free{known}", flush=True)
 
 
-def estimate_of(variant: Variant) -> DiskEstimate:
-    """Return what a stage that writes weights takes; raise UsageError where the model's shape is not known."""
-    stage = variant.stage
-    shape = base_shape(stage, {each.name: each for each in variant.points[0].stages})
-    models = MODELS[stage.type.run]
-    scored = stage.type.run == "train.reward"
-    whole = count_parameters(shape, "score" if scored else "lm")
-    if not models:
-        return estimate_disk(whole, 0, 0)
-    adapter = stage.config.adapter
-    trained = whole
-    if adapter.kind != "full":
-        trained = count_adapter(shape, adapter.rank, adapter.target_modules) + (
-            count_head(shape, "score") if scored else 0
-        )
-    return estimate_disk(trained, trained * models, stage.config.keep_checkpoints)
+def estimate_of(variant: Variant) -> Writes | None:
+    """Return what a stage that makes weights writes, None for another; raise UsageError for a model of no shape."""
+    return writes_of(variant.stage, {each.name: each for each in variant.points[0].stages})
 
 
 def _to_come(points: list[Point]) -> Iterator[tuple[Variant, Path | None]]:
-    """Yield the stages that write weights and are not made, and where their work is if that is known."""
+    """Yield the stages that are not made, and where their work is if that is known."""
     variants = [variant for of_name in variants_of(points).values() for variant in of_name]
     for point in points:
         own: list[tuple[Stage, Path | None]] = []
@@ -100,5 +74,5 @@ def _to_come(points: list[Point]) -> Iterator[tuple[Variant, Path | None]]:
                 own.append((stage, Path(spec.work) if spec is not None else None))
         for stage, work in own:
             variant = next(each for each in variants if point in each.points and each.stage.name == stage.name)
-            if stage.type.run in MODELS and variant.points[0] is point:
+            if variant.points[0] is point:
                 yield variant, work

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-
-from rich.console import Console
-from rich.table import Table
 
 from posttrain.pipeline.runs.store import artifact_directories
 from posttrain.plan.calibration import Seen, card_of, usual_rate
 from posttrain.plan.cards import CPU_CORE_FLOPS, card_named
 from posttrain.plan.families import read_shape
 from posttrain.plan.model import Head, ModelShape, count_adapter, training_flops_per_token
-from posttrain.plan.page import count, size
 from posttrain.plan.passes import peak_flops
 from posttrain.stage.artifact import Manifest, read_manifest
 from posttrain.stage.errors import UsageError
@@ -39,17 +34,6 @@ def seen_below(root: Path) -> list[Seen]:
             f"--calibrate {root}: no finished training stage there; give a folder that a run wrote, such as outputs"
         )
     return found
-
-
-def print_seen(seen: Sequence[Seen], console: Console) -> None:
-    """Print what stages made of their machines."""
-    table = Table(title="measured")
-    for header in ("stage", "on", "tokens/s", "MFU", "peak memory"):
-        table.add_column(header, justify="left" if header == "stage" else "right", no_wrap=True)
-    for stage in seen:
-        memory = size(stage.peak_memory) if stage.peak_memory else ""
-        table.add_row(stage.name, stage.machine, count(stage.tokens_per_second), f"{100 * stage.mfu:.1f} %", memory)
-    console.print(table)
 
 
 def _seen(directory: Path, manifest: Manifest) -> Seen | None:

@@ -5,24 +5,29 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from posttrain.pipeline.commands.planning.calibration import print_seen
+from posttrain.pipeline.commands.planning.plots import plot_pipeline, require_plot_file
 from posttrain.pipeline.commands.planning.rows import Given
 from posttrain.pipeline.commands.planning.stages import SEQUENCES_PER_ROW, work_of
+from posttrain.pipeline.commands.planning.writes import writes_of
 from posttrain.pipeline.config.pipeline import PipelineConfig
 from posttrain.pipeline.graph.graph import Stage, build_graph
 from posttrain.pipeline.local.launch import LocalLauncher, local_launcher
-from posttrain.pipeline.slurm.script import SlurmLauncher, resources_of
 from posttrain.plan.calibration import Seen, fitted
 from posttrain.plan.cards import CARDS, card_named
+from posttrain.plan.disk import most_at_once
 from posttrain.plan.figure import Figure, figure
 from posttrain.plan.graph import critical_path
 from posttrain.plan.page import amount, print_explanations, wide_console
 from posttrain.plan.passes import ON_CPU, ON_GPU, Range, Utilisation
-from posttrain.plan.table import describe_ways, print_costs, print_memory
+from posttrain.plan.table import describe_ways, print_costs, print_memory, print_seen
 from posttrain.plan.work import Machine, StagePlan, plan_work
 from posttrain.stage.errors import EXIT_DONE, UsageError
+
+if TYPE_CHECKING:
+    from posttrain.pipeline.slurm.script import SlurmLauncher
 
 __all__ = ["SEQUENCES_PER_ROW", "PlanOptions", "print_pipeline_plan"]
 
@@ -43,24 +48,41 @@ class PlanOptions:
     """What runs made of machines, in place of assumptions."""
     explain: bool = False
     as_json: bool = False
+    plot: Path | None = None
+    """Where a picture of it goes."""
 
 
 def print_pipeline_plan(config: PipelineConfig, options: PlanOptions | None = None) -> int:
     """Print the plan of a pipeline's stages and return the exit code."""
     options = options or PlanOptions()
+    if options.plot is not None:
+        require_plot_file(options.plot)
     stages = {stage.name: stage for stage in build_graph(config)}
     options.given.require_stages(stages)
     if options.mfu is not None and not 0 < options.mfu <= 1:
         raise UsageError(f"--mfu {options.mfu}: a share between 0 and 1 is meant, such as 0.4")
     machines, notes = _machines(config, stages, options)
     launcher = _launcher(config, list(stages.values()), options)
-    works = {name: work_of(stage, stages, launcher.distributed(stage), options.given) for name, stage in stages.items()}
-    plans = [plan_work(work, machines[name]) for name, work in works.items() if work is not None]
-    totals = _totals(plans, {name: list(stage.inputs.values()) for name, stage in stages.items()})
+    written = {name: writes for name, stage in stages.items() if (writes := writes_of(stage, stages)) is not None}
+    plans = [
+        plan_work(dataclasses.replace(work, writes=written.get(name)), machines[name])
+        for name, stage in stages.items()
+        if (work := work_of(stage, stages, launcher.distributed(stage), options.given)) is not None
+    ]
+    disk = most_at_once(
+        [(writes.artifact, writes.checkpoints) for writes in written.values()],
+        launcher.max_on_device if isinstance(launcher, LocalLauncher) else None,
+    )
+    totals = [
+        *_totals(plans, {name: list(stage.inputs.values()) for name, stage in stages.items()}),
+        figure("disk at once", "B", "disk", "all artifacts, and the checkpoints of stages that run at once", disk=disk),
+    ]
     unknown = [plan.work.name for plan in plans if plan.seconds is None]
     if unknown:
         notes.append(f"{', '.join(unknown)}: nothing here tells how many rows there are; give --rows DATASET=N")
     _print(plans, totals, notes, options)
+    if options.plot is not None:
+        plot_pipeline(plans, machines, options.plot)
     return EXIT_DONE
 
 
@@ -117,7 +139,7 @@ def _totals(plans: Sequence[StagePlan], needs: Mapping[str, Sequence[str]]) -> l
     every = sum(plan.seconds.expected for plan in known if plan.seconds is not None)
     if known:
         made.append(figure("one after the other", "s", "seconds", "stages that move a model", seconds=every))
-    for name, unit in (("cost", "$"), ("energy", "kWh"), ("disk", "B")):
+    for name, unit in (("cost", "$"), ("energy", "kWh")):
         found = [item.value for plan in plans if (item := plan.figure(name)) is not None]
         if found:
             scope = "all stages" if len(known) == len(plans) else f"the {len(found)} stages that are known"
@@ -128,6 +150,8 @@ def _totals(plans: Sequence[StagePlan], needs: Mapping[str, Sequence[str]]) -> l
 def _launcher(config: PipelineConfig, stages: list[Stage], options: PlanOptions) -> LocalLauncher | SlurmLauncher:
     """Return who starts the stages; a card with a number stands for a machine with so many, wherever it is."""
     if config.launcher.kind == "slurm":
+        from posttrain.pipeline.slurm.script import SlurmLauncher
+
         return SlurmLauncher(config)
     _, count = _card_and_count(options.card)
     if count is None:
@@ -167,6 +191,8 @@ def _uses_gpus(config: PipelineConfig, stage: Stage) -> bool:
     if config.distributed.device == "cpu":
         return False
     if config.launcher.kind == "slurm":
+        from posttrain.pipeline.slurm.script import resources_of
+
         return resources_of(stage).gpus > 0
     return config.hardware is not None or config.distributed.kind in ("deepspeed", "fsdp")
 
@@ -176,6 +202,19 @@ def _utilisation(card: str, options: PlanOptions) -> Utilisation:
     if options.mfu is None:
         return usual
     return dataclasses.replace(usual, mfu=Range(options.mfu, options.mfu, options.mfu), source="MFU as given")
+
+
+def number_of(text: str | None, option: str) -> float | None:
+    """Return the number of an option, None where it is not given; raise UsageError for text, or less than 0."""
+    if text is None:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        raise UsageError(f"{option} {text}: not a number") from None
+    if not number >= 0:
+        raise UsageError(f"{option} {text}: must be 0 or more")
+    return number
 
 
 def numbers_of(words: Sequence[str], option: str) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from posttrain.stage.errors import UsageError, did_you_mean
 
 READ_BYTES = 4 << 20
 """Of a file; a longer one's rows are estimated from as much."""
+COMPARED = 1000
+"""Rows of comparisons whose prompts are measured."""
 CHARACTERS_PER_TOKEN = 4.0
 """Of rows of JSON, names of columns included: an assumption."""
-DEMO_TOKENS = 48
-"""Mean tokens of a row that `data.demo` makes, under the tokenizer that is trained on it."""
+DEMO_TOKENS, DEMO_PROMPT_SHARE = 48, 0.59
+"""Mean tokens of a row that `data.demo` makes, under the tokenizer that is trained on it, and its prompt's part."""
 _DEMO_FILES = {
     "text.jsonl": "num_texts",
     "demonstrations.jsonl": "num_demonstrations",
@@ -42,6 +45,8 @@ class Rows:
     """Of a row; None where nothing tells."""
     responses: int = 2
     """To a prompt, in comparisons."""
+    prompt_share: float | None = None
+    """Of a prompt with one response, in comparisons; None where nothing tells."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,20 +116,23 @@ def longest_row(stage: Stage, stages: Mapping[str, Stage]) -> int:
 def _curated(stage: Stage, stages: Mapping[str, Stage], given: Given) -> Rows | None:
     config, parent = stage.config, stages.get(stage.inputs.get("sources", ""))
     train = held_out = weight = tokens = 0.0
-    responses = 2
+    responses, shares = 2, list[float]()
     for source in config.sources:
         counted = _file_rows(source, parent, stages, given) if source.file is not None else _path_rows(source)
         if counted is None:
             return None
-        number, mean, responses = counted
-        number = min(number, source.limit or number)
+        mean, responses = counted.mean_tokens, counted.responses
+        number = min(counted.train, source.limit or counted.train)
         held = {"eval": 1.0, "train": 0.0}.get(source.split, config.eval_fraction)
         if config.record_type == "evaluation" and source.split == "auto":
             held = 1.0
         train, held_out = train + number * (1 - held), held_out + number * held
         if mean is not None:
             weight, tokens = weight + number, tokens + number * mean
-    return Rows(train, held_out, tokens / weight if weight else None, responses)
+        if counted.prompt_share is not None:
+            shares.append(counted.prompt_share)
+    share = sum(shares) / len(shares) if shares else None
+    return Rows(train, held_out, tokens / weight if weight else None, responses, share)
 
 
 def _remade(stage: Stage, stages: Mapping[str, Stage], given: Given) -> Rows | None:
@@ -141,20 +149,19 @@ def _remade(stage: Stage, stages: Mapping[str, Stage], given: Given) -> Rows | N
     return dataclasses.replace(inner, mean_tokens=inner.mean_tokens + stage.config.passages * passage)
 
 
-def _file_rows(
-    source: Any, parent: Stage | None, stages: Mapping[str, Stage], given: Given
-) -> tuple[float, float | None, int] | None:
-    """Return rows, mean tokens and responses to a prompt of a file that a stage of this pipeline makes."""
+def _file_rows(source: Any, parent: Stage | None, stages: Mapping[str, Stage], given: Given) -> Rows | None:
+    """Return the rows of a file that a stage of this pipeline makes, not yet split."""
     if parent is None:
         return None
     config = parent.config
     if parent.type.run == "data.demo" and source.file in _DEMO_FILES:
-        return getattr(config, _DEMO_FILES[source.file]), DEMO_TOKENS, config.responses_per_prompt
+        number = getattr(config, _DEMO_FILES[source.file])
+        return Rows(number, 0, DEMO_TOKENS, config.responses_per_prompt, DEMO_PROMPT_SHARE)
     if parent.type.run == "data.owners":
         made = {"corpus.jsonl": 3 * config.num_families, "demonstrations.jsonl": config.num_demonstrations}
-        return made.get(source.file, config.num_evaluation_items), _OWNERS_TOKENS, 2
+        return Rows(made.get(source.file, config.num_evaluation_items), 0, _OWNERS_TOKENS)
     if parent.type.run == "data.openings":
-        return (config.num_items if source.file == "heldout.jsonl" else config.num_prompts), 16, 2
+        return Rows(config.num_items if source.file == "heldout.jsonl" else config.num_prompts, 0, 16)
     if parent.type.run in ("sample.rank", "sample.generate"):
         prompts = rows_of(stages[parent.inputs["prompts"]], stages, given)
         if prompts is None:
@@ -162,8 +169,9 @@ def _file_rows(
         samples, longest = drawn_by(parent)
         demonstrations = parent.type.run == "sample.generate"
         each = samples if demonstrations and config.choose == "all" else 1
-        rows, length = each * (prompts.train + prompts.held_out), (prompts.mean_tokens or 0) + longest
-        return rows, length, 1 if demonstrations else samples
+        rows, asked = each * (prompts.train + prompts.held_out), prompts.mean_tokens or 0
+        share = asked / (asked + longest) if asked else None
+        return Rows(rows, 0, asked + longest, 1 if demonstrations else samples, share)
     return None
 
 
@@ -175,19 +183,49 @@ def drawn_by(stage: Stage) -> tuple[int, int]:
     return getattr(stage.config, "num_samples", 1), stage.config.max_new_tokens
 
 
-def _path_rows(source: Any) -> tuple[float, float | None, int] | None:
-    """Return rows and mean tokens of local files of one row a line; None where one is of another form."""
+def _path_rows(source: Any) -> Rows | None:
+    """Return the rows of local files of one row a line, not yet split; None where one is of another form."""
     paths = [source.path] if isinstance(source.path, str) else source.path
     counted = [_count_lines(Path(path)) for path in paths or []]
     if not counted or None in counted:
         return None
-    rows = sum(part[0] for part in counted if part is not None)
-    size = sum(part[1] for part in counted if part is not None)
-    return rows, size / max(rows, 1) / CHARACTERS_PER_TOKEN, 2
+    found = [part for part in counted if part is not None]
+    rows, size = sum(part[0] for part in found), sum(part[1] for part in found)
+    share = next((share for part in found if (share := _prompt_share(part[2])) is not None), None)
+    return Rows(rows, 0, size / max(rows, 1) / CHARACTERS_PER_TOKEN, 2, share)
 
 
-def _count_lines(path: Path) -> tuple[float, float] | None:
-    """Return lines and characters of a .jsonl file, plain or gzipped; of a long one as its beginning suggests."""
+def _prompt_share(lines: bytes) -> float | None:
+    """Return the prompt's part of a prompt with one response, in characters of comparisons; None for other rows.
+
+    A prompt that has no column of its own is what the responses begin with alike.
+    """
+    prompts = answers = 0.0
+    for line in lines.splitlines()[:COMPARED]:
+        try:
+            row = json.loads(line)
+            responses = [_text(answer) for answer in row.get("responses") or (row["chosen"], row["rejected"])]
+        except (ValueError, KeyError, AttributeError, TypeError):
+            continue  # of another form, or cut off where we stopped to read
+        prompt = _text(row.get("prompt") or "")
+        common = 0 if prompt else _alike(min(responses), max(responses))
+        prompts += len(prompt) + common
+        answers += sum(map(len, responses)) / len(responses) - common
+    return prompts / (prompts + answers) if answers else None
+
+
+def _alike(first: str, second: str) -> int:
+    """Return how many characters two texts begin with alike."""
+    pairs = zip(first, second, strict=False)
+    return next((place for place, (one, other) in enumerate(pairs) if one != other), min(len(first), len(second)))
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _count_lines(path: Path) -> tuple[float, float, bytes] | None:
+    """Return lines and characters of a .jsonl file, plain or gzipped, and how it begins, which long ones go by."""
     name = path.name.removesuffix(".gz")
     if not (path.is_file() and name.endswith((".jsonl", ".ndjson"))):
         return None
@@ -199,4 +237,4 @@ def _count_lines(path: Path) -> tuple[float, float] | None:
         except (OSError, EOFError):
             return None  # curation says what is wrong with it
         whole = size / max(raw.tell(), 1) if len(text) == READ_BYTES else 1.0
-    return whole * max(1, text.count(b"\n")), whole * len(text)
+    return whole * max(1, text.count(b"\n")), whole * len(text), text

@@ -10,7 +10,6 @@ from typing import Any
 
 from posttrain.pipeline.commands.planning.rows import Given, Rows, drawn_by, longest_row, record_type_of, rows_of
 from posttrain.pipeline.graph.graph import Stage
-from posttrain.plan.disk import STATE_BYTES, WEIGHT_BYTES
 from posttrain.plan.families import read_shape
 from posttrain.plan.footprint import Rollouts, Setting, Training
 from posttrain.plan.known import KNOWN_SHAPES
@@ -25,7 +24,7 @@ SEQUENCES_PER_ROW = {"train.sft": 1, "train.reward": 2, "train.dpo": 2, "train.k
 """Sequences that one row puts through the model; a reward model's group is taken as a pair where nothing tells more."""
 WITH_ROLLOUTS = ("train.ppo", "train.rloo", "train.grpo")
 SHARED = 0.5
-"""Share of a row's most tokens that is its prompt, which its responses share: an assumption."""
+"""Share of a row's tokens that is its prompt, which its responses share, where no rows are here: an assumption."""
 UNKNOWN_LENGTH = 0.5
 """Mean tokens of a row over the most that it may have, where nothing tells: an assumption."""
 
@@ -92,17 +91,21 @@ def _setting(config: Any, rows: int, distributed: Distributed) -> Setting:
     )
 
 
-def _share(config: Any, distributed: Distributed) -> tuple[int, int]:
-    """Return the rows of a global batch that a process has, and those that it takes at once."""
+def _share(config: Any, distributed: Distributed, row_tokens: int) -> tuple[int, int]:
+    """Return the rows of a global batch that a process has, and those that it takes at once, all of the longest."""
     share = max(1, config.global_batch_size // distributed.num_processes)
+    if limit := getattr(config, "micro_batch_tokens", None):
+        return share, min(share, max(1, limit // row_tokens))
     most = min(share, config.micro_batch_size)
     return share, max(size for size in range(1, most + 1) if share % size == 0)
 
 
-def _keeps(config: Any, distributed: Distributed) -> tuple[int, int, int]:
-    """Return checkpoints at once, the newest not yet committed, and bytes of a trained parameter: with its states."""
-    low = config.dtype == "bfloat16" and distributed.kind == "deepspeed"
-    return config.keep_checkpoints + 1, 14 if low else STATE_BYTES, 2 if low else WEIGHT_BYTES
+def critic_of(stage: Stage, stages: Mapping[str, Stage]) -> ModelShape | None:
+    """Return the shape of a model that learns beside the policy; None where there is none, or it is part of that."""
+    if stage.type.run != "train.ppo" or stage.config.critic.kind == "shared":
+        return None
+    rewards = _of_ensemble(stage, "reward") if stage.config.critic.kind == "reward_model" else []
+    return base_shape(stages[rewards[0]] if rewards else stage, stages)
 
 
 def _trained(stage: Stage, stages: Mapping[str, Stage], distributed: Distributed, given: Given) -> Work:
@@ -115,14 +118,16 @@ def _trained(stage: Stage, stages: Mapping[str, Stage], distributed: Distributed
     if run == "train.reward" and rows is not None:
         each = rows.responses
     head: Head = "score" if run == "train.reward" else "lm"
-    share, micro = _share(config, distributed)
+    row_tokens = round(limit * (each - (each - 1) * _prompt_share(config, rows)))
+    share, micro = _share(config, distributed, row_tokens)
     training = Training(
         base_shape(stage, stages),
         head,
-        row_tokens=round(limit * (each - (each - 1) * _prompt_share(config))),
+        row_tokens=row_tokens,
         processes=distributed.num_processes,
         rank=config.adapter.rank,
         target_modules=config.adapter.target_modules,
+        optimizer=config.optimizer.kind,
     )
     mean = limit if packed else _mean(rows, limit)
     steps = config.max_steps
@@ -141,14 +146,15 @@ def _trained(stage: Stage, stages: Mapping[str, Stage], distributed: Distributed
         times = 1 + (steps // config.eval_steps if config.eval_steps else 0)
         tokens = times * (rows.held_out if rows else 0) * each * _mean(rows, limit)
         passes = (trained, dataclasses.replace(usual, what="held out", kind="forward", tokens=tokens))
-    setting, keeps = _setting(config, micro, distributed), _keeps(config, distributed)
-    tf32 = config.tf32
-    return Work(stage.name, run, training.shape, distributed, passes, steps, training, setting, share, keeps, tf32)
+    setting, tf32 = _setting(config, micro, distributed), config.tf32
+    return Work(stage.name, run, training.shape, distributed, passes, steps, training, setting, share, tf32)
 
 
-def _prompt_share(config: Any) -> float:
-    """Return the share of a row's most tokens that is computed once for all its responses."""
-    return SHARED if getattr(config, "share_prompts", "never") != "never" else 0.0
+def _prompt_share(config: Any, rows: Rows | None) -> float:
+    """Return the share of a row's tokens that is computed once for all its responses: of rows here, or assumed."""
+    if getattr(config, "share_prompts", "never") == "never":
+        return 0.0
+    return SHARED if rows is None or rows.prompt_share is None else rows.prompt_share
 
 
 def _with_rollouts(stage: Stage, stages: Mapping[str, Stage], distributed: Distributed, given: Given) -> Work:
@@ -160,17 +166,18 @@ def _with_rollouts(stage: Stage, stages: Mapping[str, Stage], distributed: Distr
     reward = base_shape(stages[rewards[0]], stages) if rewards else None
     verifier = base_shape(stages[stage.inputs["verifier"]], stages) if "verifier" in stage.inputs else None
     is_ppo = run == "train.ppo"
-    own_critic = is_ppo and config.critic.kind != "shared"
-    critic = (reward if config.critic.kind == "reward_model" else shape) if own_critic else None
+    critic = critic_of(stage, stages)
     with_reference = is_ppo or run == "train.rloo" or config.beta > 0
-    share, micro = _share(config, distributed)
+    row_tokens = limit + config.max_new_tokens
+    share, micro = _share(config, distributed, row_tokens)
     training = Training(
         shape,
         "lm",
-        row_tokens=limit + config.max_new_tokens,
+        row_tokens=row_tokens,
         processes=distributed.num_processes,
         rank=config.adapter.rank,
         target_modules=config.adapter.target_modules,
+        optimizer=config.optimizer.kind,
         rollouts=Rollouts(
             config.max_new_tokens, config.rollout_batch, with_reference, reward, critic, len(rewards), verifier
         ),
@@ -208,8 +215,8 @@ def _with_rollouts(stage: Stage, stages: Mapping[str, Stage], distributed: Distr
             frozen.append(of_critic)
             updates.append(dataclasses.replace(of_critic, what="critic", **update))
         passes = (prompts, decoded, *frozen, *updates)
-    setting, keeps = _setting(config, micro, distributed), _keeps(config, distributed)
-    return Work(stage.name, run, shape, distributed, passes, steps, training, setting, share, keeps, config.tf32)
+    setting = _setting(config, micro, distributed)
+    return Work(stage.name, run, shape, distributed, passes, steps, training, setting, share, config.tf32)
 
 
 def _of_ensemble(stage: Stage, name: str) -> list[str]:

@@ -88,7 +88,7 @@ def test_deepseek_v3_counts_its_embedding_once_in_37_billion() -> None:
 
 @pytest.mark.parametrize(("name", "gpus", "gib", "tokens", "source"), KV_TOKENS)
 def test_tokens_that_a_cache_holds(name: str, gpus: int, gib: float, tokens: int, source: str) -> None:
-    held = gib * GIB / (kv_bytes_per_token(KNOWN_SHAPES[name]) / gpus)
+    held = gib * GIB / kv_bytes_per_token(KNOWN_SHAPES[name], cards=gpus)
     assert held == pytest.approx(tokens, rel=0.02), source
 
 

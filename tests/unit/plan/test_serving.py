@@ -110,6 +110,13 @@ def test_the_command_prints_every_figure_and_explains_it(command: str, capsys: p
         ("model model=Qwen3-8B card=h101", "error: card: 'h101': no such card; did you mean 'h100'?"),
         ("model model=Qwen3-8B batch=0", "error: batch: 0: input should be greater than or equal to 1"),
         ("model Qwen3-8B", "error: plan model: 'Qwen3-8B' is not KEY=VALUE; write it as model=Qwen/Qwen3-8B"),
+        ("modle model=Qwen3-8B", "error: plan modle: no such question; did you mean 'model'?"),
+        (
+            "model model=Qwen3-8B cards=5",
+            "error: cards=5: the 32 heads of Qwen3-8B do not divide by it; take one of 1, 2",
+        ),
+        ("model model=Qwen3-8B --rows x=3", "error: --rows: `plan model` is of one model and has no recipe; leave it"),
+        ("model model=Qwen3-8B --card h101", "error: card: 'h101': no such card; did you mean 'h100'?"),
         ("pretrain bugdet=1", "error: bugdet: unknown key; did you mean 'budget'?"),
         ("pretrain budget=lots", "error: budget: 'lots': input should be a valid number"),
     ],

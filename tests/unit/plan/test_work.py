@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from posttrain.plan.cards import CARDS, Card
+from posttrain.plan.disk import Writes
 from posttrain.plan.footprint import Rollouts, Setting, Training
 from posttrain.plan.graph import critical_path
 from posttrain.plan.known import KNOWN_SHAPES
@@ -161,7 +162,18 @@ def _plan(setting: Setting = FULL, card: str = "h100", processes: int = 8) -> St
     training = _sft(processes)
     trained = Pass("training", "train", LLAMA, 1e9, 2048, dtype="bfloat16", recomputed=setting.checkpointing)
     distributed = Distributed("deepspeed", processes)
-    work = Work("sft", "train.sft", LLAMA, distributed, (trained,), 100, training, setting, 16, (3, 14, 2))
+    work = Work(
+        "sft",
+        "train.sft",
+        LLAMA,
+        distributed,
+        (trained,),
+        100,
+        training,
+        setting,
+        16,
+        writes=Writes(PARAMETERS, 2, PARAMETERS, 2, 12 * PARAMETERS, kept=2),
+    )
     return plan_work(work, Machine(CARDS[card], 2.0, ON_GPU))
 
 
