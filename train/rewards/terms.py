@@ -19,6 +19,7 @@ from posttrain.sample.choose.grounding import grounded_share
 from posttrain.sample.structured.json_schema import Validator
 from posttrain.sample.structured.repair import parse_json
 from posttrain.stage.errors import UsageError, did_you_mean
+from posttrain.stage.spec import Distributed
 from posttrain.train.config.rollout import RewardTerm
 from posttrain.train.rewards.model_score import RewardModelScore
 from posttrain.train.rewards.weighted import Answer, Component, Reward, Rewards
@@ -35,10 +36,11 @@ def build_rewards(
     scoring_tokens: int,
     where: str,
     dtype: str = "float32",
+    distributed: Distributed | None = None,
 ) -> Rewards:
     """Return the reward of a stage; ``where`` is its configuration path, for messages.
 
-    ``dtype`` is the precision of a reward model.
+    ``dtype`` is the precision of a reward model, which is in parts between uses where ``distributed`` spreads weights.
 
     Raises UsageError for a term that cannot be built, or two of the same name.
     """
@@ -51,7 +53,9 @@ def build_rewards(
         if term.kind == "reward_model":
             if reward_model is None:
                 raise UsageError(f"{path}.kind: 'reward_model', but there is no inputs.reward; give one")
-            reward: Reward = RewardModelScore(reward_model, tokenizer, device, scoring_tokens, term.normalize, dtype)
+            reward: Reward = RewardModelScore(
+                reward_model, tokenizer, device, scoring_tokens, term.normalize, dtype, distributed
+            )
         else:
             reward = _BUILDERS[term.kind](term, path)
         components.append(Component(name, term.weight, term.clip, reward, is_penalty=term.kind == "length"))
