@@ -158,14 +158,23 @@ class Training:
         )
 
     def _frozen(self, setting: Setting, rollouts: Rollouts) -> int:
+        """Return what models take that are not trained, in a rollout.
+
+        Where weights are spread over processes, a copy of the policy and its critic samples, then one model after the
+        other scores: each is whole in its turn, and what is not trained is in parts meanwhile.
+        """
         policy = count_parameters(self.shape, self.head)
-        whole = policy if rollouts.reference and setting.adapter == "full" else 0
+        frozen = [policy] if rollouts.reference and setting.adapter == "full" else []
         for judge, models in ((rollouts.reward, rollouts.reward_models), (rollouts.verifier, 1)):
             if judge is not None:
-                whole += models * count_parameters(judge, "score")
-        if setting.zero == 3:  # a copy that samples, in one piece, and its critic
-            whole += policy + (count_parameters(rollouts.critic, "score") if rollouts.critic is not None else 0)
-        return whole * _size(setting.dtype)
+                frozen += models * [count_parameters(judge, "score")]
+        if setting.zero != 3:
+            return sum(frozen) * _size(setting.dtype)
+        critic = count_parameters(rollouts.critic, "score") if rollouts.critic is not None else 0
+        if self.processes == 1:
+            return (sum(frozen) + policy + critic) * _size(setting.dtype)
+        in_parts = sum(frozen) + (policy if setting.adapter != "full" else 0)
+        return (max(policy + critic, *frozen, 0) + in_parts // self.processes) * _size(setting.dtype)
 
     def _cache(self, setting: Setting, rollouts: Rollouts) -> int:
         return round(rollouts.batch * kv_bytes(self.shape, self.row_tokens, _size(setting.dtype)))

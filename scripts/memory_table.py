@@ -68,7 +68,9 @@ def table(model: nn.Module, sizes: dict[str, int], gpus: int, tokens: int) -> It
             full, own = kind == "full", critic == "reward_model"
             trained = states * (2 if own else 1) if full else 2 * part + 16 * adapter / gpus
             copy = 2 * whole * (2 if own else 1) if stage == "PPO" else 0
-            frozen = (2 * whole * (2 if full else 1)) if stage == "PPO" else 0
+            # Two of three are frozen: reference and reward model, or backbone and reward model. They are in parts, and
+            # whole in their turn, when the copy is so no more.
+            frozen = 2 * 2 * part if stage == "PPO" else 0
             kept = activation_bytes_per_token(
                 shape,
                 adapter=kind,

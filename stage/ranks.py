@@ -1,8 +1,9 @@
-"""Ranks that Slurm started: one task each, told in the words that torch knows."""
+"""Where the ranks of a stage meet; and ranks that Slurm started: one task each, told in the words that torch knows."""
 
 from __future__ import annotations
 
 import os
+import socket
 
 VARIABLE = "POSTTRAIN_RANKS"
 """Environment variable by which a job says that the tasks of its `srun` are the ranks of a training stage."""
@@ -15,3 +16,11 @@ def adopt_slurm_rank() -> None:
         return
     os.environ |= {name: os.environ[slurm_name] for name, slurm_name in _TORCH_NAMES.items()}
     os.environ["LOCAL_WORLD_SIZE"] = os.environ["SLURM_NTASKS_PER_NODE"]
+
+
+def free_port() -> int:
+    """Return a free port of this machine, for the ranks of which it has the first."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port: int = probe.getsockname()[1]
+    return port

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from posttrain.pipeline.commands.keeping.room import require_room
 from posttrain.pipeline.commands.keeping.transfer import pull_made
-from posttrain.pipeline.commands.run import dry_run, note, prepare, run_pipelines
+from posttrain.pipeline.commands.run import dry_run, note, place_here, prepare, run_pipelines, take_part
 from posttrain.pipeline.commands.run_slurm import print_submission, submit_pipelines
 from posttrain.pipeline.config.overrides import outvoted
 from posttrain.pipeline.config.recipe_file import taken_unasked
@@ -40,7 +40,12 @@ def prepared(overrides: list[str], config_dir: Path | None) -> dict[str, Point]:
 
 
 def start(points: dict[str, Point], stops: StopRequests, this: Launch) -> int:
-    """Take what a remote store has, see that there is room, and run the pipelines or submit them."""
+    """Take what a remote store has, see that there is room, and run the pipelines or submit them.
+
+    On a machine of several that is not the first, take part in what that one runs.
+    """
+    if not _on_slurm(points) and place_here(points).rank:
+        return take_part(points, stops)
     for point in points.values():
         pull_made(point)
     require_room(list(points.values()))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import os
 import shlex
 import sys
 from collections.abc import Iterable
@@ -18,7 +20,10 @@ from posttrain.pipeline.graph.keys import check_external_paths
 from posttrain.pipeline.graph.lengths import check_lengths
 from posttrain.pipeline.graph.overlap import unguarded
 from posttrain.pipeline.local.by_hand import arguments_of
+from posttrain.pipeline.local.follower import Follower, follow
 from posttrain.pipeline.local.launch import local_launcher
+from posttrain.pipeline.local.leader import Leader, leading
+from posttrain.pipeline.local.machines import Place, place_of
 from posttrain.pipeline.local.scheduler import Scheduler, State, Task
 from posttrain.pipeline.runs.launched import Launch, note_launch
 from posttrain.pipeline.runs.notice import give_notice
@@ -58,17 +63,24 @@ def note(line: str) -> None:
 
 
 def run_pipelines(points: dict[str, Point], stops: StopRequests, launch: Launch | None = None) -> int:
-    """Run the points of a sweep here one after the other, each taking over what those before it made.
+    """Run the points of a sweep one after the other, each taking over what those before it made; return the exit code.
 
-    A stop is one of the whole sweep.
+    A stop is one of the whole sweep. Raises UsageError where other machines could not reach this one.
     """
+    with leading(place_here(points), [str(point.run.path) for point in points.values()]) as others:
+        code = _run_all(points, stops, launch, others)
+        others.dismiss(code)
+        return code
+
+
+def _run_all(points: dict[str, Point], stops: StopRequests, launch: Launch | None, others: Leader) -> int:
     codes: dict[str, int] = {}
     for label, point in points.items():
         if stops.wanted:
             break
         if label:
             print(f"\n{label}", flush=True)
-        codes[label] = run_pipeline(point, stops, launch)
+        codes[label] = run_pipeline(point, stops, launch, others)
     if len(points) > 1:
         print_sweep({label: points[label].run for label in codes if points[label].run.identity.exists()})
     if left := [label for label in points if label not in codes]:
@@ -76,19 +88,21 @@ def run_pipelines(points: dict[str, Point], stops: StopRequests, launch: Launch 
     return next((code for code in codes.values() if code != EXIT_DONE), EXIT_REQUEUE if left else EXIT_DONE)
 
 
-def run_pipeline(point: Point, stops: StopRequests, launch: Launch | None = None) -> int:
+def run_pipeline(point: Point, stops: StopRequests, launch: Launch | None, others: Leader) -> int:
     """Make every artifact of a pipeline that is not there yet, and return the exit code.
 
     Raises UsageError before anything starts when the configuration cannot work, and LeaseHeldError when another
     launcher holds the run's folder.
     """
     config, run = point.config, point.run
-    launcher = local_launcher(config, point.stages)
+    launcher = dataclasses.replace(local_launcher(config, point.stages), place=others.place)
     keep_going = launch is not None and launch.keep_going
     console = console_for_tables()
     with Display(console) as display:
         resolver = Resolver(config, run, launcher.distributed)
-        scheduler = Scheduler(point.stages, resolver, run, launcher, config.launcher, display, stops, keep_going)
+        scheduler = Scheduler(
+            point.stages, resolver, run, launcher, config.launcher, display, stops, keep_going, others
+        )
         if not scheduler.nothing_to_do():
             with Lease(run.lease, run.name, config.launcher.lease_wait_seconds):
                 _refuse_beside_jobs(run)
@@ -109,6 +123,33 @@ def run_pipeline(point: Point, stops: StopRequests, launch: Launch | None = None
     return code
 
 
+def take_part(points: dict[str, Point], stops: StopRequests) -> int:
+    """Run on this machine, one of several, what the first of them says; return the exit code."""
+    place, present = place_here(points), list(points.values())
+    launchers = [dataclasses.replace(local_launcher(point.config, point.stages), place=place) for point in present]
+    parts = {str(point.run.path): (point, own) for point, own in zip(present, launchers, strict=True)}
+    follower = Follower(parts, place, stops, console_for_tables())
+    timeout = present[0].config.distributed.timeout_seconds
+    return follow(follower, functools.partial(_all_made, present, stops), timeout)
+
+
+def place_here(points: dict[str, Point]) -> Place:
+    """Return which of the machines of a command this one is; raise UsageError where nothing says it."""
+    return place_of(next(iter(points.values())).config.distributed, os.environ)
+
+
+def _all_made(points: list[Point], stops: StopRequests) -> bool:
+    """Return whether every artifact of some pipelines is there."""
+    for point in points:
+        launcher = local_launcher(point.config, point.stages)
+        resolver = Resolver(point.config, point.run, launcher.distributed)
+        with Display(Console(quiet=True)) as display:
+            scheduler = Scheduler(point.stages, resolver, point.run, launcher, point.config.launcher, display, stops)
+            if not scheduler.nothing_to_do():
+                return False
+    return True
+
+
 def _refuse_beside_jobs(run: RunDirectory) -> None:
     """Raise LeaseHeldError where Slurm still has jobs of the run; where it cannot be asked, they mind themselves."""
     if live := read_queue(run).live:
@@ -123,7 +164,8 @@ def dry_run(point: Point) -> int:
 
     Nothing is written.
     """
-    launcher = local_launcher(point.config, point.stages)
+    place = place_of(point.config.distributed, os.environ)
+    launcher = dataclasses.replace(local_launcher(point.config, point.stages), place=place)
     resolver = Resolver(point.config, point.run, launcher.distributed)
     made: dict[str, Made] = {}
     print("\n## ".join([f"run {point.run.name} → {point.run.path}", *told_curation(point.stages)]))

@@ -21,7 +21,15 @@ class DistributedConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto`` takes the NVIDIA GPUs where there are any."""
     num_processes: int | None = Field(default=None, ge=1)
-    """Processes per training stage; None is one per GPU, and one on CPU."""
+    """Processes per training stage, on all machines together; None is one per GPU, and one on CPU per machine."""
+    num_machines: int = Field(default=1, ge=1)
+    """Machines on which the same command was given, without a scheduler of jobs; all see the folder ``root``."""
+    machine_rank: int | None = Field(default=None, ge=0)
+    """Which of them this one is, from 0; None is what NODE_RANK says, or another such variable."""
+    main_address: str | None = None
+    """Where the others reach machine 0; None is what MASTER_ADDR says."""
+    main_port: int | None = Field(default=None, ge=1, le=65535)
+    """Port of machine 0 for that; None is what MASTER_PORT says, or 29500."""
     deepspeed: dict[str, Any] | None = None
     """DeepSpeed's own configuration, for ``kind: deepspeed``."""
     fsdp: dict[str, Any] | None = None
@@ -36,6 +44,13 @@ class DistributedConfig:
                 raise ValueError(f"give {name} a configuration with kind={name}, and only then")
         if self.kind == "single" and self.num_processes not in (None, 1):
             raise ValueError(f"num_processes={self.num_processes} needs distributed=ddp; kind=single is one process")
+        if self.kind == "single" and self.num_machines > 1:
+            raise ValueError(f"num_machines={self.num_machines} needs distributed=ddp, or another that spreads ranks")
+        if (self.num_processes or self.num_machines) % self.num_machines:
+            raise ValueError(
+                f"num_processes={self.num_processes} is no multiple of num_machines={self.num_machines}; "
+                "every machine has as many"
+            )
         return self
 
 

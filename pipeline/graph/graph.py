@@ -190,15 +190,31 @@ def _relabelled(line: str, name: str, node: StageNode, run: str, knobs: dict[str
 
 def _distributed(name: str, node: StageNode, usual: DistributedConfig) -> DistributedConfig:
     """Return how a stage is spread over processes; raise UsageError where a stage of one process is told to be."""
+    asked = usual if node.distributed is None else _on_the_same_machines(name, node.distributed, usual)
     if STAGE_TYPES[node.run].accelerate:
-        return node.distributed or usual
+        return asked
     if STAGE_TYPES[node.run].shares:
-        return _sharing(node.distributed or usual)
+        return _sharing(asked)
     if node.distributed is not None and node.distributed.kind != "single":
         raise UsageError(
             f"stages.{name}.distributed: {node.distributed.kind}, but {node.run} runs as one process; leave it out"
         )
     return DistributedConfig(device=usual.device, timeout_seconds=usual.timeout_seconds)
+
+
+def _on_the_same_machines(name: str, own: DistributedConfig, usual: DistributedConfig) -> DistributedConfig:
+    """Return a stage's own distribution on the machines of its pipeline; one process needs the first alone."""
+    for knob, default in {"num_machines": 1, "machine_rank": None, "main_address": None, "main_port": None}.items():
+        if getattr(own, knob) != default:
+            raise UsageError(f"stages.{name}.distributed.{knob}: all stages have the same; give distributed.{knob}")
+    if own.kind == "single" or usual.num_machines == 1:
+        return own
+    if (own.num_processes or 0) % usual.num_machines:
+        raise UsageError(
+            f"stages.{name}.distributed.num_processes: {own.num_processes} is no multiple of the "
+            f"{usual.num_machines} machines; every machine has as many"
+        )
+    return dataclasses.replace(own, num_machines=usual.num_machines)
 
 
 def _sharing(asked: DistributedConfig) -> DistributedConfig:

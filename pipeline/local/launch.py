@@ -18,6 +18,7 @@ from posttrain.pipeline.config.pipeline import PipelineConfig
 from posttrain.pipeline.graph.environment import inherited_environment, stage_environment
 from posttrain.pipeline.graph.graph import Stage
 from posttrain.pipeline.local.devices import Devices
+from posttrain.pipeline.local.machines import ALONE, Place
 from posttrain.stage.errors import UsageError
 from posttrain.stage.leash import VARIABLE as LEASH
 from posttrain.stage.machine import usable_cores
@@ -52,11 +53,14 @@ class LocalLauncher:
     """Stages that may compute on the device at once."""
     threads: int | None
     """CPU threads per process; None shares the cores."""
+    place: Place = ALONE
+    """Which of the machines of the run this one is."""
 
     def distributed(self, stage: Stage) -> Distributed:
         """Return how the processes of a stage work together here."""
         wanted = stage.distributed
-        num_processes = wanted.num_processes or (1 if wanted.kind == "single" else max(len(self.gpus), 1))
+        on_each = 1 if wanted.kind == "single" else max(len(self.gpus), 1)
+        num_processes = wanted.num_processes or on_each * wanted.num_machines
         return Distributed(wanted.kind, num_processes, wanted.deepspeed, wanted.fsdp, wanted.timeout_seconds)
 
     def devices(self) -> Devices:
@@ -64,24 +68,42 @@ class LocalLauncher:
         return Devices(self.gpus, max(1, math.ceil(self.max_on_device / max(len(self.gpus), 1))))
 
     def devices_of(self, stage: Stage) -> int:
-        """Return how many GPUs a stage computes on: one for each of its processes."""
-        return self.distributed(stage).num_processes if self.gpus and stage.on_device else 0
+        """Return how many GPUs of this machine a stage computes on: one for each of its processes here."""
+        return self._processes_here(stage) if self.gpus and stage.on_device else 0
 
-    def command(self, stage: Stage, arguments: list[str], lent: Sequence[str] = ()) -> Command:
+    def command(self, stage: Stage, arguments: list[str], lent: Sequence[str] = (), port: int | None = None) -> Command:
         """Return the command that runs a stage with ``--spec FILE``, or with all it needs as ``key=value``.
 
-        ``lent`` are its own GPUs; without, it sees them all.
+        ``lent`` are its own GPUs; without, it sees them all. ``port`` is where the ranks of several machines meet, on
+        the first of them; None is the port at which the machines do.
         """
         target = ["-m", stage.type.module, *arguments]
         num_processes = self.distributed(stage).num_processes
-        threads = self._threads(stage, num_processes)
+        threads = self._threads(stage, self._processes_here(stage))
         environment = stage_environment(stage, threads, on_gpu=bool(self.gpus)) | {LEASH: "stdin"}
         if lent:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(lent)
         if num_processes == 1 and not stage.type.accelerate:
             return Command([sys.executable, *target], environment)
         launch = [sys.executable, "-m", "accelerate.commands.launch"]
-        return Command([*launch, *self._accelerate_options(num_processes, threads), *target], environment)
+        options = self._accelerate_options(num_processes, threads)
+        if stage.distributed.num_machines > 1:
+            options = [*options, *self._among_machines(port or self.place.port)]
+        return Command([*launch, *options, *target], environment)
+
+    def _processes_here(self, stage: Stage) -> int:
+        return self.distributed(stage).num_processes // stage.distributed.num_machines
+
+    def _among_machines(self, port: int) -> list[str]:
+        """Return options of `accelerate launch`, of which the last of a name counts."""
+        options = {
+            "num_machines": str(self.place.of),
+            "machine_rank": str(self.place.rank),
+            "main_process_ip": self.place.address,
+            "main_process_port": str(port),
+            "rdzv_backend": "static",
+        }
+        return ["--same_network", *(part for name, value in options.items() for part in (f"--{name}", value))]
 
     def _accelerate_options(self, num_processes: int, threads: int) -> list[str]:
         """Spell out every option, or accelerate warns, or takes it from the user's own default configuration.
@@ -116,10 +138,12 @@ def local_launcher(config: PipelineConfig, stages: list[Stage]) -> LocalLauncher
             raise UsageError(
                 "distributed.device: 'cuda', but this machine shows no NVIDIA GPU; give distributed.device=cpu"
             )
-        if gpus and (stage.distributed.num_processes or 1) > len(gpus):
+        machines = stage.distributed.num_machines
+        if gpus and (stage.distributed.num_processes or 1) > len(gpus) * machines:
+            on_each = " on each machine" * (machines > 1)
             raise UsageError(
-                f"distributed.num_processes: {stage.distributed.num_processes}, but there are {len(gpus)} GPUs; "
-                "give at most as many"
+                f"distributed.num_processes: {stage.distributed.num_processes}, but there are {len(gpus)} GPUs"
+                f"{on_each}; give at most as many"
             )
     on_device = limits.max_parallel_on_device or len(gpus) or limits.max_parallel
     return LocalLauncher(gpus, limits.max_parallel, min(limits.max_parallel, on_device), limits.threads_per_process)

@@ -21,17 +21,20 @@ from posttrain.stage.outcome import Outcome, read_outcome
 class StageProcess:
     """A started stage. It writes to ``log``, and its standard input is the leash of `posttrain.stage.leash`.
 
-    Its ranks give their signs of life in a folder beside the log, which also holds their stacks when they hung.
+    Its ranks give their signs of life in a folder beside the log, which also holds their stacks when they hung; those
+    of several machines share ``signs``.
     """
 
-    def __init__(self, command: Command, outcome: Path, log: Path, timeout_seconds: float) -> None:
+    def __init__(
+        self, command: Command, outcome: Path, log: Path, timeout_seconds: float, signs: Path | None = None
+    ) -> None:
         self.outcome = outcome
         self.log = log
         self.asked_to_stop = False
         self.started = time.monotonic()
-        self._signs = log.with_suffix(".ranks")
+        self._signs = signs or log.with_suffix(".ranks")
         self._watchdog = Watchdog(self._signs, timeout_seconds)
-        self._hung: str | None = None
+        self._cut_off: str | None = None
         outcome.unlink(missing_ok=True)
         with log.open("w", encoding="utf-8") as output:
             self._process = subprocess.Popen(
@@ -56,12 +59,23 @@ class StageProcess:
     def finished(self) -> bool:
         """Return whether the process has ended; whatever it left behind ends with it. One that hangs is ended."""
         if self._process.poll() is None:
-            self._hung = self._watchdog.hung()
-            if self._hung is None:
+            hung = self._watchdog.hung()
+            if hung is None:
                 return False
+            self._cut_off = f"hung: {hung}"
             self._watchdog.dump(self._signal_ranks)
         self.kill()
         return True
+
+    @property
+    def code(self) -> int | None:
+        """Exit code of a process that has ended, negative for a signal's number."""
+        return self._process.returncode
+
+    def cut_off(self, why: str) -> None:
+        """End the stage for want of what it cannot do without; its outcome says so, and that it can go on."""
+        self._cut_off = why
+        self.kill()
 
     def stop(self) -> None:
         """Ask the stage to save its state and exit."""
@@ -93,10 +107,10 @@ class StageProcess:
         """Return how a finished stage ended; where it left no word of it, one is left for `posttrain status`."""
         outcome = read_outcome(self.outcome)
         done = outcome is not None and outcome.code == EXIT_DONE
-        if self._hung is not None and not done:  # continued for the dump, a stopped rank may have come to its end
-            outcome = Outcome(EXIT_REQUEUE, f"hung: {self._hung}; the same command goes on from the last checkpoint")
+        if self._cut_off is not None and not done:  # continued for the dump, a stopped rank may have come to its end
+            outcome = Outcome(EXIT_REQUEUE, f"{self._cut_off}; the same command goes on from the last checkpoint")
             outcome.write(self.outcome)
-        elif outcome is None or (done and self._hung is None and self._process.returncode != 0):
+        elif outcome is None or (done and self._cut_off is None and self._process.returncode != 0):
             outcome = self._without_outcome()
             outcome.write(self.outcome)
         if outcome.code == EXIT_DONE:

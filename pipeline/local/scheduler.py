@@ -10,6 +10,7 @@ from pathlib import Path
 from posttrain.pipeline.config.pipeline import LauncherConfig
 from posttrain.pipeline.graph.graph import GATE, Stage
 from posttrain.pipeline.local.launch import LocalLauncher
+from posttrain.pipeline.local.leader import Leader
 from posttrain.pipeline.local.process import StageProcess
 from posttrain.pipeline.runs.promotion import refusal
 from posttrain.pipeline.runs.resolve import Made, Resolver, committed
@@ -74,8 +75,12 @@ class Scheduler:
         display: Display,
         stops: StopRequests,
         keep_going: bool = False,
+        others: Leader | None = None,
     ) -> None:
-        """``keep_going`` goes on after a failure with the stages that do not need what failed."""
+        """``keep_going`` goes on after a failure with the stages that do not need what failed.
+
+        ``others`` are the other machines, where there are several.
+        """
         self.tasks = {stage.name: Task(stage) for stage in stages}
         self._resolver = resolver
         self._run = run
@@ -86,6 +91,7 @@ class Scheduler:
         self._stops = stops
         self._obeyed = Wanted.NOTHING
         self._keep_going = keep_going
+        self._others = others or Leader(launcher.place)
 
     def run(self) -> None:
         """Return when every stage is made, or nothing runs any more after a failure or a stop.
@@ -210,7 +216,7 @@ class Scheduler:
             self._announce_cached(task)
         elif not self._gates_passed(task.stage):
             return
-        elif self._has_room(task.stage) and self._lease_is_free(task, task.spec) and self._is_current(task):
+        elif self._can_start(task, task.spec) and self._is_current(task):
             self._start(task, task.spec)
 
     def _take_as_made(self, task: Task) -> None:
@@ -223,6 +229,9 @@ class Scheduler:
         assert task.spec is not None
         self._run.write_spec(task.spec)
         self._display.say(task.stage.name, f"cached   {Path(task.spec.output).name}")
+
+    def _can_start(self, task: Task, spec: StageSpec) -> bool:
+        return self._has_room(task.stage) and self._lease_is_free(task, spec) and self._others_wait(task)
 
     def _has_room(self, stage: Stage) -> bool:
         running = [task.stage for task in self._running()]
@@ -248,6 +257,22 @@ class Scheduler:
             task.message = f"{Path(spec.output).name} is being made by {who}; {fix}"
         return False
 
+    def _others_wait(self, task: Task) -> bool:
+        """Return whether all other machines wait for work; after as long as a rank may stand still, give up."""
+        if task.stage.distributed.num_machines == 1:
+            return True
+        if missing := self._others.missing():
+            who = f"machine {', '.join(map(str, missing))} of {self._others.place.of}"
+            if task.state is State.PENDING:
+                task.state, task.waiting_since = State.WAITING, time.monotonic()
+                self._display.say(
+                    task.stage.name, f"waiting for {who} at port {self._others.place.port}; Ctrl-C gives up"
+                )
+            if time.monotonic() - task.waiting_since >= task.stage.distributed.timeout_seconds:
+                task.state, task.code = State.STOPPED, EXIT_REQUEUE
+                task.message = f"{who} did not come; give it the same command with its own distributed.machine_rank"
+        return self._others.ready()
+
     def _is_current(self, task: Task) -> bool:
         """Return whether code and outside files are still those of the work order, which may have waited for long."""
         before, task.spec = task.spec, None
@@ -257,7 +282,9 @@ class Scheduler:
         self._run.write_spec(spec)
         log = self._run.new_log(spec.stage)
         task.lent = self._devices.lend(self._launcher.devices_of(task.stage))
-        command = self._launcher.command(task.stage, ["--spec", str(self._run.spec(spec.stage))], task.lent)
+        spread = task.stage.distributed.num_machines > 1
+        port = self._others.start(str(self._run.path), spec.stage, log) if spread else None
+        command = self._launcher.command(task.stage, ["--spec", str(self._run.spec(spec.stage))], task.lent, port)
         task.process = StageProcess(command, Path(spec.outcome), log, spec.distributed.timeout_seconds)
         task.state = State.RUNNING
         on = f"  on GPU {', '.join(task.lent)}" if task.lent else ""
@@ -265,12 +292,20 @@ class Scheduler:
 
     def _check(self, task: Task) -> None:
         assert task.process is not None and task.spec is not None
+        spread = task.stage.distributed.num_machines > 1
         if not task.process.finished():
+            if spread and (lost := self._others.lost()):
+                task.process.cut_off(lost)
             signs = signs_of_life(task.process.log)
             self._display.update(task.stage.name, Path(task.spec.work) / "metrics.jsonl", signs)
             return
         self._devices.take_back(task.lent)
         outcome = task.process.result()
+        if spread:
+            if outcome.code == EXIT_FAILED and (lost := self._others.went()):
+                task.process.cut_off(lost)
+                outcome = task.process.result()
+            self._others.end()
         task.code, task.message = outcome.code, outcome.message
         task.made = committed(task.spec)
         if task.code == EXIT_DONE and task.made is None:

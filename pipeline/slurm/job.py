@@ -16,7 +16,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -48,6 +47,7 @@ from posttrain.stage.errors import (
 )
 from posttrain.stage.heartbeat import VARIABLE as HEARTBEAT
 from posttrain.stage.outcome import Outcome, read_outcome
+from posttrain.stage.ranks import free_port
 from posttrain.stage.schema import build
 from posttrain.stage.spec import StageSpec
 
@@ -177,7 +177,7 @@ class Driver:
     def _environment(self, spec: StageSpec) -> dict[str, str]:
         environment = {**inherited_environment(own_job=True), **self.launcher.environment(self.stage)}
         if spec.distributed.num_processes > 1:
-            environment |= {"MASTER_ADDR": queue.first_node_address(), "MASTER_PORT": str(_free_port())}
+            environment |= {"MASTER_ADDR": queue.first_node_address(), "MASTER_PORT": str(free_port())}
         return environment
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
@@ -275,14 +275,6 @@ def _patiently(ask: Callable[[], T]) -> T:
             print(f"{error}; again in {seconds} s", flush=True)
             time.sleep(seconds)
     return ask()
-
-
-def _free_port() -> int:
-    """Return a free port of this node, which is the first of the job and so that of rank 0."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def _tail(log: Path) -> str:

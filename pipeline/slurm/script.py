@@ -34,6 +34,11 @@ class SlurmLauncher:
         wanted = stage.distributed
         resources = resources_of(stage)
         processes = resources.nodes * processes_per_node(resources)
+        if wanted.num_machines > 1:
+            raise UsageError(
+                f"distributed.num_machines: {wanted.num_machines}, but Slurm starts the ranks; give "
+                f"launcher.slurm.train.nodes={wanted.num_machines} instead"
+            )
         if wanted.num_processes not in (None, processes) and not stage.type.shares:
             raise UsageError(
                 f"distributed.num_processes: {wanted.num_processes}, but the job of {stage.name} has {processes} "

@@ -49,7 +49,8 @@ class GroupTrainer(PhaseTrainer):
 
     def collect(self) -> Rollout:
         """Return the next rollout."""
-        return self.collector.collect(self.phase, self.sampling_model(), self.finish, self.stop)
+        rest = self.rest_sampling_model
+        return self.collector.collect(self.phase, self.sampling_model(), self.finish, self.stop, let_go=rest)
 
     def collate(self, episodes: Sequence[Episode], step_tokens: int) -> dict[str, Tensor]:
         """Return a micro-batch of a step that has so many response tokens over all ranks."""

@@ -50,7 +50,8 @@ class PpoTrainer(PhaseTrainer):
             kl_coef = adapted_kl_coef(kl_coef, self.last_rollout["objective/kl"], len(self.episodes), self.config.kl)
         finish = partial(finish_episodes, config=self.config, kl_coef=kl_coef)
         model = self.sampling_model()
-        rollout = self.collector.collect(self.phase, model.policy, finish, self.stop, model)
+        rest = self.rest_sampling_model
+        rollout = self.collector.collect(self.phase, model.policy, finish, self.stop, model, rest)
         self.kl_coef = kl_coef  # not before: a rollout that is stopped is done again
         rollout.metrics["objective/kl_coef"] = kl_coef
         return rollout

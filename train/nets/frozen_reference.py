@@ -11,7 +11,9 @@ import torch
 
 from posttrain.models.adapters import AdapterKind
 from posttrain.models.load import is_adapter, load_policy
+from posttrain.stage.spec import Distributed
 from posttrain.train.config.common import Dtype
+from posttrain.train.nets.in_parts import InParts, in_parts
 
 _ADAPTER = "reference"
 
@@ -19,15 +21,17 @@ _ADAPTER = "reference"
 class Reference:
     """Where the reference's weights are; `for_policy` says how to use them beside a policy."""
 
-    def __init__(self, source: Path, model: Any) -> None:
+    def __init__(self, source: Path, model: Any, parts: InParts | None = None) -> None:
         self.source = source
         self.model = model
         """A frozen copy; None where the policy's own backbone serves."""
+        self.parts = parts
+        """Its weights, where they are whole only while they are used."""
 
     def for_policy(self, policy: Any) -> Callable[[], contextlib.AbstractContextManager[Any]]:
         """Return a function whose context gives the reference model."""
         if self.model is not None:
-            return lambda: contextlib.nullcontext(self.model)
+            return lambda: _whole(self.model, self.parts)
         if is_adapter(self.source):
             policy.load_adapter(str(self.source), adapter_name=_ADAPTER, is_trainable=False)
             return lambda: _with_adapter(policy)
@@ -39,12 +43,29 @@ class Reference:
             policy.delete_adapter(_ADAPTER)
 
 
-def reference_of(source: Path, adapter: AdapterKind, dtype: Dtype, attention: str, device: torch.device) -> Reference:
-    """Return the reference of a policy that starts from ``source``: with adapters it needs no weights of its own."""
+def reference_of(
+    source: Path,
+    adapter: AdapterKind,
+    dtype: Dtype,
+    attention: str,
+    device: torch.device,
+    distributed: Distributed,
+) -> Reference:
+    """Return the reference of a policy that starts from ``source``: with adapters it needs no weights of its own.
+
+    Where the engine spreads weights, its own are in parts between uses.
+    """
     if adapter != "full":
         return Reference(source, None)
-    model = load_policy(source, dtype, attention).to(device).eval()
-    return Reference(source, model.requires_grad_(False))
+    model = load_policy(source, dtype, attention).to(device).eval().requires_grad_(False)
+    return Reference(source, model, in_parts(model, distributed))
+
+
+@contextlib.contextmanager
+def _whole(model: Any, parts: InParts | None) -> Iterator[Any]:
+    """Give a frozen model with all its weights."""
+    with parts.whole() if parts is not None else contextlib.nullcontext():
+        yield model
 
 
 @contextlib.contextmanager

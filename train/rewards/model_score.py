@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from posttrain.models.reward_scores import score_sequences
 from posttrain.sample.choose.ensemble import combined, disagreement
 from posttrain.sample.config.ensemble import EnsembleConfig
 from posttrain.stage.errors import UsageError
+from posttrain.stage.spec import Distributed
+from posttrain.train.nets.in_parts import in_parts
 from posttrain.train.rewards.weighted import Answer, Disputed
 
 
@@ -35,11 +38,14 @@ class RewardModelScore:
         normalize: bool,
         dtype: str = "float32",
         where: str = "inputs.reward",
+        distributed: Distributed | None = None,
     ) -> None:
+        """``distributed`` says whether its weights are in parts between uses; ``where`` is its input, for messages."""
         self.tokenizer = reward_tokenizer(directory, where)
         self.where = where
         model = load_reward_model(directory, dtype)
         self.model = merged(model).to(device).eval().requires_grad_(False)
+        self.parts = in_parts(self.model, distributed) if distributed is not None else None
         self.scoring_tokens = scoring_tokens
         self.mean, self.std = reward_moments(model) if normalize else (0.0, 1.0)
         self.name = directory.name
@@ -59,7 +65,8 @@ class RewardModelScore:
         lengths = [len(ids) for ids in sequences]
         self._require_room(lengths)
         batches = by_tokens(lengths, self.scoring_tokens)
-        scores = score_sequences(self.model, sequences, self.tokenizer.pad_token_id, batches)
+        with self.parts.whole() if self.parts is not None else contextlib.nullcontext():
+            scores = score_sequences(self.model, sequences, self.tokenizer.pad_token_id, batches)
         return [(score - self.mean) / self.std for score in scores]
 
     def _require_room(self, lengths: list[int]) -> None:

@@ -28,6 +28,7 @@ from posttrain.sample.backends.judge import DEFAULT, JudgeModel, grade_question,
 from posttrain.sample.structured.json_schema import Validator
 from posttrain.sample.structured.repair import parse_json
 from posttrain.stage.errors import UsageError, did_you_mean
+from posttrain.stage.spec import Distributed
 from posttrain.train.config.rollout import RewardTerm
 from posttrain.train.rewards.model_score import EnsembleScore, RewardModelScore
 from posttrain.train.rewards.weighted import Answer, Component, Reward, Rewards
@@ -45,16 +46,22 @@ def build_rewards(
     where: str,
     dtype: str = "float32",
     verifier: Path | None = None,
+    distributed: Distributed | None = None,
 ) -> Rewards:
     """Return the reward of a stage; ``where`` is its configuration path, for messages.
 
-    ``reward_models`` are all of one term, which combines them; ``dtype`` is their precision, and the verifier's.
+    ``reward_models`` are all of one term, which combines them; ``dtype`` is their precision, and the verifier's. They
+    are in parts between uses where ``distributed`` spreads weights.
 
     Raises UsageError for a term that cannot be built, or two of the same name.
     """
     names = [term.name or term.kind for term in terms]
     if doubled := next((name for name in names if names.count(name) > 1), None):
         raise UsageError(f"{where}.rewards: two terms are called {doubled!r}; give them names")
+
+    def scored_by(directory: Path, normalize: bool, which: str) -> RewardModelScore:
+        return RewardModelScore(directory, tokenizer, device, scoring_tokens, normalize, dtype, which, distributed)
+
     components = []
     for number, (name, term) in enumerate(zip(names, terms, strict=True)):
         path = f"{where}.rewards.{number}"
@@ -65,16 +72,12 @@ def build_rewards(
                 raise UsageError(
                     f"{path}.normalize: false, but {len(reward_models)} reward models differ in scale; leave it true"
                 )
-            scores = [
-                RewardModelScore(directory, tokenizer, device, scoring_tokens, term.normalize, dtype)
-                for directory in reward_models
-            ]
+            scores = [scored_by(directory, term.normalize, "inputs.reward") for directory in reward_models]
             reward: Reward = scores[0] if len(scores) == 1 else EnsembleScore(scores, term.ensemble)
         elif term.kind == "verifier":
             if verifier is None:
                 raise UsageError(f"{path}.kind: 'verifier', but there is no inputs.verifier; give one")
-            scored = RewardModelScore(verifier, tokenizer, device, scoring_tokens, True, dtype, "inputs.verifier")
-            reward = partial(supported_share, scored)
+            reward = partial(supported_share, scored_by(verifier, True, "inputs.verifier"))
         else:
             reward = _BUILDERS[term.kind](term, path)
         components.append(Component(name, term.weight, term.clip, reward, is_penalty=term.kind == "length"))

@@ -41,11 +41,18 @@ class Collector:
     scorer: EpisodeScorer
 
     def collect(
-        self, phase: int, policy: Any, finish: Finish, stop: StopOnSignal, critic: ActorCritic | None = None
+        self,
+        phase: int,
+        policy: Any,
+        finish: Finish,
+        stop: StopOnSignal,
+        critic: ActorCritic | None = None,
+        let_go: Callable[[], None] | None = None,
     ) -> Rollout:
         """Return the episodes of a phase, sampled by ``policy`` and valued by the critic of ``critic``, if any.
 
-        ``finish`` gets the episodes of all ranks and gives them their advantages. Raises StoppedError on all ranks
+        ``finish`` gets the episodes of all ranks and gives them their advantages; ``let_go`` is called when ``policy``
+        and ``critic`` have done their part. Raises StoppedError on all ranks
         when ``stop`` asks any of them to stop while it samples.
         """
         clock = _Clock()
@@ -55,7 +62,8 @@ class Collector:
             raise StoppedError(f"stopped on request in rollout {phase + 1}")
         clock.lap("rollout")
         heartbeat.beat("scoring")
-        self.scorer.score(episodes, policy, critic, drawn_elsewhere=self.sampler.server is not None)
+        elsewhere = self.sampler.server is not None
+        self.scorer.score(episodes, policy, critic, drawn_elsewhere=elsewhere, let_go=let_go)
         clock.lap("scoring")
         everyone = _gather(episodes, self.sampler.drawing.world_size)
         metrics = finish(everyone)

@@ -70,17 +70,19 @@ def prepare(
     arguments = training_arguments(config, plan, context)
     reference = None
     if with_reference:
-        reference = reference_of(source, config.adapter.kind, config.dtype, config.attention, device())
-    reward_models = members(context.inputs, "reward")
+        reference = reference_of(
+            source, config.adapter.kind, config.dtype, config.attention, device(), context.spec.distributed
+        )
     rewards = build_rewards(
         config.rewards,
-        reward_models,
+        members(context.inputs, "reward"),
         tokenizer,
         device(),
         config.scoring_tokens,
         where,
         config.dtype,
         context.inputs.get("verifier"),
+        context.spec.distributed,
     )
     samples = SampleLog(context.work / "samples.jsonl", prompts, config.sample_rows, context.main_process)
     return Prepared(source, tokenizer, prompts, plan, arguments, reference, rewards, samples)
@@ -102,6 +104,7 @@ def collector_of(
         temperature=config.temperature,
         scoring_tokens=config.scoring_tokens,
         missing_eos_penalty=config.missing_eos_penalty,
+        reference_is_policy=prepared.reference is not None and prepared.reference.model is None,
     )
     return Collector(RolloutSampler(prepared.tokenizer, prepared.prompts, drawing, server), scorer)
 

@@ -27,7 +27,7 @@ from posttrain.train.rollouts.collect import Collector, Rollout
 from posttrain.train.rollouts.episodes import Episode, load_episodes, mini_batches, save_episodes
 from posttrain.train.rollouts.precision import cast_once
 from posttrain.train.rollouts.samples import SampleLog
-from posttrain.train.rollouts.whole_copy import refresh
+from posttrain.train.rollouts.whole_copy import Resting
 
 _STATE, _EPISODES = "phase.json", "episodes.safetensors"
 
@@ -64,6 +64,7 @@ class PhaseTrainer(StageTrainer):
         self.pad_token_id = pad_token_id
         self.where = where
         self.copy = copy
+        self._resting = Resting(copy, self.model) if copy is not None else None
         self.phase = 0
         """Rollouts begun."""
         self.handed_out = 0
@@ -111,10 +112,15 @@ class PhaseTrainer(StageTrainer):
 
     def sampling_model(self) -> Any:
         """Return the model as a rank can run it alone."""
-        if self.copy is None:
+        if self._resting is None:
             return self.model
-        refresh(self.copy, self.model)
+        self._resting.refresh(self.model)
         return self.copy
+
+    def rest_sampling_model(self) -> None:
+        """Free what is only there to sample and to value; nothing where that is the model itself."""
+        if self._resting is not None:
+            self._resting.rest()
 
     def _roll_out(self) -> None:
         try:
@@ -124,6 +130,8 @@ class PhaseTrainer(StageTrainer):
             step, last = self.state.global_step, self.plan.max_steps
             how = self._keep(step) if step else "nothing was to be saved yet; the same command starts again"
             raise StoppedError(f"{stopped}, after step {step} of {last}; {how}") from None
+        finally:
+            self.rest_sampling_model()
         self.begin_phase(rollout)
         self._sound_alarms(rollout.metrics)
         self.samples.show(self.phase, self.state.global_step, rollout.episodes)

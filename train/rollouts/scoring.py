@@ -40,14 +40,23 @@ class EpisodeScorer:
     scoring_tokens: int
     """Tokens of a forward pass, padding included."""
     missing_eos_penalty: float
+    reference_is_policy: bool = False
+    """Whether the reference is the policy under another adapter, or none."""
 
     @torch.no_grad()
     def score(
-        self, episodes: list[Episode], policy: Any, critic: ActorCritic | None, *, drawn_elsewhere: bool = False
+        self,
+        episodes: list[Episode],
+        policy: Any,
+        critic: ActorCritic | None,
+        *,
+        drawn_elsewhere: bool = False,
+        let_go: Callable[[], None] | None = None,
     ) -> None:
         """Fill in values, reference log-probabilities and scores.
 
-        Where a server drew the responses, ``drawn_elsewhere``, also the policy's own log-probabilities.
+        Where a server drew the responses, ``drawn_elsewhere``, also the policy's own log-probabilities. ``let_go`` is
+        called as soon as ``policy`` and ``critic`` are no more needed.
         """
         if drawn_elsewhere:
             for episode in episodes:
@@ -55,9 +64,13 @@ class EpisodeScorer:
             self._log_probs(episodes, policy, "logps")
         if critic is not None:
             self._value(episodes, critic)
+        if let_go is not None and not self.reference_is_policy:
+            let_go()
         if self.reference is not None:
             with self.reference() as reference:
                 self._log_probs(episodes, reference, "reference_logps")
+        if let_go is not None:
+            let_go()
         self._reward(episodes)
 
     def _batches(self, episodes: Sequence[Episode]) -> list[list[int]]:

@@ -64,9 +64,9 @@ class StandingIn(LocalLauncher):
 
     peers: int = 0
 
-    def command(self, stage: Stage, arguments: list[str], lent: Sequence[str] = ()) -> Command:
+    def command(self, stage: Stage, arguments: list[str], lent: Sequence[str] = (), port: int | None = None) -> Command:
         peers = self.peers if stage.on_device else 0
-        environment = super().command(stage, arguments, lent).environment
+        environment = super().command(stage, arguments, lent, port).environment
         return Command([sys.executable, "-c", STAND_IN, arguments[-1], str(peers)], environment)
 
 

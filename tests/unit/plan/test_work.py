@@ -42,7 +42,11 @@ def test_ppo_holds_four_models_and_their_states() -> None:
 
 def test_what_samples_is_whole_where_what_learns_is_in_parts() -> None:
     spread, whole = _ppo(FULL), _ppo(dataclasses.replace(FULL, zero=2))
-    assert spread.frozen - whole.frozen == 2 * (PARAMETERS + SCORE)
+    both = PARAMETERS + SCORE
+    assert whole.frozen == 2 * both
+    assert spread.frozen == 2 * (both + both // 8), "policy and critic while they sample, an eighth of what scores"
+    adapter = _ppo(dataclasses.replace(FULL, adapter="lora"), critic=None)
+    assert adapter.frozen == 2 * (PARAMETERS + both // 8), "its backbone is frozen as well"
 
 
 def test_an_adapter_needs_no_reference_and_a_shared_critic_no_model() -> None:

@@ -62,7 +62,7 @@ def logits(model: Any) -> Tensor:
 def test_the_reference_stays_where_training_started(source: str, kind: Any, request: pytest.FixtureRequest) -> None:
     start: Path = request.getfixturevalue(source)
     policy = load(start, kind)
-    reference = reference_of(start, kind, "float32", "sdpa", torch.device("cpu"))
+    reference = reference_of(start, kind, "float32", "sdpa", torch.device("cpu"), Distributed())
     beside = reference.for_policy(policy)
     own = logits(moved(policy))
     with beside() as frozen:
@@ -74,7 +74,7 @@ def test_the_reference_stays_where_training_started(source: str, kind: Any, requ
 
 def test_a_policy_is_saved_without_its_reference(adapted: Path) -> None:
     policy = load(adapted, "lora")
-    reference = reference_of(adapted, "lora", "float32", "sdpa", torch.device("cpu"))
+    reference = reference_of(adapted, "lora", "float32", "sdpa", torch.device("cpu"), Distributed())
     trained = {name for name, parameter in policy.named_parameters() if parameter.requires_grad}
     beside = reference.for_policy(policy)
     with beside():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from posttrain.data.messages import Conversation
 from posttrain.train.rewards.weighted import Answer, Component, Rewards
@@ -54,3 +57,27 @@ def test_a_reward_sees_the_prompt_of_its_own_response() -> None:
     assert [(answer.prompt_ids, answer.response_ids, answer.scorer) for answer in seen] == [
         ([1, 2], [3, 4, 5], "exact")
     ] * 2
+
+
+@pytest.mark.parametrize("is_policy", [False, True])
+def test_the_policy_is_let_go_before_models_that_do_not_need_it(is_policy: bool) -> None:
+    """Two whole models are never there at once, but where the reference is the policy without its adapter."""
+    shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=16, **shape))
+    did: list[str] = []
+
+    @contextlib.contextmanager
+    def reference() -> Iterator[Any]:
+        did.append("reference")
+        yield model
+
+    def reward(answers: Sequence[Answer]) -> list[float]:
+        did.append("reward")
+        return [0.0, 1.0]
+
+    rewards = Rewards([Component("note", 1.0, None, reward)])
+    scorer = EpisodeScorer(PROMPTS, rewards, reference, 1.0, 64, 0.0, reference_is_policy=is_policy)
+    rows = [episode(0, 1, "b", True), episode(1, 0, "a", True)]
+    scorer.score(rows, policy=None, critic=None, let_go=lambda: did.append("let go"))
+    before = [] if is_policy else ["let go"]
+    assert did == [*before, "reference", "let go", "reward"]
