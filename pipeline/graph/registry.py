@@ -54,6 +54,7 @@ def _trained(run: str, config_class: str, kind: str, **more: Input) -> StageType
 
 _TYPES = (
     StageType("data.demo", "DemoConfig", "sources"),
+    StageType("data.spoil", "SpoilConfig", "sources", {"sources": Input(("sources",))}),
     StageType("data.openings", "OpeningsConfig", "sources"),
     StageType(
         "data.curate",

@@ -119,6 +119,8 @@ def _file_rows(
     config = parent.config
     if parent.type.run == "data.demo" and source.file in _DEMO_FILES:
         return getattr(config, _DEMO_FILES[source.file]), DEMO_TOKENS, config.responses_per_prompt
+    if parent.type.run == "data.spoil":
+        return _spoilt(source.file, config, stages[parent.inputs["sources"]].config)
     if parent.type.run == "data.openings":
         return (config.num_items if source.file == "heldout.jsonl" else config.num_prompts), 16, 2
     if parent.type.run in ("sample.rank", "sample.generate"):
@@ -131,6 +133,17 @@ def _file_rows(
         rows, length = each * (prompts.train + prompts.held_out), (prompts.mean_tokens or 0) + longest
         return rows, length, 1 if demonstrations else samples
     return None
+
+
+def _spoilt(name: str, spoil: Any, demo: Any) -> tuple[float, float, int]:
+    leaked = demo.num_evaluation_items * spoil.leaked_share
+    rows = {
+        "leaked.jsonl": leaked,
+        "fresh.jsonl": demo.num_evaluation_items - leaked,
+        "demonstrations.jsonl": demo.num_demonstrations * (1 + spoil.copied_share * spoil.copies)
+        + leaked * spoil.leak_copies,
+    }
+    return rows[name], DEMO_TOKENS, 2
 
 
 def drawn_by(stage: Stage) -> tuple[int, int]:

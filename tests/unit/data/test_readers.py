@@ -132,7 +132,7 @@ def test_a_bad_line_leaves_its_neighbours_readable(tmp_path: Path, line: bytes, 
         (
             "x.txt",
             b"a",
-            "{}: not a type that can be read; give one of .jsonl, .ndjson, .json, .csv, .tsv, .parquet, plain or",
+            "{}: not a type that can be read; give one of .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .warc, .wet, plain or",
         ),
         ("x.json", b'[{"a": 1},\n {"a": }]', "{}:2: not JSON (Expecting value at column 8); mend it"),
         ("x.json", b'[{"a": 1} {"a": 2}]', "{}:1: not JSON (Expecting ',' or ']' at column 11); mend it"),

@@ -21,7 +21,7 @@ def stay(rows):
     time.sleep(600)
 
 if __name__ == "__main__":
-    Workers(2).each_batch(stay, range(2 * BATCH))
+    list(Workers(2).each_batch(stay, range(2 * BATCH)))
 """
 
 
@@ -31,7 +31,7 @@ def doubled(rows: Sequence[int]) -> list[int]:
 
 def test_batches_come_back_in_order_from_one_process() -> None:
     with Workers() as workers:
-        made = workers.each_batch(doubled, range(2 * BATCH + 3))
+        made = list(workers.each_batch(doubled, range(2 * BATCH + 3)))
     assert [row for batch in made for row in batch] == list(range(0, 2 * (2 * BATCH + 3), 2))
 
 
