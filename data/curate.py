@@ -93,17 +93,22 @@ def run(config: CurateConfig, context: Context) -> StageResult:
         kept = hold_items_out(kept, earlier, config.item_overlap, counts, trail)
         if config.dedup:
             kept = drop_duplicates(kept, counts, trail)
-        records = shelves.of(kept)
-        records = shelves.of(with_unique_ids(records))
+        ids: list[str] = []
+        records = shelves.of(_with_ids_told(kept, ids))
+        if len({*ids}) < len(ids):
+            records = shelves.of(with_unique_ids(records, ids))
         around = _surroundings(config, before, workers)
         records, flow = apply_steps(records, shelves, config.steps, around, counts, trail)
-    note_contradictions(records, counts)
-    licences = _count_kept(records, counts)
-    summary = accounting(counts)
     if not records:
+        summary = accounting(counts)
         raise UsageError(f"no row kept of {summary['rows_in']} (dropped: {summary['dropped']}); mend the sources")
-    write_dataset(context.output, records, RECORD_TYPES[config.record_type])
+    if config.record_type == "unpaired":
+        note_contradictions(records, counts)
+    found: dict[str, Counter[str]] = {}
+    write_dataset(context.output, _counted(records, counts, found), RECORD_TYPES[config.record_type])
     shelves.remove()
+    licences = {source: dict(sorted(of_source.items())) for source, of_source in sorted(found.items())}
+    summary = accounting(counts)
     if config.steps.order:
         summary["flow"] = flow
     write_json_atomic(context.output / "accounting.json", summary)
@@ -114,13 +119,14 @@ def run(config: CurateConfig, context: Context) -> StageResult:
     return dataclasses.replace(_result(licences, summary, curation.facts), consulted=list(before))
 
 
-def _count_kept(records: Iterable[Record], counts: Mapping[str, SourceCounts]) -> dict[str, dict[str, int]]:
-    """Count every row as kept, and return the rows of each source by their licence."""
-    found: dict[str, Counter[str]] = {}
+def _counted(
+    records: Iterable[Record], counts: Mapping[str, SourceCounts], licences: dict[str, Counter[str]]
+) -> Iterator[Record]:
+    """Yield every row once it is counted as kept, and under its source and licence."""
     for record in records:
         counts[record.source].keep(record.split)
-        found.setdefault(record.source, Counter())[record.license] += 1
-    return {source: dict(sorted(of_source.items())) for source, of_source in sorted(found.items())}
+        licences.setdefault(record.source, Counter())[record.license] += 1
+        yield record
 
 
 def _surroundings(config: CurateConfig, before: dict[str, Path], workers: Workers) -> Surroundings:
@@ -303,12 +309,18 @@ def note_contradictions(records: Iterable[Record], counts: Mapping[str, SourceCo
         counts[name].noted["labelled_both_ways"] = rows
 
 
-def with_unique_ids(records: Sequence[Record]) -> Iterator[Record]:
+def _with_ids_told(records: Iterable[Record], ids: list[str]) -> Iterator[Record]:
+    for record in records:
+        ids.append(record.id)
+        yield record
+
+
+def with_unique_ids(records: Iterable[Record], ids: Iterable[str]) -> Iterator[Record]:
     """Yield the records with the ids numbered that repeat.
 
     The first record of an id keeps it, and no number makes an id that another has.
     """
-    taken = {record.id for record in records}
+    taken = {*ids}
     seen: set[str] = set()
     numbers: Counter[str] = Counter()
     for record in records:

@@ -199,17 +199,25 @@ class RecordWriter:
         self._schema = arrow_schema(record_type)
         self._file = pq.ParquetWriter(path, self._schema)
         self._waiting: list[Json] = []
+        self._batches: list[pa.RecordBatch] = []
         self._written = False
 
     def write(self, record: Record) -> None:
         """Write one record."""
         self._waiting.append(stored_record(record))
-        if len(self._waiting) == _GROUP:
+        if len(self._waiting) == _BATCH:
+            self._pack()
+        if len(self._batches) == _GROUP // _BATCH:
             self._flush()
 
+    def _pack(self) -> None:
+        """Make columns of the rows that wait, which take a fraction of the memory."""
+        self._batches.append(pa.RecordBatch.from_pylist(self._waiting, schema=self._schema))
+        self._waiting = []
+
     def _flush(self) -> None:
-        self._file.write_table(pa.Table.from_pylist(self._waiting, schema=self._schema))
-        self._waiting, self._written = [], True
+        self._file.write_table(pa.Table.from_batches(self._batches, schema=self._schema).combine_chunks())
+        self._batches, self._written = [], True
 
     def __enter__(self) -> RecordWriter:
         return self
@@ -217,7 +225,9 @@ class RecordWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None and (self._waiting or not self._written):
+        if kind is None and self._waiting:
+            self._pack()
+        if kind is None and (self._batches or not self._written):
             self._flush()
         self._file.close()
 

@@ -83,7 +83,8 @@ def _answer(block: bytes) -> tuple[int, Headers, bytes]:
 
 def _joined(body: bytes) -> bytes:
     """Return the chunks of a body as one; crawlers that joined them already left the header as it was."""
-    parts, at = [], 0
+    parts: list[bytes] = []
+    at = 0
     while (end := body.find(b"\r\n", at)) >= 0:
         size = body[at:end].split(b";")[0].strip()
         if re.fullmatch(rb"[0-9A-Fa-f]{1,8}", size) is None:

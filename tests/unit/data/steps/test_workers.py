@@ -9,11 +9,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from posttrain.data.steps.workers import BATCH, Workers
+from posttrain.data.rows.shelf import BATCH
+from posttrain.data.steps.workers import Workers
 
 KILLED = """
 import os, time
-from posttrain.data.steps.workers import BATCH, Workers
+from posttrain.data.rows.shelf import BATCH
+from posttrain.data.steps.workers import Workers
 
 def stay(rows):
     with open(f"{rows[0]}.pid", "x") as file:
