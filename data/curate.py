@@ -24,25 +24,26 @@ import dataclasses
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from posttrain.data.config.curate import CurateConfig, RecordType, SourceConfig
-from posttrain.data.records import RECORD_TYPES, Comparison, EvaluationItem, Record, Split, write_dataset
+from posttrain.data.records import RECORD_TYPES, SPLITS, Comparison, EvaluationItem, Record, Split, write_dataset
 from posttrain.data.rows.accounting import SourceCounts, accounting, told
 from posttrain.data.rows.contradictions import labelled_both_ways
 from posttrain.data.rows.earlier import Earlier, asks_an_item, read_earlier
 from posttrain.data.rows.identity import content_digest
+from posttrain.data.rows.shelf import Shelf, Shelves
 from posttrain.data.rows.splits import Excluded, assign_splits, cluster_digest, prompt_cluster
 from posttrain.data.sources.adapters_comparisons import rejected_scored_higher
 from posttrain.data.sources.convert import RecordMaker
 from posttrain.data.sources.origins import choose_adapter, open_source
 from posttrain.data.sources.readers import BadRow, Row
 from posttrain.data.sources.row_values import Drop, RowError
-from posttrain.data.steps.apply import apply_steps, hidden_types, write_trail
+from posttrain.data.steps.apply import apply_steps, hidden_types, trail_of
 from posttrain.data.steps.contamination import read_items
 from posttrain.data.steps.fates import Surroundings
 from posttrain.data.steps.pii import redacted_values
@@ -69,7 +70,7 @@ ITEM = "in_evaluation_items"
 class Curation:
     """What has been read so far, and what became of every row."""
 
-    records: list[Record] = field(default_factory=list)
+    records: Shelf
     counts: dict[str, SourceCounts] = field(default_factory=dict)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By source: the adapter, and what was left out of rows that stayed."""
@@ -78,39 +79,54 @@ class Curation:
 
 def run(config: CurateConfig, context: Context) -> StageResult:
     """Write the dataset, its accounting and, where rows were quarantined, quarantine.jsonl."""
-    curation = Curation()
+    shelves = Shelves(context.work / "rows", RECORD_TYPES[config.record_type])
+    curation = Curation(shelves.empty())
     before = {name: path for name, path in context.inputs.items() if name != "sources"}
     earlier = read_earlier(before)
     for source in config.sources:
         read_source(source, context.inputs.get("sources"), config.record_type, config.on_bad_row, curation)
     wanted = {source.name: source.split for source in config.sources}
-    sides = [wanted[record.source] for record in curation.records]
-    placed = assign_splits(curation.records, sides, config.eval_fraction, config.split_seed, earlier.sides)
-    trail = Trail()
-    records = hold_out(curation.records, placed, curation.counts, trail)
-    records = hold_items_out(records, earlier, config.item_overlap, curation.counts, trail)
-    if config.dedup:
-        records = drop_duplicates(records, curation.counts, trail)
-    make_ids_unique(records)
-    with Workers(config.num_workers) as workers:
+    placed = assign_splits(curation.records, wanted, config.eval_fraction, config.split_seed, earlier.sides)
+    counts = curation.counts
+    with Workers(config.num_workers) as workers, trail_of(context.output / FILE, config.steps) as trail:
+        kept = hold_out(curation.records, placed, counts, trail)
+        kept = hold_items_out(kept, earlier, config.item_overlap, counts, trail)
+        if config.dedup:
+            kept = drop_duplicates(kept, counts, trail)
+        ids: list[str] = []
+        records = shelves.of(_with_ids_told(kept, ids))
+        if len({*ids}) < len(ids):
+            records = shelves.of(with_unique_ids(records, ids))
         around = _surroundings(config, before, workers)
-        records, flow = apply_steps(records, config.steps, around, curation.counts, trail)
-    note_contradictions(records, curation.counts)
-    for record in records:
-        curation.counts[record.source].keep(record.split)
-    summary = accounting(curation.counts)
+        records, flow = apply_steps(records, shelves, config.steps, around, counts, trail)
     if not records:
+        summary = accounting(counts)
         raise UsageError(f"no row kept of {summary['rows_in']} (dropped: {summary['dropped']}); mend the sources")
-    write_dataset(context.output, records, RECORD_TYPES[config.record_type])
-    hidden = hidden_types(config.steps)
+    if config.record_type == "unpaired":
+        note_contradictions(records, counts)
+    found: dict[str, Counter[str]] = {}
+    write_dataset(context.output, _counted(records, counts, found), RECORD_TYPES[config.record_type])
+    shelves.remove()
+    licences = {source: dict(sorted(of_source.items())) for source, of_source in sorted(found.items())}
+    summary = accounting(counts)
     if config.steps.order:
         summary["flow"] = flow
-        write_trail(context.output / FILE, trail, hidden)
     write_json_atomic(context.output / "accounting.json", summary)
     if curation.quarantined:
+        hidden = hidden_types(config.steps)
         lines = (json.dumps(redacted_values(row, hidden), default=str) + "\n" for row in curation.quarantined)
         (context.output / "quarantine.jsonl").write_text("".join(lines), encoding="utf-8")
-    return dataclasses.replace(_result(records, summary, curation.facts), consulted=list(before))
+    return dataclasses.replace(_result(licences, summary, curation.facts), consulted=list(before))
+
+
+def _counted(
+    records: Iterable[Record], counts: Mapping[str, SourceCounts], licences: dict[str, Counter[str]]
+) -> Iterator[Record]:
+    """Yield every row once it is counted as kept, and under its source and licence."""
+    for record in records:
+        counts[record.source].keep(record.split)
+        licences.setdefault(record.source, Counter())[record.license] += 1
+        yield record
 
 
 def _surroundings(config: CurateConfig, before: dict[str, Path], workers: Workers) -> Surroundings:
@@ -124,8 +140,10 @@ def terms_of(source: SourceConfig) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(source, name)) is not None}
 
 
-def _result(records: Sequence[Record], summary: dict[str, Any], facts: dict[str, dict[str, Any]]) -> StageResult:
-    sides = Counter(record.split for record in records)
+def _result(
+    licences: Mapping[str, Mapping[str, int]], summary: dict[str, Any], facts: dict[str, dict[str, Any]]
+) -> StageResult:
+    sides = {side: sum(counts[side] for counts in summary["by_source"].values()) for side in SPLITS}
     all_trained = sides["train"] and not sides["eval"]
     for name, counts in summary["by_source"].items():
         log.info("%s: %s of %s rows kept; %s", name, counts["kept"], counts["rows_in"], facts[name])
@@ -138,17 +156,9 @@ def _result(records: Sequence[Record], summary: dict[str, Any], facts: dict[str,
             "eval_rows": sides["eval"],
         },
         headline=told(summary) + (", nothing held out" if all_trained else "") + not_used(summary),
-        licenses=sorted({record.license for record in records}),
-        facts={"accounting": summary, "sources": facts, "licenses": licences_by_source(records)},
+        licenses=sorted({name for of_source in licences.values() for name in of_source}),
+        facts={"accounting": summary, "sources": facts, "licenses": licences},
     )
-
-
-def licences_by_source(records: Sequence[Record]) -> dict[str, dict[str, int]]:
-    """Return the rows kept of each source by their licence."""
-    found: dict[str, Counter[str]] = {}
-    for record in records:
-        found.setdefault(record.source, Counter())[record.license] += 1
-    return {source: dict(sorted(counts.items())) for source, counts in sorted(found.items())}
 
 
 def not_used(summary: Mapping[str, Any]) -> str:
@@ -230,57 +240,57 @@ def quarantined(source: str, path: str, unit: Row | BadRow, reason: str) -> dict
 
 
 def hold_out(
-    records: Sequence[Record], sides: Sequence[Split | Excluded], counts: Mapping[str, SourceCounts], trail: Trail
-) -> list[Record]:
-    """Return the records with their split set, without those that are on neither side."""
-    kept = []
+    records: Iterable[Record], sides: Sequence[Split | Excluded], counts: Mapping[str, SourceCounts], trail: Trail
+) -> Iterator[Record]:
+    """Yield the records with their split set, without those that are on neither side."""
     for record, side in zip(records, sides, strict=True):
         if isinstance(side, Excluded):
             counts[record.source].drop(side.value)
             trail.add("dropped", "split", side.value, record, {"prompt": cluster_digest(prompt_cluster(record)).hex()})
         else:
             record.split = side
-            kept.append(record)
-    return kept
+            yield record
 
 
 def hold_items_out(
-    records: Sequence[Record], earlier: Earlier, overlap: str, counts: Mapping[str, SourceCounts], trail: Trail
-) -> list[Record]:
-    """Return the records without those to train on that ask what an evaluation item asks; kept ones are noted.
+    records: Iterable[Record], earlier: Earlier, overlap: str, counts: Mapping[str, SourceCounts], trail: Trail
+) -> Iterator[Record]:
+    """Yield the records without those to train on that ask what an evaluation item asks; kept ones are noted.
 
-    Raises UsageError where that is to be an error, and where nothing is left to train on.
+    Raises UsageError at the end, where that is to be an error, and where nothing is left to train on.
     """
-    kept: list[Record] = []
-    asking: list[Record] = []
+    rows = trained_on = asking = 0
+    first = ""
     for record in records:
+        rows += 1
         trained = record.split == "train" and not isinstance(record, EvaluationItem)
-        if not (trained and earlier.asked and asks_an_item(record, earlier.asked)):
-            kept.append(record)
-            continue
-        asking.append(record)
-        if overlap == "keep":
+        asks = trained and bool(earlier.asked) and asks_an_item(record, earlier.asked)
+        if asks:
+            asking += 1
+            first = first or record.id
+        trained_on += record.split == "train" and not (asks and overlap != "keep")
+        if not asks:
+            yield record
+        elif overlap == "keep":
             counts[record.source].note(ITEM)
-            kept.append(record)
+            yield record
         else:
             counts[record.source].drop(ITEM)
             trail.add("dropped", "items", ITEM, record, {"item_overlap": overlap})
-    found = f"{len(asking)} of {len(records)} rows ask what evaluation items of this pipeline ask"
+    found = f"{asking} of {rows} rows ask what evaluation items of this pipeline ask"
     if asking and overlap == "error":
-        raise UsageError(f"{found}, first {asking[0].id}; take them out, or set data.curate.item_overlap=exclude")
-    if asking and not any(record.split == "train" for record in kept):
+        raise UsageError(f"{found}, first {first}; take them out, or set data.curate.item_overlap=exclude")
+    if asking and not trained_on:
         raise UsageError(
             f"{found}, and no other row is left to train on; give other items, or set data.curate.item_overlap=keep"
         )
     if asking:
-        log.warning("%s, first %s; data.curate.item_overlap=%s", found, asking[0].id, overlap)
-    return kept
+        log.warning("%s, first %s; data.curate.item_overlap=%s", found, first, overlap)
 
 
-def drop_duplicates(records: Sequence[Record], counts: Mapping[str, SourceCounts], trail: Trail) -> list[Record]:
-    """Return the records without those whose content an earlier one has."""
+def drop_duplicates(records: Iterable[Record], counts: Mapping[str, SourceCounts], trail: Trail) -> Iterator[Record]:
+    """Yield the records without those whose content an earlier one has."""
     seen: dict[str, str] = {}
-    kept = []
     for record in records:
         heartbeat.pulse()
         digest = content_digest(record)
@@ -289,20 +299,28 @@ def drop_duplicates(records: Sequence[Record], counts: Mapping[str, SourceCounts
             trail.add("dropped", "duplicate", "duplicate", record, {"id": seen[digest]})
         else:
             seen[digest] = record.id
-            kept.append(record)
-    return kept
+            yield record
 
 
-def note_contradictions(records: Sequence[Record], counts: Mapping[str, SourceCounts]) -> None:
+def note_contradictions(records: Iterable[Record], counts: Mapping[str, SourceCounts]) -> None:
     """Count, and say, which answers are labelled both ways."""
     for name, rows in labelled_both_ways(records).items():
         log.warning("%s: %d rows have an answer that is labelled both ways; they stay and are counted", name, rows)
         counts[name].noted["labelled_both_ways"] = rows
 
 
-def make_ids_unique(records: Sequence[Record]) -> None:
-    """Number the ids that repeat; the first record of an id keeps it, and no number makes an id that another has."""
-    taken = {record.id for record in records}
+def _with_ids_told(records: Iterable[Record], ids: list[str]) -> Iterator[Record]:
+    for record in records:
+        ids.append(record.id)
+        yield record
+
+
+def with_unique_ids(records: Iterable[Record], ids: Iterable[str]) -> Iterator[Record]:
+    """Yield the records with the ids numbered that repeat.
+
+    The first record of an id keeps it, and no number makes an id that another has.
+    """
+    taken = {*ids}
     seen: set[str] = set()
     numbers: Counter[str] = Counter()
     for record in records:
@@ -314,6 +332,7 @@ def make_ids_unique(records: Sequence[Record]) -> None:
             record.id = numbered
             taken.add(numbered)
         seen.add(own)
+        yield record
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Annotated, Any, Literal, TypeVar
 
 import pyarrow as pa
@@ -33,6 +34,8 @@ _LARGEST_RANK = 2**31 - 1
 """What the column of ranks holds."""
 _BATCH = 4096
 """Rows that are read at once."""
+_GROUP = 65_536
+"""Rows of a group of a Parquet file."""
 
 
 class Record(BaseModel):
@@ -183,9 +186,50 @@ def arrow_schema(record_type: type[Record]) -> pa.Schema:
 
 
 def write_records(path: Path, records: Iterable[R], record_type: type[R]) -> None:
-    """Write records of one type as a Parquet file with exactly that type's schema."""
-    rows = [_stored(record) for record in records]
-    pq.write_table(pa.Table.from_pylist(rows, schema=arrow_schema(record_type)), path)
+    """Write records of one type as a Parquet file with exactly that type's schema; few are held at once."""
+    with RecordWriter(path, record_type) as writer:
+        for record in records:
+            writer.write(record)
+
+
+class RecordWriter:
+    """Writes records of one type into a Parquet file, in groups of `_GROUP` rows."""
+
+    def __init__(self, path: Path, record_type: type[Record]) -> None:
+        self._schema = arrow_schema(record_type)
+        self._file = pq.ParquetWriter(path, self._schema)
+        self._waiting: list[Json] = []
+        self._batches: list[pa.RecordBatch] = []
+        self._written = False
+
+    def write(self, record: Record) -> None:
+        """Write one record."""
+        self._waiting.append(stored_record(record))
+        if len(self._waiting) == _BATCH:
+            self._pack()
+        if len(self._batches) == _GROUP // _BATCH:
+            self._flush()
+
+    def _pack(self) -> None:
+        """Make columns of the rows that wait, which take a fraction of the memory."""
+        self._batches.append(pa.RecordBatch.from_pylist(self._waiting, schema=self._schema))
+        self._waiting = []
+
+    def _flush(self) -> None:
+        self._file.write_table(pa.Table.from_batches(self._batches, schema=self._schema).combine_chunks())
+        self._batches, self._written = [], True
+
+    def __enter__(self) -> RecordWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None and self._waiting:
+            self._pack()
+        if kind is None and (self._batches or not self._written):
+            self._flush()
+        self._file.close()
 
 
 def read_records(path: Path, record_type: type[R]) -> list[R]:
@@ -195,14 +239,21 @@ def read_records(path: Path, record_type: type[R]) -> list[R]:
 
 def each_record(path: Path, record_type: type[R]) -> Iterator[R]:
     """Yield the records of a Parquet file that `write_records` wrote, of which few are held at once."""
-    construct: Callable[..., Any] = record_type.model_construct
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(_BATCH):
             for row in batch.to_pylist():
-                yield construct(**{name: _read(name, value) for name, value in row.items()})
+                yield record_of(row, record_type)
 
 
-def _stored(record: Record) -> Json:
+def record_of(row: Json, record_type: type[R]) -> R:
+    """Return the record of what `stored_record` made, which is not checked again."""
+    construct: Callable[..., Any] = record_type.model_construct
+    made: R = construct(**{name: _read(name, value) for name, value in row.items()})
+    return made
+
+
+def stored_record(record: Record) -> Json:
+    """Return a record as a row of `arrow_schema`."""
     row: Json = {}
     for name, value in record:
         if name in _TURNS:
@@ -219,10 +270,12 @@ def _read(name: str, value: Any) -> Any:
     return json.loads(value) if name in _JSON and value is not None else value
 
 
-def write_dataset(directory: Path, records: Sequence[R], record_type: type[R]) -> None:
+def write_dataset(directory: Path, records: Iterable[R], record_type: type[R]) -> None:
     """Write records into a dataset directory, one file per split, and name their type."""
-    for split in SPLITS:
-        write_records(directory / f"{split}.parquet", [r for r in records if r.split == split], record_type)
+    train, held_out = (RecordWriter(directory / f"{split}.parquet", record_type) for split in SPLITS)
+    with train, held_out:
+        for record in records:
+            (train if record.split == "train" else held_out).write(record)
     facts = {"record_type": type_name(record_type)}
     (directory / "dataset.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
 

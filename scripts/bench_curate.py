@@ -28,12 +28,12 @@ import pyarrow as pa
 from posttrain.data.config.steps import QualityConfig
 from posttrain.data.messages import Message
 from posttrain.data.records import Demonstration
+from posttrain.data.rows.shelf import BATCH
 from posttrain.data.steps.fates import Surroundings
 from posttrain.data.steps.minhash import fingerprint, joined, shingles
 from posttrain.data.steps.near_duplicates import lost_to
 from posttrain.data.steps.pii_patterns import find
 from posttrain.data.steps.quality import quality
-from posttrain.data.steps.workers import BATCH
 
 Work = Callable[[list[str]], Any]
 
@@ -59,7 +59,7 @@ def ours() -> dict[str, Work]:
             Demonstration(id="r", source="s", prompt=[], completion=[Message(role="assistant", content=row)])
             for row in rows
         ]
-        return quality(records, QualityConfig(), Surroundings())
+        return list(quality(records, QualityConfig(), Surroundings()).fates)
 
     kinds = frozenset(("email", "ip"))
     return {

@@ -32,6 +32,7 @@ AdapterName = Literal[
     "prompt_completion",
     "text",
     "code",
+    "page",
     "prompt",
 ]
 
@@ -46,8 +47,9 @@ class SourceConfig:
     name: str = Field(min_length=1)
     """Stands in the ids and the accounting of its rows."""
     path: str | list[str] | None = external(usual_suffix=".jsonl")
-    """A file outside the store: .jsonl, .ndjson, .json, .csv, .tsv or .parquet, plain or .gz; a folder of such files,
-    a pattern such as ``rows/*.jsonl``, or a list of these. Several are read in the order of their names, as one."""
+    """A file outside the store: .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .warc or .wet, plain or .gz; a folder of
+    such files, a pattern such as ``rows/*.jsonl``, or a list of these. Several are read in the order of their names, as
+    one."""
     file: str | None = None
     """A file of the input artifact ``sources``."""
     dataset: str | None = external(or_hub=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from posttrain.data.messages import Message
 from posttrain.data.records import EvaluationItem, Record, Split
@@ -52,38 +52,41 @@ def held_out_score(cluster: str, split_seed: int) -> float:
 
 
 def assign_splits(
-    records: Sequence[Record],
-    wanted: Sequence[str],
+    records: Iterable[Record],
+    wanted: Mapping[str, str],
     eval_fraction: float,
     split_seed: int,
     earlier: Mapping[bytes, Split],
 ) -> list[Split | Excluded]:
     """Return the side of every record, or why it has none.
 
-    ``wanted`` says ``train``, ``eval`` or ``auto`` for each. A prompt keeps the side that it has in ``earlier``, sides
-    by `cluster_digest`: there, `auto` records follow, and those that a source demands on the other side are excluded.
-    For other prompts, what sources demand comes first: an `auto` record follows a prompt that some source keeps in
-    train, and neither `auto` nor `train` records are trained on where some source keeps the prompt in eval. All other
-    `auto` records go where the hash of their cluster falls. When eval would be empty though a share of it is wanted,
-    the cluster with the lowest hash moves there, provided another one stays. Evaluation items are not trained on: for
-    them `auto` is `eval`.
+    ``wanted`` says ``train``, ``eval`` or ``auto`` for each source. A prompt keeps the side that it has in ``earlier``,
+    sides by `cluster_digest`: there, `auto` records follow, and those that a source demands on the other side are
+    excluded. For other prompts, what sources demand comes first: an `auto` record follows a prompt that some source
+    keeps in train, and neither `auto` nor `train` records are trained on where some source keeps the prompt in eval.
+    All other `auto` records go where the hash of their cluster falls. When eval would be empty though a share of it is
+    wanted, the cluster with the lowest hash moves there, provided another one stays. Evaluation items are not trained
+    on: for them `auto` is `eval`.
     """
-    clusters = [prompt_cluster(record) for record in records]
-    asked = [
-        "eval" if choice == "auto" and isinstance(record, EvaluationItem) else choice
-        for choice, record in zip(wanted, records, strict=True)
-    ]
-    settled = _settled({*clusters}, earlier)
+    clusters: list[bytes] = []
+    asked: list[str] = []
+    scores: dict[bytes, float] = {}
+    for record in records:
+        cluster, choice = prompt_cluster(record), wanted[record.source]
+        clusters.append(cluster_digest(cluster))
+        scores.setdefault(clusters[-1], held_out_score(cluster, split_seed))
+        asked.append("eval" if choice == "auto" and isinstance(record, EvaluationItem) else choice)
+    settled = {digest: earlier[digest] for digest in scores if digest in earlier}
     kept_out = {cluster for cluster, choice in zip(clusters, asked, strict=True) if choice == "eval"} - {*settled}
     kept_in = {cluster for cluster, choice in zip(clusters, asked, strict=True) if choice == "train"} - kept_out
-    undecided = {*clusters} - {*settled} - kept_out - kept_in
-    free = {cluster: held_out_score(cluster, split_seed) for cluster in undecided}
+    undecided = {*scores} - {*settled} - kept_out - kept_in
+    free = {cluster: scores[cluster] for cluster in undecided}
     drawn = {cluster for cluster, score in free.items() if score < eval_fraction}
     nothing_out = not kept_out and not drawn and "eval" not in settled.values()
-    if nothing_out and free and eval_fraction > 0 and len({*clusters}) > 1:
+    if nothing_out and free and eval_fraction > 0 and len(scores) > 1:
         drawn = {min(free, key=lambda cluster: (free[cluster], cluster))}
 
-    def side(cluster: str, choice: str) -> Split | Excluded:
+    def side(cluster: bytes, choice: str) -> Split | Excluded:
         known = settled.get(cluster)
         if known is not None:
             excluded = Excluded.HELD_OUT if known == "eval" else Excluded.TRAINED_ON
@@ -91,15 +94,8 @@ def assign_splits(
         if choice == "eval":
             return "eval"
         if cluster in kept_out:
-            drawn_alike = choice == "auto" and held_out_score(cluster, split_seed) < eval_fraction
+            drawn_alike = choice == "auto" and scores[cluster] < eval_fraction
             return "eval" if drawn_alike else Excluded.HELD_OUT
         return "eval" if cluster in drawn else "train"
 
     return [side(cluster, choice) for cluster, choice in zip(clusters, asked, strict=True)]
-
-
-def _settled(clusters: set[str], earlier: Mapping[bytes, Split]) -> dict[str, Split]:
-    if not earlier:
-        return {}
-    digests = {cluster: cluster_digest(cluster) for cluster in clusters}
-    return {cluster: earlier[digest] for cluster, digest in digests.items() if digest in earlier}

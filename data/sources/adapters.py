@@ -27,6 +27,7 @@ scores, annotator ids), and refusing them would only make people strip files.
 | `prompt_completion` | prompt, completion                           | demonstrations               |
 | `text`              | text                                         | demonstrations               |
 | `code`              | code (a file of Python)                      | demonstrations               |
+| `page`              | page (HTML or text) [, url, media]           | demonstrations               |
 | `prompt`            | prompt [, reference]                         | prompts                      |
 
 Every adapter but `text` also makes prompt records, by leaving the answers out. What makes comparisons also makes
@@ -52,6 +53,7 @@ from posttrain.data.sources import adapters_unpaired as unpaired
 from posttrain.data.sources.near_misses import cost, phrase, renames
 from posttrain.data.sources.readers import BadRow, Row
 from posttrain.data.sources.row_values import Drop, Payload, RowError, Values
+from posttrain.data.sources.web import dialogues
 from posttrain.stage.errors import UsageError
 
 PROVENANCE = ("id", "license", "language", "task")
@@ -205,6 +207,14 @@ _ALL = (
         {"demonstration": code.demonstration},
         fits=code.asks_nothing,
         expand={"demonstration": code.functions},
+        whole_rows=False,
+    ),
+    Adapter(
+        "page",
+        _columns("page"),
+        {"demonstration": dialogues.demonstration},
+        _columns("url date status media unread"),
+        expand={"demonstration": dialogues.units},
         whole_rows=False,
     ),
     Adapter("prompt", _columns("prompt"), {"prompt": demonstrations.bare_prompt}, _columns("reference")),

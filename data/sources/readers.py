@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from posttrain.data.sources import json_text
+from posttrain.data.sources.web.warc import pages
 from posttrain.stage import heartbeat
 from posttrain.stage.errors import UsageError
 
@@ -53,9 +54,10 @@ Rows = Iterator[Row | BadRow]
 
 
 def read_rows(path: Path) -> Rows:
-    """Yield the rows of a .jsonl, .ndjson, .json, .csv, .tsv or .parquet file, plain or with .gz behind it.
+    """Yield the rows of a file of JSON lines, JSON, CSV, TSV, Parquet or WARC, plain or with .gz behind it.
 
     A .json file holds an array of objects, one object, or JSON lines. The columns of .csv and .tsv are all strings.
+    The rows of .warc and .wet are pages.
     Raises UsageError for a file that is missing, of another type, empty, or broken beyond one row.
     """
     packed = path.suffix.lower() == ".gz"
@@ -295,6 +297,14 @@ def _parquet(file: IO[bytes], path: Path) -> Rows:
         raise UsageError(f"{path}[{index}]: not readable Parquet ({reason}); write the file again") from None
 
 
+def _warc(file: IO[bytes], path: Path) -> Rows:
+    try:
+        for number, values in pages(file):
+            yield Row(f"[{number}]", values)
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from None
+
+
 _NOT_SPACE = re.compile(r"[^ \t\r\n]")
 
 
@@ -314,4 +324,6 @@ _READERS: dict[str, Callable[[IO[bytes], Path], Rows]] = {
     ".csv": _csv,
     ".tsv": _tsv,
     ".parquet": _parquet,
+    ".warc": _warc,
+    ".wet": _warc,
 }

@@ -17,23 +17,28 @@ def annotators_agree(records: Sequence[Record], knobs: AgreementConfig, around: 
     A prompt's agreement is the mean over the pairs of responses that several of them judged; a prompt without such
     pairs stays, as does whatever is no comparison.
     """
-    said = [list(judgements_of(record)) if isinstance(record, Comparison) else [] for record in records]
-    units = by_unit(one for own in said for one in own)
+    units = by_unit(one for record in records for one in _said(record))
     several = {unit: own for unit, own in units.items() if len({one.annotator for one in own}) > 1}
     by_prompt: dict[bytes, list[list[Judgement]]] = {}
     for (prompt, _), own in several.items():
         by_prompt.setdefault(prompt, []).append(own)
     agreed = {prompt: fmean(agreement(_values(own)) for own in found) for prompt, found in by_prompt.items()}
-    fates = []
-    for record, own in zip(records, said, strict=True):
+
+    def fate(record: Record) -> Fate:
+        own = _said(record)
         share = agreed.get(own[0].prompt, 1.0) if own else 1.0
         if share >= knobs.least:
-            fates.append(Fate(record))
-            continue
+            return Fate(record)
         annotators = {one.annotator for found in by_prompt[own[0].prompt] for one in found}
         facts = {"agreement": round(share, 4), "least": knobs.least, "annotators": len(annotators)}
-        fates.append(Fate(None, (Finding("annotators_disagree", facts),)))
-    return StepResult(fates, {"pairs": len(units), "judged_by_several": len(several), "alpha": _alpha(several)})
+        return Fate(record, (Finding("annotators_disagree", facts),), drops=True)
+
+    facts = {"pairs": len(units), "judged_by_several": len(several), "alpha": _alpha(several)}
+    return StepResult(map(fate, records), facts)
+
+
+def _said(record: Record) -> list[Judgement]:
+    return list(judgements_of(record)) if isinstance(record, Comparison) else []
 
 
 def _values(judgements: Sequence[Judgement]) -> list[int]:

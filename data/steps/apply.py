@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from posttrain.data.config.steps import PiiType, StepName, StepsConfig
 from posttrain.data.records import Record
 from posttrain.data.rows.accounting import SourceCounts
+from posttrain.data.rows.shelf import Shelf, Shelves
 from posttrain.data.steps.agreement import annotators_agree
 from posttrain.data.steps.contamination import contamination
 from posttrain.data.steps.fates import StepResult, Surroundings
@@ -19,7 +19,7 @@ from posttrain.data.steps.mix import mix
 from posttrain.data.steps.near_duplicates import near_duplicates
 from posttrain.data.steps.pii import pii, redacted
 from posttrain.data.steps.quality import quality
-from posttrain.data.steps.trail import Trail, row_of
+from posttrain.data.steps.trail import Trail
 
 Step = Callable[[Sequence[Record], Any, Surroundings], StepResult]
 
@@ -37,44 +37,39 @@ STEPS: dict[StepName, Step] = {
 
 
 def apply_steps(
-    records: list[Record],
+    records: Shelf,
+    shelves: Shelves,
     config: StepsConfig,
     around: Surroundings,
     counts: Mapping[str, SourceCounts],
     trail: Trail,
-) -> tuple[list[Record], list[dict[str, Any]]]:
+) -> tuple[Shelf, list[dict[str, Any]]]:
     """Return the rows that are left after all steps, and what each step did, by reason."""
     flow = []
     for name in config.order:
         result = STEPS[name](records, getattr(config, name), around)
         done: dict[str, Any] = {"step": name, "rows_in": len(records), "dropped": {}, "noted": {}}
-        records = _account(name, records, result, counts, trail, done)
+        records = shelves.of(_account(name, result, counts, trail, done))
         flow.append(done | {"kept": len(records)} | ({"facts": result.facts} if result.facts else {}))
     return records, flow
 
 
 def _account(
-    name: str,
-    records: Sequence[Record],
-    result: StepResult,
-    counts: Mapping[str, SourceCounts],
-    trail: Trail,
-    done: dict[str, Any],
-) -> list[Record]:
-    kept = []
-    for record, fate in zip(records, result.fates, strict=True):
+    name: str, result: StepResult, counts: Mapping[str, SourceCounts], trail: Trail, done: dict[str, Any]
+) -> Iterator[Record]:
+    for fate in result.fates:
+        row = fate.row
         if fate.record is None:
             first = fate.findings[0]
-            counts[record.source].drop(first.reason)
-            trail.add("dropped", name, first.reason, record, first.lost_to)
+            counts[row.source].drop(first.reason)
+            trail.add("dropped", name, first.reason, row, first.lost_to)
             done["dropped"][first.reason] = done["dropped"].get(first.reason, 0) + 1
             continue
         for finding in fate.findings:
-            counts[record.source].note(finding.reason)
-            trail.add("noted" if fate.record is record else "changed", name, finding.reason, record, finding.lost_to)
+            counts[row.source].note(finding.reason)
+            trail.add("noted" if fate.changed is None else "changed", name, finding.reason, row, finding.lost_to)
             done["noted"][finding.reason] = done["noted"].get(finding.reason, 0) + 1
-        kept.append(fate.record)
-    return kept
+        yield fate.record
 
 
 def hidden_types(config: StepsConfig) -> list[PiiType]:
@@ -82,10 +77,7 @@ def hidden_types(config: StepsConfig) -> list[PiiType]:
     return list(config.pii.types) if "pii" in config.order else []
 
 
-def write_trail(path: Path, trail: Trail, hidden: Sequence[PiiType]) -> None:
-    """Write what became of rows as JSON lines; what is hidden in the dataset is hidden in the rows that dropped too."""
-    with path.open("w", encoding="utf-8") as lines:
-        for entry, record in trail.entries():
-            if record is not None:
-                entry = entry | {"row": row_of(redacted(record, hidden)[0] if hidden else record)}
-            lines.write(json.dumps(entry, ensure_ascii=False) + "\n")
+def trail_of(path: Path, config: StepsConfig) -> Trail:
+    """Return what writes the way of rows, where there are steps; what they hide is hidden in rows that drop, too."""
+    hidden = hidden_types(config)
+    return Trail(path if config.order else None, lambda record: redacted(record, hidden)[0] if hidden else record)

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -54,17 +55,20 @@ def contamination(records: Sequence[Record], knobs: ContaminationConfig, around:
 
     Raises UsageError where too few of the planted items are found again: see `check_recall`.
     """
-    trained = [record for record in records if is_trained_on(record)]
-    if not around.items or not trained:
-        return StepResult([Fate(record) for record in records], {"items": len(around.items)})
+    carriers = [said_by(record) for record in islice(filter(is_trained_on, records), PLANTED)]
+    if not around.items or not carriers:
+        return StepResult(map(Fate, records), {"items": len(around.items)})
     index = index_of(around.items, knobs)
-    said = [said_by(record) for record in trained]
-    recall = planted_recall(index, around.items, said)
+    recall = planted_recall(index, around.items, carriers)
     check_recall(recall, knobs.min_recall)
-    batches = around.workers.each_batch(partial(find_items, index=index), said)
-    found = {id(record): one for record, one in zip(trained, (one for batch in batches for one in batch), strict=True)}
-    fates = [_fate(record, found.get(id(record))) for record in records]
-    return StepResult(fates, {"items": len(around.items), "planted": recall})
+    batches = around.workers.each_batch(partial(_fates, index=index), records)
+    facts = {"items": len(around.items), "planted": recall}
+    return StepResult((fate for batch in batches for fate in batch), facts)
+
+
+def _fates(records: Sequence[Record], index: Index) -> list[Fate]:
+    found = iter(find_items([said_by(record) for record in records if is_trained_on(record)], index))
+    return [_fate(record, next(found) if is_trained_on(record) else None) for record in records]
 
 
 def check_recall(recall: Mapping[str, Any], min_recall: float) -> None:
@@ -81,7 +85,7 @@ def _fate(record: Record, found: Found | None) -> Fate:
         return Fate(record)
     item = found.sought.item
     lost_to = {"item": item.id, "dataset": item.dataset, "part": found.sought.part, "coverage": round(found.share, 4)}
-    return Fate(None, (Finding(f"contaminated_{found.sought.part}", lost_to),))
+    return Fate(record, (Finding(f"contaminated_{found.sought.part}", lost_to),), drops=True)
 
 
 def said_by(record: Record) -> Said:

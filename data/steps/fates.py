@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,18 +24,27 @@ class Finding:
 class Fate:
     """What becomes of one row in one step."""
 
-    record: Record | None
-    """The row as it goes on; None where it drops, for the first finding."""
+    row: Record
+    """The row as it came."""
     findings: tuple[Finding, ...] = ()
+    drops: bool = False
+    """Whether it drops, for the first finding."""
+    changed: Record | None = None
+    """The row as it goes on, where that is not as it came."""
+
+    @property
+    def record(self) -> Record | None:
+        """The row as it goes on; None where it drops."""
+        return None if self.drops else self.changed or self.row
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step made of all rows, in their order."""
+    """What a step makes of all rows, in their order; they can be gone through once."""
 
-    fates: list[Fate]
+    fates: Iterable[Fate]
     facts: dict[str, Any] = field(default_factory=dict)
-    """What the manifest says of the step besides."""
+    """What the manifest says of the step besides; whole once all rows were gone through."""
 
 
 @dataclass(frozen=True)

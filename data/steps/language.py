@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -33,9 +33,17 @@ def language(records: Sequence[Record], knobs: LanguageConfig, around: Surroundi
     A row drops where its language is not among those to keep, and drops or is noted where prompt and answer differ.
     """
     batches = around.workers.each_batch(partial(_fates, knobs=knobs), records)
-    fates = [fate for batch in batches for fate in batch]
-    kept = Counter(fate.record.language for fate in fates if fate.record is not None)
-    return StepResult(fates, {"languages": dict(kept.most_common())})
+    facts: dict[str, Any] = {"languages": {}}
+    return StepResult(_counted((fate for batch in batches for fate in batch), facts), facts)
+
+
+def _counted(fates: Iterable[Fate], facts: dict[str, Any]) -> Iterator[Fate]:
+    kept: Counter[str] = Counter()
+    for fate in fates:
+        if fate.record is not None:
+            kept[fate.record.language] += 1
+        yield fate
+    facts["languages"] = dict(kept.most_common())
 
 
 def _fates(records: Sequence[Record], knobs: LanguageConfig) -> list[Fate]:
@@ -50,20 +58,21 @@ def _fate(record: Record, knobs: LanguageConfig) -> Fate:
     asked, answered = tell(texts.prompt), tell("\n".join(texts.answers))
     whole = answered or asked or tell(texts.whole())
     findings = []
-    made = record
+    made = None
     if record.language == UNKNOWN and whole:
         made = record.model_copy(update={"language": whole})
         findings.append(Finding("language_identified", {"language": whole}))
     elif whole and _primary(record.language) != whole:
         findings.append(Finding("language_differs", {"language": whole, "declared": record.language}))
-    if knobs.keep and made.language != UNKNOWN and _primary(made.language) not in map(_primary, knobs.keep):
-        return Fate(None, (Finding("language_not_kept", {"language": made.language}),))
+    told = (made or record).language
+    if knobs.keep and told != UNKNOWN and _primary(told) not in map(_primary, knobs.keep):
+        return Fate(record, (Finding("language_not_kept", {"language": told}),), drops=True)
     if asked and answered and asked != answered and _ASKS_FOR_ANOTHER.search(texts.prompt) is None:
         mismatch = Finding("language_mismatch", {"prompt": asked, "answer": answered})
         if knobs.on_mismatch == "drop":
-            return Fate(None, (mismatch,))
+            return Fate(record, (mismatch,), drops=True)
         findings.append(mismatch)
-    return Fate(made, tuple(findings))
+    return Fate(record, tuple(findings), changed=made)
 
 
 def _primary(tag: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from posttrain.data.config.steps import LicenceConfig
@@ -17,18 +17,23 @@ def licence(records: Sequence[Record], knobs: LicenceConfig, around: Surrounding
 
     Raises UsageError for the first such row where that is to be an error.
     """
-    rows = Counter(f"{record.source}: {record.license}" for record in records)
-    facts = {"use": knobs.use, "rows": dict(sorted(rows.items()))}
-    if knobs.use is None:
-        return StepResult([Fate(record) for record in records], facts)
+    facts: dict[str, Any] = {"use": knobs.use, "rows": {}}
+    return StepResult(_fates(records, knobs, around, facts), facts)
+
+
+def _fates(
+    records: Sequence[Record], knobs: LicenceConfig, around: Surroundings, facts: dict[str, Any]
+) -> Iterator[Fate]:
     allow = {name.casefold(): frozenset(uses) for name, uses in knobs.allow.items()}
-    fates = []
+    rows: Counter[str] = Counter()
     for record in records:
-        found = forbidden(record.license, around.source_facts.get(record.source, {}), knobs.use, allow)
-        if found is not None and knobs.on_forbidden == "error":
+        rows[f"{record.source}: {record.license}"] += 1
+        terms = around.source_facts.get(record.source, {})
+        found = None if knobs.use is None else forbidden(record.license, terms, knobs.use, allow)
+        if found is not None and knobs.use is not None and knobs.on_forbidden == "error":
             raise UsageError(_told(record, found, knobs.use))
-        fates.append(Fate(record) if found is None else Fate(None, (found,)))
-    return StepResult(fates, facts)
+        yield Fate(record) if found is None else Fate(record, (found,), drops=True)
+    facts["rows"] = dict(sorted(rows.items()))
 
 
 def forbidden(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from posttrain.data.config.steps import MixConfig
 from posttrain.data.records import Record
@@ -18,28 +19,42 @@ from posttrain.data.steps.words import words
 from posttrain.stage.errors import UsageError
 
 
+class _Row(NamedTuple):
+    """What decides about a row: those of a group stay in this order."""
+
+    draw: bytes
+    place: int
+    words: int
+
+
 def mix(records: Sequence[Record], knobs: MixConfig, around: Surroundings) -> StepResult:
     """Return what becomes of each row: those over the quota of their group drop; held-out rows all stay.
 
     Raises UsageError where a share names a group that is not there, where a group has none, and where there are too few
     rows for the number that is wanted.
     """
-    groups: dict[str, list[Record]] = {}
-    for record in records:
+    groups: dict[str, list[_Row]] = {}
+    for place, record in enumerate(records):
         if is_trained_on(record):
-            groups.setdefault("/".join(getattr(record, name) for name in knobs.by), []).append(record)
+            said = len(words(texts_of(record).whole()))
+            groups.setdefault("/".join(getattr(record, name) for name in knobs.by), []).append(
+                _Row(_draw(knobs.seed, record.id), place, said)
+            )
     if not groups:
-        return StepResult([Fate(record) for record in records])
+        return StepResult(map(Fate, records))
     sizes = {name: len(rows) for name, rows in sorted(groups.items())}
     shares = wanted_shares(sizes, knobs.shares, knobs.temperature)
     quotas = largest_remainder(total_rows(sizes, shares, knobs.rows), shares)
     over: dict[int, Finding] = {}
     for name, rows in groups.items():
-        drawn = sorted(rows, key=lambda record: _draw(knobs.seed, record.id))
+        drawn = sorted(rows)
         lost = Finding("mix", {"group": name, "quota": quotas[name], "of": sizes[name]})
-        over |= {id(record): lost for record in drawn[quotas[name] :]}
-    fates = [Fate(None, (over[id(record)],)) if id(record) in over else Fate(record) for record in records]
-    kept = {name: [record for record in rows if id(record) not in over] for name, rows in groups.items()}
+        over |= {row.place: lost for row in drawn[quotas[name] :]}
+    fates = (
+        Fate(record, (over[place],), drops=True) if place in over else Fate(record)
+        for place, record in enumerate(records)
+    )
+    kept = {name: [row for row in rows if row.place not in over] for name, rows in groups.items()}
     facts = {name: {"before": _told(groups[name]), "after": _told(kept[name]), "share": shares[name]} for name in sizes}
     return StepResult(fates, {"groups": facts})
 
@@ -90,5 +105,5 @@ def _draw(seed: int, name: str) -> bytes:
     return hashlib.blake2b(f"{seed}\n{name}".encode(), digest_size=16).digest()
 
 
-def _told(rows: Sequence[Record]) -> dict[str, int]:
-    return {"rows": len(rows), "words": sum(len(words(texts_of(record).whole())) for record in rows)}
+def _told(rows: Sequence[_Row]) -> dict[str, int]:
+    return {"rows": len(rows), "words": sum(row.words for row in rows)}

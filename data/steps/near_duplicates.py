@@ -10,8 +10,10 @@ Held-out rows come first, then the order of the dataset: a row to train on loses
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import numpy as np
@@ -30,15 +32,20 @@ MOST = 200
 """Pairs that are looked at for one row, the most similar by the estimate first: rows of one template are many."""
 REMEMBERED = 4096
 """Sets of runs that are kept for further comparisons; all of a large dataset would not fit."""
+_NOT_COMPARED = 2
 Runs = Callable[[int], frozenset[int]]
 Alike = Callable[[int, int], bool]
 
 
 def near_duplicates(records: Sequence[Record], knobs: NearDuplicateConfig, around: Surroundings) -> StepResult:
     """Return what becomes of each row: near duplicates drop, and name the row that stays and the similarity."""
-    prints = joined(around.workers.each_batch(partial(_prints, shingle_words=knobs.shingle_words), records))
-    rows = [place for place, record in enumerate(records) if not isinstance(record, EvaluationItem)]
-    order = sorted(rows, key=lambda place: (records[place].split != "eval", place))
+    parts: list[Prints] = []
+    ranked = array("b")
+    for batch in around.workers.each_batch(partial(_looked_at, shingle_words=knobs.shingle_words), records):
+        parts.append(batch.prints)
+        ranked.extend(batch.ranks)
+    prints, ranks = joined(parts), np.asarray(ranked)
+    order = np.argsort(ranks, kind="stable")[: int((ranks < _NOT_COMPARED).sum())].tolist()
 
     def alike(one: int, other: int) -> bool:
         if getattr(records[one], "annotator", None) != getattr(records[other], "annotator", None):
@@ -51,20 +58,31 @@ def near_duplicates(records: Sequence[Record], knobs: NearDuplicateConfig, aroun
         return shingles(texts_of(records[place]).whole(), knobs.shingle_words)
 
     lost = lost_to(prints, order, knobs.threshold, runs, alike)
-    fates = []
-    for place, record in enumerate(records):
+
+    def fate(place: int, record: Record) -> Fate:
         if place not in lost:
-            fates.append(Fate(record))
-            continue
+            return Fate(record)
         keeper, similarity = lost[place]
         across = record.split == "train" and records[keeper].split == "eval"
         reason = "near_duplicate_of_held_out" if across else "near_duplicate"
-        fates.append(Fate(None, (Finding(reason, {"id": records[keeper].id, "jaccard": round(similarity, 4)}),)))
-    return StepResult(fates)
+        found = Finding(reason, {"id": records[keeper].id, "jaccard": round(similarity, 4)})
+        return Fate(record, (found,), drops=True)
+
+    return StepResult(fate(place, record) for place, record in enumerate(records))
 
 
-def _prints(records: Sequence[Record], shingle_words: int) -> Prints:
-    return fingerprint([texts_of(record).whole() for record in records], shingle_words)
+@dataclass(frozen=True)
+class _Looked:
+    """What is known of the rows of a batch before they are compared."""
+
+    prints: Prints
+    ranks: list[int]
+    """Held-out rows come before those to train on; evaluation items are not compared."""
+
+
+def _looked_at(records: Sequence[Record], shingle_words: int) -> _Looked:
+    ranks = [_NOT_COMPARED if isinstance(one, EvaluationItem) else int(one.split != "eval") for one in records]
+    return _Looked(fingerprint([texts_of(record).whole() for record in records], shingle_words), ranks)
 
 
 def lost_to(

@@ -54,7 +54,7 @@ class Placeholders:
 def pii(records: Sequence[Record], knobs: PiiConfig, around: Surroundings) -> StepResult:
     """Return what becomes of each row: it goes on with placeholders, or drops; evaluation items are left alone."""
     batches = around.workers.each_batch(partial(_fates, types=knobs.types, drop=knobs.on_found == "drop"), records)
-    return StepResult([fate for batch in batches for fate in batch])
+    return StepResult(fate for batch in batches for fate in batch)
 
 
 def _fates(records: Sequence[Record], types: Sequence[PiiType], drop: bool) -> list[Fate]:
@@ -68,7 +68,7 @@ def _fate(record: Record, types: Sequence[PiiType], drop: bool) -> Fate:
     if not counts:
         return Fate(record)
     findings = tuple(Finding(f"pii_{kind}", {"places": places}) for kind, places in sorted(counts.items()))
-    return Fate(None if drop else cleaned, findings)
+    return Fate(record, findings, drops=drop, changed=cleaned)
 
 
 def redacted(record: Record, types: Iterable[PiiType]) -> tuple[Record, Counter[str]]:

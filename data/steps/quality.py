@@ -51,7 +51,7 @@ Rule = Callable[[Record, QualityConfig], Finding | None]
 def quality(records: Sequence[Record], knobs: QualityConfig, around: Surroundings) -> StepResult:
     """Return what becomes of each row: the first rule that it breaks takes it out; evaluation items are left alone."""
     batches = around.workers.each_batch(partial(_fates, knobs=knobs), records)
-    return StepResult([fate for batch in batches for fate in batch])
+    return StepResult(fate for batch in batches for fate in batch)
 
 
 def _fates(records: Sequence[Record], knobs: QualityConfig) -> list[Fate]:
@@ -65,7 +65,7 @@ def _fate(record: Record, knobs: QualityConfig) -> Fate:
     if broken is None:
         return Fate(record)
     noted = broken.reason == "refusal" and knobs.refusals == "note"
-    return Fate(record if noted else None, (broken,))
+    return Fate(record, (broken,), drops=not noted)
 
 
 def _control_tokens(record: Record, knobs: QualityConfig) -> Finding | None:

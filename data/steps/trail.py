@@ -8,9 +8,9 @@ out of it.
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal
 
 from posttrain.data.records import Record
@@ -23,27 +23,31 @@ KEPT_OUT = ("id", "source", "split")
 
 
 class Trail:
-    """Collects what became of rows."""
+    """Writes what becomes of rows, as it happens; without a path, nowhere."""
 
-    def __init__(self) -> None:
-        self._entries: list[tuple[dict[str, Any], Record | None]] = []
+    def __init__(self, path: Path | None = None, hide: Callable[[Record], Record] = lambda record: record) -> None:
+        self._file = None if path is None else path.open("w", encoding="utf-8")
+        self._hide = hide
+        """Makes of a row that drops what may be written of it."""
 
     def add(self, what: What, step: str, reason: str, record: Record, lost_to: Mapping[str, Any]) -> None:
         """Note what became of one row, for one reason."""
+        if self._file is None:
+            return
         head = {"what": what, "step": step, "reason": reason, "id": record.id, "source": record.source}
-        entry = {**head, "split": record.split, "lost_to": dict(lost_to)}
-        self._entries.append((entry, record if what == "dropped" else None))
+        entry: dict[str, Any] = {**head, "split": record.split, "lost_to": dict(lost_to)}
+        if what == "dropped":
+            entry["row"] = row_of(self._hide(record))
+        self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
-    def counts(self) -> dict[str, Counter[str]]:
-        """Return the rows by step, and by reason."""
-        found: dict[str, Counter[str]] = {}
-        for entry, _ in self._entries:
-            found.setdefault(entry["step"], Counter())[entry["reason"]] += 1
-        return found
+    def __enter__(self) -> Trail:
+        return self
 
-    def entries(self) -> Iterator[tuple[dict[str, Any], Record | None]]:
-        """Yield every entry, and the row of those that dropped."""
-        yield from self._entries
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
 
 
 def row_of(record: Record) -> dict[str, Any]:

@@ -62,16 +62,20 @@ def _scored_kind(lineage: Lineage, parents: dict[str, str]) -> str | None:
 
 
 def consecutive(lineage: Lineage, policies: Sequence[Policy]) -> list[tuple[Policy, Policy]]:
-    """Return (before, after) for each policy with items but the first.
+    """Return (before, after) for each policy with items that another one listed before it answered, too.
 
-    Before is the nearest evaluated model that a policy descends from; where there is none, the one listed before it.
+    Before is the nearest evaluated model that a policy descends from; where there is none, the last one listed.
     """
     with_items = [policy for policy in policies if policy.items]
     pairs = []
-    for index, after in enumerate(with_items[1:], start=1):
-        earlier = {policy.model: policy for policy in reversed(with_items[:index])}
+    for index, after in enumerate(with_items):
+        asked = {item.id for item in after.items}
+        alike = [policy for policy in with_items[:index] if not asked.isdisjoint(item.id for item in policy.items)]
+        if not alike:
+            continue
+        earlier = {policy.model: policy for policy in reversed(alike)}
         ancestor = next((model for model in lineage.model_ancestors(after.model) if model in earlier), None)
-        pairs.append((earlier[ancestor] if ancestor is not None else with_items[index - 1], after))
+        pairs.append((earlier[ancestor] if ancestor is not None else alike[-1], after))
     return pairs
 
 

@@ -80,6 +80,8 @@ class DataNodes:
 
     demo: dict[str, Any] = Field(default_factory=dict)
     """Generated data of the demo."""
+    spoil: dict[str, Any] = Field(default_factory=dict)
+    """What is planted into the demo's demonstrations."""
     openings: dict[str, Any] = Field(default_factory=dict)
     """Openings of stories to continue."""
     safety: dict[str, Any] = Field(default_factory=dict)

@@ -69,6 +69,7 @@ _REWARDED = {
 }
 _TYPES = (
     StageType("data.demo", "DemoConfig", "sources"),
+    StageType("data.spoil", "SpoilConfig", "sources", {"sources": Input(("sources",))}),
     StageType("data.openings", "OpeningsConfig", "sources"),
     StageType("data.safety", "SafetyConfig", "sources"),
     StageType("data.owners", "OwnersConfig", "sources"),

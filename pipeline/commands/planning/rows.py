@@ -160,6 +160,8 @@ def _file_rows(source: Any, parent: Stage | None, stages: Mapping[str, Stage], g
     if parent.type.run == "data.owners":
         made = {"corpus.jsonl": 3 * config.num_families, "demonstrations.jsonl": config.num_demonstrations}
         return Rows(made.get(source.file, config.num_evaluation_items), 0, _OWNERS_TOKENS)
+    if parent.type.run == "data.spoil":
+        return _spoilt(source.file, config, stages[parent.inputs["sources"]].config)
     if parent.type.run == "data.openings":
         return Rows(config.num_items if source.file == "heldout.jsonl" else config.num_prompts, 0, 16)
     if parent.type.run in ("sample.rank", "sample.generate"):
@@ -173,6 +175,17 @@ def _file_rows(source: Any, parent: Stage | None, stages: Mapping[str, Stage], g
         share = asked / (asked + longest) if asked else None
         return Rows(rows, 0, asked + longest, 1 if demonstrations else samples, share)
     return None
+
+
+def _spoilt(name: str, spoil: Any, demo: Any) -> Rows:
+    leaked = demo.num_evaluation_items * spoil.leaked_share
+    rows = {
+        "leaked.jsonl": leaked,
+        "fresh.jsonl": demo.num_evaluation_items - leaked,
+        "demonstrations.jsonl": demo.num_demonstrations * (1 + spoil.copied_share * spoil.copies)
+        + leaked * spoil.leak_copies,
+    }
+    return Rows(rows[name], 0, DEMO_TOKENS)
 
 
 def drawn_by(stage: Stage) -> tuple[int, int]:

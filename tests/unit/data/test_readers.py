@@ -111,6 +111,8 @@ def test_a_json_object_is_one_row_and_line_separators_in_text_do_not_end_a_line(
         (b'{"a": "caf\xe9"}', "byte 0xe9 at column 11 is not UTF-8; save the file as UTF-8"),
         (b"\xef\xbb\xbf{}", "byte order mark; save the file as UTF-8 without BOM"),
         (b'["a"]', "a JSON array, where an object of columns is required; write {…}"),
+        ('{"a": "x"}'.encode("utf-16-le"), "NUL byte at column 2; remove it"),
+        ('{"a": "x"}'.encode("utf-16"), "byte 0xff at column 1 is not UTF-8; save the file as UTF-8"),
         (b"[" * 100_000, "nested too deeply; flatten it"),
     ],
 )
@@ -123,6 +125,18 @@ def test_a_bad_line_leaves_its_neighbours_readable(tmp_path: Path, line: bytes, 
     assert (first, last) == (Row(":1", {"a": 0}), Row(":3", {"a": 2}))
 
 
+def test_a_line_of_a_hundred_megabytes_is_a_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    with path.open("wb") as file:
+        file.write(b'{"a": "')
+        for _ in range(100):
+            file.write(b"x" * 1_000_000)
+        file.write(b'"}\n{"a": "y"}\n')
+    long, after = read_rows(path)
+    assert isinstance(long, Row) and len(long.values["a"]) == 100_000_000
+    assert after == Row(":2", {"a": "y"})
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -132,7 +146,7 @@ def test_a_bad_line_leaves_its_neighbours_readable(tmp_path: Path, line: bytes, 
         (
             "x.txt",
             b"a",
-            "{}: not a type that can be read; give one of .jsonl, .ndjson, .json, .csv, .tsv, .parquet, plain or",
+            "{}: not a type that can be read; give one of .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .warc, .wet",
         ),
         ("x.json", b'[{"a": 1},\n {"a": }]', "{}:2: not JSON (Expecting value at column 8); mend it"),
         ("x.json", b'[{"a": 1} {"a": 2}]', "{}:1: not JSON (Expecting ',' or ']' at column 11); mend it"),

@@ -246,6 +246,24 @@ def test_a_branch_is_compared_with_its_own_ancestor(tmp_path: Path) -> None:
     assert [(before.label, after.label) for before, after in steps] == [("sft", "dpo_a"), ("sft", "dpo_b")]
 
 
+def test_policies_are_compared_where_both_were_asked_the_same(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    base = store.add("base", "model", "train.base")
+    tree = lineage.walk(store.add(name, "model", "train.sft", {"model": base}) for name in ("as_is", "curated"))
+    models = {node.stage: node.id for node in tree.of_kind("model") if node.stage != "base"}
+    items = made_items("sft")
+    asked = {"leaked": items[:20], "fresh": items[20:40]}
+    policies = [
+        compare.Policy(f"{name} on {what}", models[name], own, None, None, 0)
+        for name in ("as_is", "curated")
+        for what, own in asked.items()
+    ]
+    assert [(before.label, after.label) for before, after in compare.consecutive(tree, policies)] == [
+        ("as_is on leaked", "curated on leaked"),
+        ("as_is on fresh", "curated on fresh"),
+    ]
+
+
 def test_a_removed_parent_is_named_as_missing(tmp_path: Path) -> None:
     store = Store(tmp_path)
     base = store.add("base", "model", "train.base")

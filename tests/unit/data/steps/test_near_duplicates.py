@@ -120,9 +120,10 @@ def test_workers_and_shards_change_no_byte(tmp_path: Path) -> None:
     rng = random.Random(5)
     texts = [WORDS.text(rng.randint(20, 60)) for _ in range(600)]
     rows = [qa(text, f"{text} mail joe{place % 9}@mail.org") for place, text in enumerate(texts + texts[:80])]
+    rows.append(qa(WORDS.text(30), "I'm sorry, but I can't help with that."))  # noted, and otherwise as it came
     made = [sharded(tmp_path, rows, shards, workers) for shards, workers in ((1, 1), (2, 2), (7, 1))]
     assert made[0] == made[1] == made[2]
-    assert b"near_duplicate" in made[0]["dropped.jsonl"]
+    assert b"near_duplicate" in made[0]["dropped.jsonl"] and b'"what": "noted"' in made[0]["dropped.jsonl"]
 
 
 def sharded(root: Path, rows: list[dict[str, Any]], shards: int, workers: int) -> dict[str, bytes]:

@@ -9,11 +9,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from posttrain.data.steps.workers import BATCH, Workers
+from posttrain.data.rows.shelf import BATCH
+from posttrain.data.steps.workers import Workers
 
 KILLED = """
 import os, time
-from posttrain.data.steps.workers import BATCH, Workers
+from posttrain.data.rows.shelf import BATCH
+from posttrain.data.steps.workers import Workers
 
 def stay(rows):
     with open(f"{rows[0]}.pid", "x") as file:
@@ -21,7 +23,7 @@ def stay(rows):
     time.sleep(600)
 
 if __name__ == "__main__":
-    Workers(2).each_batch(stay, range(2 * BATCH))
+    list(Workers(2).each_batch(stay, range(2 * BATCH)))
 """
 
 
@@ -31,7 +33,7 @@ def doubled(rows: Sequence[int]) -> list[int]:
 
 def test_batches_come_back_in_order_from_one_process() -> None:
     with Workers() as workers:
-        made = workers.each_batch(doubled, range(2 * BATCH + 3))
+        made = list(workers.each_batch(doubled, range(2 * BATCH + 3)))
     assert [row for batch in made for row in batch] == list(range(0, 2 * (2 * BATCH + 3), 2))
 
 

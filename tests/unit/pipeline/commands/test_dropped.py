@@ -16,7 +16,7 @@ from posttrain.pipeline.graph.curation import told_curation
 from posttrain.pipeline.graph.graph import build_graph
 from posttrain.stage.errors import UsageError
 
-CONF = Path(__file__).resolve().parents[3] / "conf"
+CONF = Path(__file__).resolve().parents[4] / "conf"
 GIVEN = ["recipe=own/sft", "paths.model=model", "paths.demonstrations=rows.jsonl", "paths.items=items.jsonl"]
 PIPELINE = """# @package _global_
 stages:
