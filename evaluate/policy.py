@@ -173,7 +173,8 @@ def _result(summary: dict[str, Any], tokens: int) -> StageResult:
     headline = ""
     if summary["loss"] is not None:
         overall = summary["loss"]["overall"]
-        metrics |= {name: overall[name] for name in ("loss", "perplexity", "bits_per_byte")}
+        known = [name for name in ("loss", "perplexity", "bits_per_byte") if overall[name] is not None]
+        metrics |= {name: overall[name] for name in known}
         headline = f"loss {overall['loss']:.3f}"
     if summary["items"] is not None:
         overall = summary["items"]["overall"]
