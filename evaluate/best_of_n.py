@@ -67,7 +67,7 @@ def run(config: BestOfNConfig, context: Context) -> StageResult:
         for item in items
     ]
     sampler = Sampler(model, tokenizer, max_batch_size=config.batch_size, max_batch_tokens=config.batch_tokens)
-    samples = sample_shares(rank, context.work, sampler, prompts, params)
+    samples = sample_shares(rank, context.work, sampler, prompts, params, config.batch_size)
     if samples is None:
         return StageResult()
     for item, own in zip(items, samples, strict=True):

@@ -100,12 +100,13 @@ def split_by_length(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     items: Sequence[EvaluationItem],
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     conversations: Sequence[Conversation] | None = None,
 ) -> tuple[list[EvaluationItem], list[str]]:
     """Return the items that the model's context holds together with a response, and the ids of the others.
 
-    ``conversations`` are what the items ask, where that is more than their own prompts.
+    ``max_new_tokens`` is one for all items, or one for each; ``conversations`` are what the items ask, where that is
+    more than their own prompts.
 
     Raises UsageError when it holds none.
     """
@@ -113,11 +114,12 @@ def split_by_length(
     if context is None:
         return list(items), []
     ids = encode_prompts(tokenizer, conversations or [prompt_of(item) for item in items])
-    fits = [len(prompt) + max_new_tokens <= context for prompt in ids]
+    most = [max_new_tokens] * len(ids) if isinstance(max_new_tokens, int) else list(max_new_tokens)
+    fits = [len(prompt) + new <= context for prompt, new in zip(ids, most, strict=True)]
     fitting = [item for item, fit in zip(items, fits, strict=True) if fit]
     if not fitting:
         raise UsageError(
-            f"max_new_tokens={max_new_tokens}: with the shortest prompt of {min(map(len, ids))} tokens, no item fits "
+            f"max_new_tokens={min(most)}: with the shortest prompt of {min(map(len, ids))} tokens, no item fits "
             f"the model's context of {context}; lower it"
         )
     too_long = [item.id for item, fit in zip(items, fits, strict=True) if not fit]

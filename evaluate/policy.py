@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from posttrain.data.chat.pieces import encode_prompts
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 from posttrain.data.chat.tokenizer import load_tokenizer
 from posttrain.data.checks.scorers import scoring_function
 from posttrain.data.messages import message_dicts
@@ -21,11 +23,10 @@ from posttrain.evaluate.inputs import (
     read_evaluation_items,
     read_heldout_tokens,
     require_right_and_wrong,
-    split_by_length,
     take_evenly,
 )
-from posttrain.evaluate.measure.answering import asked, require_finite
-from posttrain.evaluate.measure.heldout import row_losses, summarise_losses
+from posttrain.evaluate.measure.answering import Question, questions_of, require_finite
+from posttrain.evaluate.measure.heldout import row_losses, summarise_losses, text_bytes
 from posttrain.evaluate.measure.item_scores import (
     ScoredItem,
     prompt_text,
@@ -34,13 +35,15 @@ from posttrain.evaluate.measure.item_scores import (
     summarise_samples,
     write_items,
 )
+from posttrain.evaluate.measure.responding import answers_to, fitting
 from posttrain.models.load import load_policy
 from posttrain.models.processes import device, join_to_share
+from posttrain.sample.backends.credentials import credentials
+from posttrain.sample.backends.server import ServerSampler
 from posttrain.sample.choose.answers import extractor
-from posttrain.sample.choose.select import derived_seed
 from posttrain.sample.engine.sampler import Sampler
-from posttrain.sample.sampling import Sample, SamplingParams
-from posttrain.sample.shares import sample_shares
+from posttrain.sample.sampling import Generates, Sample
+from posttrain.stage.artifact import read_manifest
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import PosttrainError, UsageError
 from posttrain.stage.files import write_json_atomic
@@ -59,16 +62,12 @@ def run(config: PolicyEvaluationConfig, context: Context) -> StageResult:
     directory = context.inputs["model"]
     tokenizer = load_tokenizer(directory)
     rows = read_heldout_tokens(data, "demonstration", tokenizer) if data is not None else []
-    items = take_evenly(read_evaluation_items(items_from), config.max_items) if items_from is not None else []
-    judge = judge_of(config.function, items)
-    examples = read_records(items_from / "train.parquet", EvaluationItem) if items_from is not None else []
-    conversations = dict(
-        zip((item.id for item in items), asked(items, examples, config.system, config.few_shot), strict=True)
-    )
-    log.info("%d held-out rows, %d items, %d new tokens at most", len(rows), len(items), config.max_new_tokens)
+    questions = _questions(config, items_from, context.spec.seed) if items_from is not None else []
+    judge = judge_of(config.function, [question.item for question in questions])
+    log.info("%d held-out rows, %d items, %d new tokens at most", len(rows), len(questions), config.max_new_tokens)
 
     summary: dict[str, Any] = {"loss": None, "items": None, "too_long": []}
-    if not rows and not items:
+    if not rows and not questions:
         if context.main_process:
             write_json_atomic(context.output / "summary.json", summary)
         return StageResult(headline=NONE)
@@ -77,37 +76,48 @@ def run(config: PolicyEvaluationConfig, context: Context) -> StageResult:
         ids, labels = [r["input_ids"] for r in rows], [r["labels"] for r in rows]
         losses = row_losses(rank, context.work, model, ids, labels, config.batch_size)
         if losses is not None:
-            summary["loss"] = summarise_losses(losses, [r["task"] for r in rows], [r["language"] for r in rows])
-    if items:
-        fitting, summary["too_long"] = split_by_length(
-            model, tokenizer, items, config.max_new_tokens, list(conversations.values())
-        )
-        prompts = encode_prompts(tokenizer, [conversations[item.id] for item in fitting])
-        params = [_params(config, derived_seed(context.spec.seed, item.id)) for item in fitting]
-        sampler = Sampler(model, tokenizer, max_batch_size=config.batch_size, max_batch_tokens=config.batch_tokens)
-        responses = sample_shares(rank, context.work, sampler, prompts, params)
-        if responses is None:
+            sizes = [text_bytes(tokenizer, *row) for row in zip(ids, labels, strict=True)]
+            summary["loss"] = summarise_losses(losses, [r["task"] for r in rows], [r["language"] for r in rows], sizes)
+    if questions:
+        source = _source(config, directory, model, tokenizer)
+        kept, summary["too_long"] = fitting(model, tokenizer, questions)
+        answers = answers_to(rank, context.work, model, source, tokenizer, kept, config.batch_size)
+        if answers is None:
             return StageResult()
-        for item, own in zip(fitting, responses, strict=True):
-            require_finite(item, own)
-        scored = [score_item(item, own, judge) for item, own in zip(fitting, responses, strict=True)]
+        scored = []
+        for question, own in zip(kept, answers, strict=True):
+            require_finite(question.item, own)
+            scored.append(score_item(question.item, own, judge))
         write_items(context.output, scored)
         summary["items"] = summarise_items(scored)
-        summary["samples"] = summarise_samples(scored) if config.num_samples > 1 else None
+        summary["samples"] = summarise_samples(scored) if any(item.scores for item in scored) else None
     if not context.main_process:
         return StageResult()
     write_json_atomic(context.output / "summary.json", summary)
     return _result(summary, sum(len(row["input_ids"]) for row in rows))
 
 
-def _params(config: PolicyEvaluationConfig, seed: int) -> SamplingParams:
-    return SamplingParams(
-        max_tokens=config.max_new_tokens,
-        temperature=config.temperature,
-        top_p=config.top_p,
-        num_samples=config.num_samples,
-        seed=seed,
+def _questions(config: PolicyEvaluationConfig, directory: Path, seed: int) -> list[Question]:
+    items = take_evenly(read_evaluation_items(directory), config.max_items)
+    return questions_of(config, items, read_records(directory / "train.parquet", EvaluationItem), seed)
+
+
+def _source(
+    config: PolicyEvaluationConfig, directory: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> Generates:
+    """Return what samples: the model here, or a server that has the same one."""
+    if config.server is None:
+        return Sampler(model, tokenizer, max_batch_size=config.batch_size, max_batch_tokens=config.batch_tokens)
+    server = ServerSampler(
+        config.server.url,
+        config.server.model or read_manifest(directory).stage,
+        tokenizer,
+        config.server.dialect,
+        max_concurrent=config.server.max_concurrent,
+        headers=credentials(),
     )
+    server.require_weights(model)
+    return server
 
 
 def judge_of(function_name: str | None, items: Sequence[EvaluationItem]) -> Judge:
@@ -163,7 +173,8 @@ def _result(summary: dict[str, Any], tokens: int) -> StageResult:
     headline = ""
     if summary["loss"] is not None:
         overall = summary["loss"]["overall"]
-        metrics |= {"loss": overall["loss"], "perplexity": overall["perplexity"]}
+        known = [name for name in ("loss", "perplexity", "bits_per_byte") if overall[name] is not None]
+        metrics |= {name: overall[name] for name in known}
         headline = f"loss {overall['loss']:.3f}"
     if summary["items"] is not None:
         overall = summary["items"]["overall"]

@@ -64,7 +64,7 @@ def run(config: RankConfig, context: Context) -> StageResult:
         num_samples=config.num_samples,
     )
     params = [dataclasses.replace(plain, seed=derived_seed(context.spec.seed, record.id)) for record in records]
-    samples = sample_shares(rank, context.work, sampler, prompts, params)
+    samples = sample_shares(rank, context.work, sampler, prompts, params, config.batch_size)
     if samples is None:
         return StageResult()
     groups = [

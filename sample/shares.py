@@ -18,9 +18,8 @@ from typing import Any
 
 from posttrain.models.batching import by_length
 from posttrain.models.processes import Rank
-from posttrain.sample.engine.sampler import Sampler
 from posttrain.sample.many import CHUNK_BATCHES
-from posttrain.sample.sampling import Sample, SamplingParams
+from posttrain.sample.sampling import Generates, Sample, SamplingParams
 from posttrain.stage.progress import track
 
 LEAST_BATCHES = 2
@@ -32,15 +31,23 @@ LOOK_SECONDS = 0.2
 
 
 def sample_shares(
-    rank: Rank, work: Path, sampler: Sampler, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]
+    rank: Rank,
+    work: Path,
+    sampler: Generates,
+    prompts: Sequence[Sequence[int]],
+    params: Sequence[SamplingParams],
+    batch_size: int,
 ) -> list[list[Sample]] | None:
-    """Return the samples of each prompt on the first rank, None on the others; ``params`` has one for each prompt."""
+    """Return the samples of each prompt on the first rank, None on the others; ``params`` has one for each prompt.
+
+    ``batch_size`` is how many samples run at once.
+    """
 
     def make(rows: list[int]) -> list[Any]:
         own = sampler.generate([prompts[row] for row in rows], [params[row] for row in rows])
         return [[dataclasses.asdict(sample) for sample in samples] for samples in own]
 
-    found = shared_out(rank, work, "samples", sampling_chunks(prompts, params, sampler.max_batch_size), make)
+    found = shared_out(rank, work, "samples", sampling_chunks(prompts, params, batch_size), make)
     return None if found is None else [[Sample(**sample) for sample in samples] for samples in found]
 
 

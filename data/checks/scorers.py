@@ -1,7 +1,9 @@
 """Scorers of evaluation items: is a response right? Each takes (response, reference) and returns a value in [0, 1].
 
 Scorers read the answer out of a response and pass over its manner: "Sure! The answer is 12." is right for ``12``. Only
-constraints are about the manner. Those of `RATINGS` call nothing right: they rate, each on a scale of its own.
+constraints are about the manner. Those of `RATINGS` call nothing right: they rate, each on a scale of its own. How
+likely an option is, `evaluate.policy` asks the model; elsewhere it is to be said word for word
+(`posttrain.data.checks.options`).
 
     scorer      reference                           right when
     exact       a text                              the response is that text, but for case, spacing and the punctuation
@@ -12,7 +14,9 @@ constraints are about the manner. Those of `RATINGS` call nothing right: they ra
     json_fields a JSON object                       the one object in it has these fields; the value is their share
     json_schema a JSON Schema                       it holds one JSON object, which fits the schema
     choice      right|other|other                   it names the right label and none of the others
-    answer      right|other|other                   the same, and it neither abstains nor refuses
+    choice_logprob  right|other|other               the model finds the right one the most likely of them
+    choice_logprob_per_byte  the same               the same, by log-probability per byte
+    answer      right|other|other                   the same as choice, and it neither abstains nor refuses
     compliance  right|other|other                   the same as answer
     abstain     I don't know|other|other            it abstains in that language and names none of the others
     refusal     I can't help with that|other|other  it refuses in that language and names none of the others
@@ -43,6 +47,7 @@ from posttrain.data.checks.code import parse_tests, passes_tests, require_sandbo
 from posttrain.data.checks.constraints import parse_constraints, share_followed, share_followed_loosely
 from posttrain.data.checks.documents import fields_found, fits_schema, json_object, parse_object, parse_schema
 from posttrain.data.checks.numbers import number
+from posttrain.data.checks.options import option_named, options_of
 from posttrain.data.checks.refusals import abstain, answer, complied, refusal, refused
 from posttrain.data.checks.sourced import keeps_to_sources, parse_sources, require_passages
 from posttrain.data.checks.wording import choice, exact, token_f1
@@ -95,6 +100,8 @@ SCORERS: dict[str, Scorer] = {
     "json_fields": fields_found,
     "json_schema": fits_schema,
     "choice": choice,
+    "choice_logprob": option_named,
+    "choice_logprob_per_byte": option_named,
     "answer": answer,
     "compliance": answer,
     "abstain": abstain,
@@ -112,6 +119,8 @@ SCORERS: dict[str, Scorer] = {
 _REFERENCES: dict[str, Callable[[str], object]] = {
     "constraints": parse_constraints,
     "constraints_loose": parse_constraints,
+    "choice_logprob": options_of,
+    "choice_logprob_per_byte": options_of,
     "call": parse_wanted,
     "valid_call": parse_tools,
     "grounded": parse_sources,

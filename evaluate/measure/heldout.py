@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch.nn import functional
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.data.records import IGNORED
 from posttrain.models.batching import by_length, pad_rows
@@ -39,12 +39,13 @@ def row_losses(
     input_ids: Sequence[Sequence[int]],
     labels: Sequence[Sequence[int]],
     batch_size: int,
+    what: str = "held_out",
 ) -> list[RowLoss] | None:
     """Return the loss of each row, in the order given, on the first rank and None on the others.
 
-    What is in ``work`` from an earlier attempt is not computed again. Logits of no more than a few hundred tokens are
-    held at once; a model whose logits are more than its output layer's product is asked row by row. Raises
-    NonFiniteLossError where a row has none.
+    What is in ``work`` from an earlier attempt, in the journals that ``what`` names, is not computed again. Logits of
+    no more than a few hundred tokens are held at once; a model whose logits are more than its output layer's product is
+    asked row by row. Raises NonFiniteLossError where a row has none.
     """
     by_head = head_gives_logits(model)
 
@@ -53,12 +54,12 @@ def row_losses(
         for row, of_row in zip(rows, found, strict=True):
             if not math.isfinite(of_row.loss):
                 raise NonFiniteLossError(
-                    f"held-out row {row}: loss {of_row.loss}; the model's weights are damaged, or overflow in this "
-                    "dtype"
+                    f"{what.replace('_', '-')} row {row}: loss {of_row.loss}; the model's weights are damaged, or "
+                    "overflow in this dtype"
                 )
         return [(of_row.loss, of_row.tokens) for of_row in found]
 
-    losses = shared_out(rank, work, "held_out", by_length(input_ids, batch_size if by_head else 1), make)
+    losses = shared_out(rank, work, what, by_length(input_ids, batch_size if by_head else 1), make)
     return None if losses is None else [RowLoss(*loss) for loss in losses]
 
 
@@ -82,23 +83,42 @@ def _batch_losses(
     return [RowLoss(loss, tokens) for loss, tokens in zip(losses_B, tokens_B, strict=True)]
 
 
-def summarise_losses(losses: Sequence[RowLoss], tasks: Sequence[str], languages: Sequence[str]) -> dict[str, Any]:
-    """Return loss per token and perplexity over all rows, per task and per language; every token weighs the same."""
+def text_bytes(tokenizer: PreTrainedTokenizerBase, input_ids: Sequence[int], labels: Sequence[int]) -> int:
+    """Return how many bytes of UTF-8 the trained tokens of a row stand for; special tokens are none."""
+    trained = [token for token, label in zip(input_ids[1:], labels[1:], strict=True) if label != IGNORED]
+    return len(tokenizer.decode(trained, skip_special_tokens=True).encode())
+
+
+def summarise_losses(
+    losses: Sequence[RowLoss], tasks: Sequence[str], languages: Sequence[str], sizes: Sequence[int]
+) -> dict[str, Any]:
+    """Return the loss per token and per byte, and perplexity, over all rows, per task and per language.
+
+    Every token weighs the same; ``sizes`` are the bytes of each row's trained text (`text_bytes`).
+    """
+    rows = list(zip(losses, sizes, strict=True))
     return {
-        "overall": _token_mean(losses),
-        "by_task": _by_group(losses, tasks),
-        "by_language": _by_group(losses, languages),
+        "overall": _token_mean(rows),
+        "by_task": _by_group(rows, tasks),
+        "by_language": _by_group(rows, languages),
     }
 
 
-def _by_group(losses: Sequence[RowLoss], names: Sequence[str]) -> dict[str, Any]:
-    groups: dict[str, list[RowLoss]] = defaultdict(list)
-    for loss, name in zip(losses, names, strict=True):
-        groups[name].append(loss)
+def _by_group(rows: Sequence[tuple[RowLoss, int]], names: Sequence[str]) -> dict[str, Any]:
+    groups: dict[str, list[tuple[RowLoss, int]]] = defaultdict(list)
+    for row, name in zip(rows, names, strict=True):
+        groups[name].append(row)
     return {name: _token_mean(groups[name]) for name in sorted(groups)}
 
 
-def _token_mean(losses: Sequence[RowLoss]) -> dict[str, Any]:
-    tokens = sum(row.tokens for row in losses)
+def _token_mean(rows: Sequence[tuple[RowLoss, int]]) -> dict[str, Any]:
+    losses = [row for row, _ in rows]
+    tokens, size = sum(row.tokens for row in losses), sum(size for _, size in rows)
     loss = sum(row.loss for row in losses) / tokens
-    return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "rows": len(losses), "tokens": tokens}
+    return {
+        "loss": loss,
+        "perplexity": math.exp(min(loss, 700.0)),
+        "bits_per_byte": loss * tokens / math.log(2) / size if size else None,
+        "rows": len(losses),
+        "tokens": tokens,
+    }

@@ -18,7 +18,9 @@ NODE_WIDTH, NODE_HEIGHT = 166, 40
 GAP, MARGIN = 34, 6
 """Between layers, and around the graph."""
 WIDEST = 1200
-"""Pixels; a graph that would be wider from the top down is drawn from the left, a layer a column."""
+"""Pixels; a graph that would be wider from the top down is drawn from the left, a layer a column, if that is less."""
+READABLE = 0.75
+"""A graph is not made smaller than this to fit a page: it scrolls sideways instead."""
 _SWEEPS = 24
 
 FAMILIES = {
@@ -60,7 +62,7 @@ class Layout:
 def lineage_svg(lineage: Lineage, anchors: dict[str, str]) -> str:
     """Return the graph as an SVG element; ``anchors`` maps node ids to the page's ids that the boxes link to."""
     layout, room = lay_out(lineage), DOWN
-    if _extent(lineage, layout, room) > WIDEST:
+    if (wide := _extent(lineage, layout, room)) > WIDEST and len(layout.layers) * (NODE_WIDTH + GAP) < wide:
         layout, room = lay_out(lineage, SIDEWAYS), SIDEWAYS
     first = min(x - _size(lineage, name, room) / 2 for name, x in layout.x.items()) - MARGIN
     layer_of = {name: depth for depth, layer in enumerate(layout.layers) for name in layer}
@@ -85,7 +87,8 @@ def lineage_svg(lineage: Lineage, anchors: dict[str, str]) -> str:
         boxes.append(_box(lineage, name, left, top, anchors.get(name)))
     return (
         f'<svg class="lineage" role="group" aria-label="Lineage graph: what each artifact was made from" '
-        f'viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}">'
+        f'viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}" '
+        f'style="min-width: {READABLE * width:.0f}px">'
         '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto" '
         'markerUnits="userSpaceOnUse">'
         f'<path d="M0 0 8 4 0 8z" class="arrow"/></marker></defs>{"".join(edges)}{"".join(boxes)}</svg>'

@@ -14,13 +14,14 @@ from posttrain.evaluate.page.accounting import Account
 from posttrain.evaluate.page.browser import Browser, browser_of
 from posttrain.evaluate.page.compare import METRIC_NAMES, Policy
 from posttrain.evaluate.page.drift_rows import Drift, by_reference
+from posttrain.evaluate.page.heat import heat_maps
 from posttrain.evaluate.page.judgement_rows import judgements_of
 from posttrain.evaluate.page.lineage import MODEL_KINDS, PARENT_MODEL, Lineage
 from posttrain.evaluate.page.lineage_svg import lineage_svg
 from posttrain.evaluate.page.narrow import label_cells
 from posttrain.evaluate.page.templates import page_environment, percent
 from posttrain.evaluate.page.training_logs import read_curves, read_rollouts
-from posttrain.evaluate.page.verdicts import WORDS, Verdict, shades, verdict_line
+from posttrain.evaluate.page.verdicts import WORDS, Verdict, verdict_line
 
 
 def headline_of(
@@ -96,7 +97,7 @@ def render_page(
         verdicts=verdicts,
         verdict_line=verdict_line(verdicts),
         verdict_words=WORDS,
-        shades=shades(policies),
+        heat=heat_maps(policies),
         nodes=list(lineage.nodes.values()),
         labels=labels,
         anchors=anchors,
@@ -149,9 +150,14 @@ def _steps(rows: list[dict[str, Any]], group: str) -> dict[tuple[str, str], dict
 
 
 def _bar_figures(policies: list[Policy]) -> dict[str, list[Markup]]:
-    """Return for exact match and preference one figure over tasks and one over languages."""
+    """Return for exact match and preference one figure over tasks and one over languages.
+
+    There are none of more policies than there are colours.
+    """
     figures: dict[str, list[Markup]] = {}
     answering = [policy for policy in policies if policy.figures is not None]
+    if len(answering) > len(plots.PALETTE):
+        return figures
     for metric, label in METRIC_NAMES.items():
         for part in ("by_task", "by_language"):
             series = {

@@ -1,4 +1,4 @@
-"""Verdicts of gates, for the head of the page; and exact match by task and language as a table of shades."""
+"""Verdicts of gates, for the head of the page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from posttrain.evaluate.page.compare import Policy
 from posttrain.evaluate.page.lineage import PARENT_MODEL, Lineage
 
 WORDS = {"passed": "may be built upon", "failed": "must not be built upon", "underpowered": "too few items to tell"}
@@ -52,32 +51,3 @@ def verdict_line(verdicts: Sequence[Verdict]) -> str:
         if names:
             parts.append(f"{', '.join(names)} {word}")
     return "; ".join(parts)
-
-
-@dataclasses.dataclass(frozen=True)
-class Shade:
-    """One cell: exact match of a policy in a task and language."""
-
-    value: float
-    low: float
-    high: float
-    percent: int
-    """How far the cell is filled."""
-
-
-def shades(policies: Sequence[Policy]) -> dict[str, dict[str, list[Shade | None]]]:
-    """Return exact match by task and language, a list of one cell for each policy."""
-    tables = [(policy.figures or {})["by_task_and_language"] for policy in policies if policy.figures is not None]
-    tasks = sorted({task for table in tables for task in table})
-    languages = sorted({language for table in tables for own in table.values() for language in own})
-    return {
-        task: {language: [_shade(table.get(task, {}).get(language)) for table in tables] for language in languages}
-        for task in tasks
-    }
-
-
-def _shade(figures: dict[str, Any] | None) -> Shade | None:
-    if figures is None:
-        return None
-    match = figures["exact_match"]
-    return Shade(match["value"], match["low"], match["high"], round(100 * match["value"]))

@@ -311,6 +311,21 @@ class ServerSampler:
             )
         return gap
 
+    def require_weights(self, model: PreTrainedModel) -> None:
+        """Raise PosttrainError where a vLLM server's log-probabilities are not those of ``model``.
+
+        A greedy sample of the server is compared. What `transformers serve` says has none, and passes.
+        """
+        if self.dialect != "vllm":
+            return
+        with self._posting.blocking_client() as client:
+            served = served_dtype(client.get("/server_info").text)
+        if (gap := self._logprob_gap(model)) > largest_gap(model.dtype, served):
+            raise PosttrainError(
+                f"{self.url}: log-probabilities of {self.model!r} differ by {gap:.3g} from those of the model here; "
+                "serve this model, or say by what name it is served"
+            )
+
     @torch.inference_mode()
     def _logprob_gap(self, model: PreTrainedModel) -> float:
         prompt: list[int] = self.tokenizer(PROBE).input_ids

@@ -26,7 +26,7 @@ KNOBS: dict[str, dict[str, Any]] = {
         "choose": "reward",
         "batch_size": 4,
     },
-    "evaluate.policy": SAMPLED,
+    "evaluate.policy": SAMPLED | {"suite": {"options": {"scorer": "choice_logprob", "label": "options"}, "same": {}}},
     "evaluate.best_of_n": SAMPLED | {"resamples": 100},
 }
 MADE = {

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from posttrain.data.checks import scorers
+from posttrain.data.checks.options import likeliest
 from posttrain.data.checks.scorers import (
     RATINGS,
     SCORERS,
@@ -184,6 +185,9 @@ def test_shares_of_what_is_wanted(scorer: str, response: str, reference: str, sh
         ("json_fields", "none", "not one JSON object"),
         ("json_schema", '{"type": "objekt"}', "no JSON Schema"),
         ("constraints_loose", "[]", "not a list of objects"),
+        ("choice_logprob", "red", "give two options or more, all different"),
+        ("choice_logprob_per_byte", "red|blue|red", "give two options or more, all different"),
+        ("choice_logprob", "red||blue", "give two options or more, all different"),
     ],
 )
 def test_references_that_judge_nothing_are_refused(scorer: str, reference: str, message: str) -> None:
@@ -193,6 +197,7 @@ def test_references_that_judge_nothing_are_refused(scorer: str, reference: str, 
 
 READ_REFERENCES = {
     *("constraints", "constraints_loose", "call", "valid_call", "json_fields", "json_schema", "grounded", "code"),
+    *("choice_logprob", "choice_logprob_per_byte"),
 }
 """Scorers that read more than a text out of a reference, which curation checks."""
 
@@ -205,6 +210,15 @@ READ_REFERENCES = {
 def test_any_text_is_scored_without_an_error(scorer: str, text: str) -> None:
     assert 0.0 <= score(scorer, text, "x|y") <= 1.0
     assert 0.0 <= score(scorer, "x", text) <= 1.0
+
+
+def test_the_likeliest_option_is_by_the_sum_or_by_the_byte() -> None:
+    options, logprobs = ["no", "über den Berg"], [-3.0, -7.0]  # 2 and 14 bytes: −1.5 and −0.5 a byte
+    assert likeliest(options, logprobs, per_byte=False) == "no"
+    assert likeliest(options, logprobs, per_byte=True) == "über den Berg"
+    assert likeliest(options, [-1.0, -6.9], per_byte=True) == "über den Berg"  # −0.5 and −0.493; by characters −0.531
+    assert likeliest(["right", "wrong"], [-2.0, -2.0], per_byte=False) == "wrong"
+    assert [score("choice_logprob", said, "no|yes") for said in ("no", " no\n", "yes", "no, thanks")] == [1, 1, 0, 0]
 
 
 # VADER adds the valences of the words (glad 2.0, good 1.9, sad −2.1), and sums up as s / sqrt(s² + 15).
