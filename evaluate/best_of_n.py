@@ -26,7 +26,7 @@ from posttrain.evaluate.inputs import read_evaluation_items, require_right_and_w
 from posttrain.evaluate.measure.answering import require_finite
 from posttrain.evaluate.measure.ensembles import ensemble_figures
 from posttrain.evaluate.measure.selection import SELECTORS, SampledItem, calibration_figures, curve_figures
-from posttrain.evaluate.page import selection_plots
+from posttrain.evaluate.page.figures import selection_plots
 from posttrain.models.load import load_policy
 from posttrain.models.processes import device, join_to_share
 from posttrain.sample.choose.answers import extractor

@@ -8,11 +8,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from posttrain.evaluate.page import data_plots
 from posttrain.evaluate.page.accounting import TERMS, Account
 from posttrain.evaluate.page.data_flow import FlowStep
 from posttrain.evaluate.page.data_rows import Rows, by, figures
 from posttrain.evaluate.page.data_samples import PII, Told
+from posttrain.evaluate.page.figures import data_plots
 from posttrain.evaluate.page.templates import page_environment
 
 NEAR = ("near_duplicate", "near_duplicate_of_held_out")

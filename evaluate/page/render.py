@@ -9,11 +9,11 @@ from typing import Any
 from markupsafe import Markup
 
 from posttrain.evaluate.measure.sourced import FIGURES
-from posttrain.evaluate.page import drift_plots, plots, selection_plots
 from posttrain.evaluate.page.accounting import Account
 from posttrain.evaluate.page.browser import Browser, browser_of
 from posttrain.evaluate.page.compare import METRIC_NAMES, Policy
 from posttrain.evaluate.page.drift_rows import Drift, by_reference
+from posttrain.evaluate.page.figures import drift_plots, plots, selection_plots
 from posttrain.evaluate.page.heat import heat_maps
 from posttrain.evaluate.page.judgement_rows import judgements_of
 from posttrain.evaluate.page.lineage import MODEL_KINDS, PARENT_MODEL, Lineage

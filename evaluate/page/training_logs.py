@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from posttrain.evaluate.page.plots import Curve
+from posttrain.evaluate.page.figures.plots import Curve
 from posttrain.stage.tracking import logged_metrics
 
 _HELD_OUT = re.compile(r"^eval[_/]")

@@ -8,8 +8,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from posttrain.evaluate.page import plots
-from posttrain.evaluate.page.plots import Curve
+from posttrain.evaluate.page.figures import plots
+from posttrain.evaluate.page.figures.plots import Curve
 from posttrain.evaluate.page.templates import page_environment
 from posttrain.pipeline.page.view import RunView, StageView
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from posttrain.evaluate.page.plots import Curve
+from posttrain.evaluate.page.figures.plots import Curve
 from posttrain.evaluate.page.training_logs import Panel, gather
 from posttrain.pipeline.runs.progress import HowFar, how_far
 from posttrain.pipeline.runs.resolve import committed

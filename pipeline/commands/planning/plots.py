@@ -134,7 +134,7 @@ def plot_pretraining(asked: PretrainQuestion, shape: ModelShape | None, card: Ca
     """Draw the loss that a law expects of other sizes for the same FLOPs, and what 20 tokens a parameter cost."""
     from matplotlib import rc_context
 
-    from posttrain.evaluate.page.plots import STYLE, color, new_panels
+    from posttrain.evaluate.page.figures.plots import STYLE, color, new_panels
 
     figures = pretraining_figures(asked, shape, card)
     budget = asked.budget or _value(figures, "FLOPs")
@@ -172,7 +172,7 @@ def _value(figures: Sequence[Figure], *names: str) -> float:
 def _write(path: Path, bars: Sequence[Bar], costs: Costs) -> None:
     from matplotlib import rc_context
 
-    from posttrain.evaluate.page.plots import STYLE, new_panels
+    from posttrain.evaluate.page.figures.plots import STYLE, new_panels
 
     with rc_context(STYLE):
         figure, (left, right) = new_panels(10.4, max(3.4, 1.2 + 0.34 * len(bars)), 2)
@@ -182,7 +182,7 @@ def _write(path: Path, bars: Sequence[Bar], costs: Costs) -> None:
 
 
 def _draw_bars(axes: Axes, bars: Sequence[Bar]) -> None:
-    from posttrain.evaluate.page.plots import INK, PALETTE, color
+    from posttrain.evaluate.page.figures.plots import INK, PALETTE, color
     from posttrain.plan.table import PARTS
 
     most = max((sum(bar.parts.values()) for bar in bars), default=1.0)
@@ -204,7 +204,7 @@ def _draw_bars(axes: Axes, bars: Sequence[Bar]) -> None:
 
 
 def _draw_costs(axes: Axes, costs: Costs) -> None:
-    from posttrain.evaluate.page.plots import INK, color
+    from posttrain.evaluate.page.figures.plots import INK, color
 
     axes.set(title=costs.title, xlabel="active parameters")
     if not costs.asked:
@@ -234,7 +234,7 @@ def _logarithmic(axes: Axes, which: str) -> None:
 
 
 def _save(path: Path, figure: object, description: str) -> None:
-    from posttrain.evaluate.page.plots import to_svg
+    from posttrain.evaluate.page.figures.plots import to_svg
 
     svg = to_svg(figure, "plan", description)  # type: ignore[arg-type]
     if path.suffix == ".html":

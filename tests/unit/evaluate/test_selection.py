@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from posttrain.evaluate.measure.selection import SampledItem, calibration_figures, curve_figures, sizes_up_to
-from posttrain.evaluate.page import selection_plots
+from posttrain.evaluate.page.figures import selection_plots
 from posttrain.sample.choose.curves import pass_at_k
 
 

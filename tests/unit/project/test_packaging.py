@@ -108,7 +108,7 @@ def test_a_new_room_is_in_the_wheel_without_being_listed(tmp_path: Path) -> None
         ("train/maths/advantages.py", "import posttrain.train.nets.policy", "the rooms of train"),
         ("sample/structured/ladder.py", "import posttrain.sample.engine.sampler", "the rooms of sample"),
         ("pipeline/slurm/queue.py", "import posttrain.pipeline.local.launch", "the rooms of pipeline"),
-        ("evaluate/measure/heldout.py", "import posttrain.evaluate.page.plots", "the rooms of evaluate"),
+        ("evaluate/measure/heldout.py", "import posttrain.evaluate.page.figures.plots", "the rooms of evaluate"),
         ("data/checks/scorers.py", "import posttrain.data.curate", "the rooms of data"),
         ("models/cpu/linear.py", "import posttrain.models.load", "the rooms of models"),
     ],

@@ -29,7 +29,8 @@ from run_report import run_report
 
 from posttrain.evaluate.measure.item_scores import read_items, write_items
 from posttrain.evaluate.measure.selection import SampledItem, calibration_figures, curve_figures
-from posttrain.evaluate.page import compare, drift_plots, drift_rows, lineage, plots
+from posttrain.evaluate.page import compare, drift_rows, lineage
+from posttrain.evaluate.page.figures import drift_plots, plots
 from posttrain.evaluate.page.lineage_svg import lay_out
 from posttrain.stage.artifact import read_manifest
 from posttrain.stage.entry import StageResult

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from matplotlib.ticker import FuncFormatter, LogLocator
 
 from posttrain.evaluate.page.data_flow import FlowStep
-from posttrain.evaluate.page.plots import PALETTE, STYLE, color, new_figure, to_svg
+from posttrain.evaluate.page.figures.plots import PALETTE, STYLE, color, new_figure, to_svg
 
 OTHERS = "other sources"
 _BINS = 40

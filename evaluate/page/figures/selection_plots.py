@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 
-from posttrain.evaluate.page.plots import INK, STYLE, color, new_figure, new_panels, to_svg
+from posttrain.evaluate.page.figures.plots import INK, STYLE, color, new_figure, new_panels, to_svg
 
 SELECTOR_NAMES = {
     "oracle": "oracle",

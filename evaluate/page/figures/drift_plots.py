@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from posttrain.evaluate.measure.drift_scores import PROXY
 from posttrain.evaluate.page.drift_rows import Drift
-from posttrain.evaluate.page.plots import INK, STYLE, color, new_figure, new_panels, to_svg
+from posttrain.evaluate.page.figures.plots import INK, STYLE, color, new_figure, new_panels, to_svg
 
 
 def score_by_kl(drifts: Sequence[Drift], name: str) -> str:

@@ -18,8 +18,9 @@ from posttrain.evaluate.measure.group_scores import summarise_best
 from posttrain.evaluate.measure.judgements import Judgement, summarise_judgements
 from posttrain.evaluate.measure.pair_scores import ScoredGroup, summarise_pairs
 from posttrain.evaluate.measure.probes import PROBES, ProbedGroup, summarise_probes
-from posttrain.evaluate.page import drift_plots, drift_rows, lineage
+from posttrain.evaluate.page import drift_rows, lineage
 from posttrain.evaluate.page.drift_rows import Drift
+from posttrain.evaluate.page.figures import drift_plots
 
 NO_ITEMS = {"summary.json": {"loss": None, "items": None, "too_long": []}}
 WORST = {"rewards": [{"kind": "reward_model", "ensemble": {"combine": "worst", "penalty": 0.5}}]}
