@@ -41,7 +41,7 @@ def require_tokenizer(directories: Sequence[Path], digest: str, where: str) -> N
     """Raise UsageError, with the artifact's name, where a reward model reads other tokens than it will be given."""
     for directory in directories:
         if tokenizer_digest(load_tokenizer(directory)) != digest:
-            raise UsageError(f"{where}: {directory.name} differs in tokenizer; train all of them from one base")
+            raise UsageError(f"{where}: {directory.name} differs in tokenizer from the others; train all from one base")
 
 
 def member_rewards(
