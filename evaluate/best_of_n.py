@@ -73,7 +73,10 @@ def run(config: BestOfNConfig, context: Context) -> StageResult:
     for item, own in zip(items, samples, strict=True):
         require_finite(item, own)
     sequences = [[*prompt, *one.token_ids] for prompt, own in zip(prompts, samples, strict=True) for one in own]
-    rewards_MN = member_rewards(judges, sequences, tokenizer.pad_token_id, config.batch_size, config.dtype)
+    several = len(judges) > 1  # which differ in scale
+    rewards_MN = member_rewards(
+        judges, sequences, tokenizer.pad_token_id, config.batch_size, config.dtype, normalize=several
+    )
     rewards_MIN = rewards_MN.reshape(len(judges), len(items), config.num_samples)
     sampled = [
         sampled_item(item, prompt, own, rewards_MIN[:, place], config.ensemble)

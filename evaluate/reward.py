@@ -23,11 +23,8 @@ from posttrain.evaluate.measure.ensembles import summarise_members
 from posttrain.evaluate.measure.group_scores import summarise_best
 from posttrain.evaluate.measure.pair_scores import ScoredGroup, pairs_of, summarise_pairs
 from posttrain.evaluate.measure.probes import probe_groups, summarise_probes
-from posttrain.models.batching import by_length
 from posttrain.models.declared import context_length
-from posttrain.models.load import backbone_directory, load_reward_model
-from posttrain.models.processes import device
-from posttrain.models.reward_scores import score_sequences
+from posttrain.models.load import backbone_directory
 from posttrain.sample.choose.ensemble import combined
 from posttrain.sample.score import member_rewards, members, require_tokenizer
 from posttrain.stage.artifact import trusts_remote_code
@@ -80,10 +77,8 @@ def _rewards(
     judges: Sequence[Path], sequences: Sequence[list[int]], pad_token_id: int, config: RewardEvaluationConfig
 ) -> NDArray[np.float64]:
     """Return the rewards ``MN`` of each model: raw those of one alone, else in each one's standard deviations."""
-    if len(judges) > 1:
-        return member_rewards(judges, sequences, pad_token_id, config.batch_size, config.dtype)
-    model = load_reward_model(judges[0], config.dtype).eval().to(device())
-    return np.array([score_sequences(model, sequences, pad_token_id, by_length(sequences, config.batch_size))])
+    several = len(judges) > 1
+    return member_rewards(judges, sequences, pad_token_id, config.batch_size, config.dtype, normalize=several)
 
 
 def _together(rewards: NDArray[np.float64], config: RewardEvaluationConfig) -> list[float]:

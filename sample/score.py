@@ -41,20 +41,26 @@ def require_tokenizer(directories: Sequence[Path], digest: str, where: str) -> N
     """Raise UsageError, with the artifact's name, where a reward model reads other tokens than it will be given."""
     for directory in directories:
         if tokenizer_digest(load_tokenizer(directory)) != digest:
-            raise UsageError(f"{where}: {directory.name} differs in tokenizer; train all of them from one base")
+            raise UsageError(f"{where}: {directory.name} differs in tokenizer from the others; train all from one base")
 
 
 def member_rewards(
-    directories: Sequence[Path], sequences: Sequence[Sequence[int]], pad_token_id: int, batch_size: int, dtype: str
+    directories: Sequence[Path],
+    sequences: Sequence[Sequence[int]],
+    pad_token_id: int,
+    batch_size: int,
+    dtype: str,
+    *,
+    normalize: bool = True,
 ) -> NDArray[np.float64]:
     """Return the rewards ``MN`` of token sequences, one model after the other in memory.
 
-    They count from each model's own mean, in its standard deviations.
+    They count from each model's own mean, in its standard deviations, unless ``normalize`` leaves them as they are.
     """
     rows = []
     for directory in directories:
         model = load_reward_model(directory, dtype).eval().to(device())
         rewards_N = np.array(score_sequences(model, sequences, pad_token_id, by_length(sequences, batch_size)))
-        mean, std = reward_moments(model)
+        mean, std = reward_moments(model) if normalize else (0.0, 1.0)
         rows.append((rewards_N - mean) / std)
     return np.stack(rows)

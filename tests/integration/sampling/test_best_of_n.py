@@ -139,4 +139,4 @@ def test_a_reward_model_of_another_tokenizer_is_refused(
     (mixed / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
     given = {**artifacts, "reward_model": recommitted(mixed)}
     done = run_stage("evaluate.best_of_n", tmp_path / "out", given, expect=2, **KNOBS)
-    assert "model and reward_model differ in tokenizer; train both from one base" in done.stderr
+    assert "differs in tokenizer from the others; train all from one base" in done.stderr
