@@ -37,6 +37,7 @@ from posttrain.sample.backends.judge import (
     read_place,
 )
 from posttrain.sample.backends.local_judge import LocalJudge
+from posttrain.sample.config.judge import JudgeModelConfig
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import PosttrainError, UsageError
 from posttrain.stage.files import write_json_atomic
@@ -63,7 +64,7 @@ def run(config: JudgeConfig, context: Context) -> StageResult:
     items = _items(config, context.inputs)
     if not items and not human:
         raise UsageError("evaluate.judge: nothing to judge; give inputs.after and inputs.before, or inputs.human")
-    judge = _judge(config, context)
+    judge = _judge(config.judge, context)
     ask = _ask_pairs if config.mode == "pairwise" else _ask_grades
     judged, texts, calls = ask(judge, [*items, *human])
     own, checked = judged[: len(items)], judged[len(items) :]
@@ -84,10 +85,10 @@ def run(config: JudgeConfig, context: Context) -> StageResult:
     return _result(summary, calls)
 
 
-def _judge(config: JudgeConfig, context: Context) -> JudgeModel | LocalJudge:
+def _judge(judge: JudgeModelConfig, context: Context) -> JudgeModel | LocalJudge:
     if (directory := context.inputs.get("judge")) is not None:
-        return LocalJudge(directory, config.judge, context.work, WHERE)
-    return JudgeModel(config.judge, context.work, WHERE)
+        return LocalJudge(directory, judge, context.work, WHERE)
+    return JudgeModel(judge, context.work, WHERE)
 
 
 def _items(config: JudgeConfig, inputs: dict[str, Path]) -> list[Asked]:

@@ -26,6 +26,7 @@ from posttrain.evaluate.measure.probes import probe_groups, summarise_probes
 from posttrain.models.declared import context_length
 from posttrain.models.load import backbone_directory
 from posttrain.sample.choose.ensemble import combined
+from posttrain.sample.config.ensemble import EnsembleConfig
 from posttrain.sample.score import member_rewards, members, require_tokenizer
 from posttrain.stage.artifact import trusts_remote_code
 from posttrain.stage.entry import Context, StageResult, stage_main
@@ -51,10 +52,10 @@ def run(config: RewardEvaluationConfig, context: Context) -> StageResult:
     log.info("%d groups, %d responses", len(rows), len(sequences))
 
     def score(whole: Sequence[list[int]]) -> NDArray[np.float64]:
-        return _rewards(judges, whole, tokenizer.pad_token_id, config)
+        return _rewards(judges, whole, tokenizer.pad_token_id, config.batch_size, config.dtype)
 
     rewards_MN = score(sequences)
-    rewards = iter(_together(rewards_MN, config))
+    rewards = iter(_together(rewards_MN, config.ensemble))
     groups = [_scored_group(row, [next(rewards) for _ in row["responses_ids"]]) for row in rows]
     pairs = [pair for group in groups for pair in pairs_of(group)]
     pq.write_table(pa.Table.from_pylist([pair._asdict() for pair in pairs]), context.output / "items.parquet")
@@ -66,7 +67,7 @@ def run(config: RewardEvaluationConfig, context: Context) -> StageResult:
             groups, rewards_MN, names, config.ensemble.penalty, config.confidence
         ) | {"combine": config.ensemble.combine}
     taken = rows[:: max(1, -(-len(rows) // config.probed_groups))] if config.probed_groups else []
-    probes = probe_groups(tokenizer, taken, lambda whole: _together(score(whole), config), _context(judges))
+    probes = probe_groups(tokenizer, taken, lambda whole: _together(score(whole), config.ensemble), _context(judges))
     summary["probes"] = summarise_probes(probes, config.confidence)
     summary["probed_groups"] = len(probes)
     write_json_atomic(context.output / "summary.json", summary)
@@ -74,15 +75,15 @@ def run(config: RewardEvaluationConfig, context: Context) -> StageResult:
 
 
 def _rewards(
-    judges: Sequence[Path], sequences: Sequence[list[int]], pad_token_id: int, config: RewardEvaluationConfig
+    judges: Sequence[Path], sequences: Sequence[list[int]], pad_token_id: int, batch_size: int, dtype: str
 ) -> NDArray[np.float64]:
     """Return the rewards ``MN`` of each model: raw those of one alone, else in each one's standard deviations."""
     several = len(judges) > 1
-    return member_rewards(judges, sequences, pad_token_id, config.batch_size, config.dtype, normalize=several)
+    return member_rewards(judges, sequences, pad_token_id, batch_size, dtype, normalize=several)
 
 
-def _together(rewards: NDArray[np.float64], config: RewardEvaluationConfig) -> list[float]:
-    together: list[float] = combined(rewards, config.ensemble.combine, config.ensemble.penalty).tolist()
+def _together(rewards_MN: NDArray[np.float64], ensemble: EnsembleConfig) -> list[float]:
+    together: list[float] = combined(rewards_MN, ensemble.combine, ensemble.penalty).tolist()
     return together
 
 
