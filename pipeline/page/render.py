@@ -8,9 +8,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
+from posttrain.evaluate.page import templates
 from posttrain.evaluate.page.figures import plots
 from posttrain.evaluate.page.figures.plots import Curve
-from posttrain.evaluate.page.templates import page_environment
 from posttrain.pipeline.page.view import RunView, StageView
 
 FIGURES = 256
@@ -20,8 +20,8 @@ FIGURES = 256
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
     """Return the templates: the report's, whose style they take, and those of this folder."""
-    environment = page_environment()
-    folders = [Path(__file__).parent, Path(plots.__file__).parent]
+    environment = templates.page_environment()
+    folders = [Path(__file__).parent, Path(templates.__file__).parent]
     environment.loader = FileSystemLoader(folders)
     return environment
 
