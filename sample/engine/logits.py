@@ -205,7 +205,7 @@ def _sorted(logits_BV: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _falling(logits_BV: Tensor) -> Tensor:
-    """Return the logits of each row, the largest first, without their tokens: a CPU is two to nine times as fast then."""
+    """Return the logits of each row, the largest first, without their tokens: two to nine times as fast on a CPU."""
     if logits_BV.is_cuda:
         return logits_BV.sort(-1, descending=True).values
     return torch.from_numpy(-np.sort(-logits_BV.numpy(), -1))
