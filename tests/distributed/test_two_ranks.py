@@ -42,7 +42,7 @@ def losses(artifact: Path) -> list[float]:
     return [line["loss"] for line in lines if "loss" in line]
 
 
-@pytest.mark.parametrize("stage", ["sft", "reward"])
+@pytest.mark.parametrize("stage", [pytest.param("sft", marks=pytest.mark.slow), "reward"])
 def test_two_ranks_equal_one(tmp_path: Path, stage: str) -> None:
     model = build_model(tmp_path, attention_dropout=0.0)
     data = build_demonstrations(tmp_path, model) if stage == "sft" else build_comparisons(tmp_path, model)

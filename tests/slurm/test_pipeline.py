@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from cluster import poll
 from pipelines import BEFORE_SFT, PATIENCE, Pipeline, copy_artifacts
 
@@ -64,6 +65,7 @@ def test_a_dry_run_prints_what_would_be_submitted(smoke: Pipeline, tmp_path: Pat
     assert not directory.exists()
 
 
+@pytest.mark.slow  # a minute; an element of a job array is struck in test_faults too
 def test_a_sweep_shares_what_it_can_and_a_failing_point_hurts_no_other(smoke: Pipeline) -> None:
     """beta=1e30 overflows, so that the second element of the job array fails."""
     sweep = Pipeline(smoke.cluster, smoke.root, "sweep", (*smoke.overrides, "train.dpo.beta=0.2,1e30"))
