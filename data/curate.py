@@ -31,8 +31,8 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.data.config.curate import CurateConfig, RecordType, SourceConfig
-from posttrain.data.records import RECORD_TYPES, SPLITS, Comparison, EvaluationItem, Record, Split, write_dataset
-from posttrain.data.rows.accounting import SourceCounts, accounting, told
+from posttrain.data.records import RECORD_TYPES, Comparison, EvaluationItem, Record, Split, write_dataset
+from posttrain.data.rows.accounting import SourceCounts, accounting, row_metrics, told
 from posttrain.data.rows.contradictions import labelled_both_ways
 from posttrain.data.rows.earlier import Earlier, asks_an_item, read_earlier
 from posttrain.data.rows.identity import content_digest
@@ -143,18 +143,12 @@ def terms_of(source: SourceConfig) -> dict[str, Any]:
 def _result(
     licences: Mapping[str, Mapping[str, int]], summary: dict[str, Any], facts: dict[str, dict[str, Any]]
 ) -> StageResult:
-    sides = {side: sum(counts[side] for counts in summary["by_source"].values()) for side in SPLITS}
-    all_trained = sides["train"] and not sides["eval"]
+    metrics = row_metrics(summary)
+    all_trained = metrics["train_rows"] and not metrics["eval_rows"]
     for name, counts in summary["by_source"].items():
         log.info("%s: %s of %s rows kept; %s", name, counts["kept"], counts["rows_in"], facts[name])
     return StageResult(
-        metrics={
-            "rows_in": summary["rows_in"],
-            "rows_kept": summary["kept"],
-            "rows_dropped": summary["rows_in"] - summary["kept"],
-            "train_rows": sides["train"],
-            "eval_rows": sides["eval"],
-        },
+        metrics=metrics,
         headline=told(summary) + (", nothing held out" if all_trained else "") + not_used(summary),
         licenses=sorted({name for of_source in licences.values() for name in of_source}),
         facts={"accounting": summary, "sources": facts, "licenses": licences},

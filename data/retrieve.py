@@ -32,7 +32,7 @@ from posttrain.data.records import (
     read_records,
     write_dataset,
 )
-from posttrain.data.rows.accounting import SourceCounts, accounting, told
+from posttrain.data.rows.accounting import SourceCounts, accounting, row_metrics, told
 from posttrain.stage import heartbeat
 from posttrain.stage.entry import Context, StageResult, stage_main
 from posttrain.stage.errors import UsageError
@@ -156,16 +156,11 @@ def with_sources(record: Any, passages: Sequence[str], instruction: str) -> Reco
 
 
 def _result(records: Sequence[Record], summary: dict[str, Any], facts: dict[str, Any], used: list[str]) -> StageResult:
-    sides = Counter(record.split for record in records)
     rate = "" if facts["hit_rate"] is None else f", hit rate {facts['hit_rate']:.2f} of {facts['known']:,}"
     log.info("%s passages of %s documents", f"{facts['passages']:,}", f"{facts['documents']:,}")
     return StageResult(
         metrics={
-            "rows_in": summary["rows_in"],
-            "rows_kept": summary["kept"],
-            "rows_dropped": summary["rows_in"] - summary["kept"],
-            "train_rows": sides["train"],
-            "eval_rows": sides["eval"],
+            **row_metrics(summary),
             **{name: value for name, value in facts.items() if value is not None},
         },
         headline=told(summary) + rate,

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from posttrain.data.records import Split
+from posttrain.data.records import SPLITS, Split
 
 FURTHER = ("noted", "ignored_columns", "ignored_content")
 """What is said of rows beside whether they are kept, by the name of the field."""
@@ -69,6 +69,17 @@ def accounting(by_source: dict[str, SourceCounts]) -> dict[str, Any]:
     total.check("total")
     summary = {name: value for name, value in total.summary().items() if name not in ("train", "eval")}
     return {**summary, "by_source": {name: counts.summary() for name, counts in by_source.items()}}
+
+
+def row_metrics(account: dict[str, Any]) -> dict[str, int]:
+    """Return the metrics of a dataset that an `accounting` tells of."""
+    sides = {side: sum(counts[side] for counts in account["by_source"].values()) for side in SPLITS}
+    return {
+        "rows_in": account["rows_in"],
+        "rows_kept": account["kept"],
+        "rows_dropped": account["rows_in"] - account["kept"],
+        **{f"{side}_rows": rows for side, rows in sides.items()},
+    }
 
 
 def told(account: dict[str, Any]) -> str:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from listening import Listening
 
 TOKEN = "hf_stand_in"
 LARGE = ".safetensors"
 
 
-class Hub:
+class Hub(Listening):
     """What was put into repositories, by name; a request without the token is refused."""
 
     def __init__(self) -> None:
@@ -28,20 +29,7 @@ class Hub:
             pass
 
         Handler.hub = hub
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
-        self.thread.start()
-
-    @property
-    def url(self) -> str:
-        """Where it listens."""
-        return f"http://127.0.0.1:{self.server.server_port}"
-
-    def end(self) -> None:
-        """Stop it."""
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
+        super().__init__(Handler)
 
     def commit(self, name: str) -> str:
         """Return what names the present state of a repository."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
+from listening import Listening
 from structured_data import json_tokenizer
 
 from posttrain.sample.backends.server import ServerSampler
@@ -19,7 +19,7 @@ def whole(**changes: Any) -> Answer:
     return 200, json.dumps({"choices": [GOOD | changes]})
 
 
-class Scripted:
+class Scripted(Listening):
     """A server that gives its answers one after the other, the last one again and again; 0 breaks the connection."""
 
     def __init__(self) -> None:
@@ -47,20 +47,7 @@ class Scripted:
             def log_message(self, format: str, *args: Any) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
-        self.thread.start()
-
-    @property
-    def url(self) -> str:
-        """Where it listens."""
-        return f"http://127.0.0.1:{self.server.server_port}"
-
-    def end(self) -> None:
-        """Stop it."""
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
+        super().__init__(Handler)
 
     def sampler(self, **knobs: Any) -> ServerSampler:
         return ServerSampler(self.url, "m", json_tokenizer(), backoff_seconds=0.001, **knobs)
